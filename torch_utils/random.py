@@ -1,0 +1,103 @@
+"""Counter-based randomness: every number is a function of (seed, stream name, global sample index).
+
+Nothing here has a state. Sample i gets the same latent, flip, camera and background in any process, on any rank, in any
+micro-batch and after any resume. The generator is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy
+as 1, 2, 3"), vectorised in NumPy over all samples at once; it always runs on the CPU, so that devices agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Indices = Sequence[int] | np.ndarray | range
+
+_MASK = np.uint64(0xFFFFFFFF)
+_MUL = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))  # round multipliers of Philox4x32
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # key increments
+_ROUNDS = 10
+
+
+def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
+    """Philox4x32-10 of `counter` [..., 4] under the two 32-bit words of `key`: uint64 [..., 4], each value < 2^32."""
+    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) & _MASK for i in range(4))
+    for i in range(_ROUNDS):
+        k0, k1 = (np.uint64((key[j] + i * _WEYL[j]) & 0xFFFFFFFF) for j in range(2))
+        p0, p1 = _MUL[0] * c0, _MUL[1] * c2
+        c0, c1, c2, c3 = (p1 >> np.uint64(32)) ^ c1 ^ k0, p1 & _MASK, (p0 >> np.uint64(32)) ^ c3 ^ k1, p0 & _MASK
+    return np.stack([c0, c1, c2, c3], axis=-1)
+
+
+def _words(seed: int, stream: str, indices: Indices, count: int) -> np.ndarray:
+    """`count` 32-bit words per index: uint64 [len(indices), count]. The key is a hash of seed and stream name."""
+    digest = hashlib.blake2b(f"{int(seed)}/{stream}".encode(), digest_size=8).digest()
+    key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"))
+    index = np.asarray(indices, dtype=np.uint64)  # [S]
+    blocks = np.arange(-(-count // 4), dtype=np.uint64)  # four words a block
+    counter = np.zeros((len(index), len(blocks), 4), dtype=np.uint64)
+    counter[..., 0] = blocks
+    counter[..., 2] = (index & _MASK)[:, None]
+    counter[..., 3] = (index >> np.uint64(32))[:, None]
+    return philox(counter, key).reshape(len(index), -1)[:, :count]
+
+
+def uniform(seed: int, stream: str, indices: Indices, shape: tuple[int, ...] = ()) -> Tensor:
+    """Uniform in [0, 1) with 24 bits: float32 [len(indices), *shape]."""
+    words = _words(seed, stream, indices, prod(shape))
+    values = (words >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)
+    return torch.from_numpy(values.reshape(len(words), *shape))
+
+
+def normal(seed: int, stream: str, indices: Indices, shape: tuple[int, ...] = ()) -> Tensor:
+    """Standard normal by Box and Muller in float64: float32 [len(indices), *shape]."""
+    count = prod(shape)
+    words = _words(seed, stream, indices, 2 * count).reshape(-1, count, 2)
+    u = (words.astype(np.float64) + 0.5) * 2.0**-32  # in (0, 1): the logarithm is finite
+    values = np.sqrt(-2.0 * np.log(u[..., 0])) * np.cos(2.0 * np.pi * u[..., 1])
+    return torch.from_numpy(values.astype(np.float32).reshape(len(words), *shape))
+
+
+def integers(seed: int, stream: str, indices: Indices, high: int, shape: tuple[int, ...] = ()) -> Tensor:
+    """Integers in [0, high), high < 2^32: int64 [len(indices), *shape]. The bias is under high / 2^32."""
+    if not 0 < high < 2**32:
+        raise ValueError(f"integers: high must be in 1 to 2^32 - 1, got {high}")
+    words = _words(seed, stream, indices, prod(shape))
+    values = (words * np.uint64(high)) >> np.uint64(32)
+    return torch.from_numpy(values.astype(np.int64).reshape(len(words), *shape))
+
+
+def permutation(seed: int, stream: str, epoch: int, n: int) -> np.ndarray:
+    """The order of `n` items in one epoch: int64 [n], by sorting 64-bit keys (equal on every NumPy version)."""
+    words = _words(seed, f"{stream}/epoch{int(epoch)}", range(n), 2)
+    return np.argsort((words[:, 0] << np.uint64(32)) | words[:, 1], kind="stable").astype(np.int64)
+
+
+class EpochOrder:
+    """Maps a global sample index to a data item: every epoch is a fresh permutation of `n` items."""
+
+    def __init__(self, seed: int, stream: str, n: int):
+        if n <= 0:
+            raise ValueError(f"EpochOrder: needs at least one item, got n={n}")
+        self.seed, self.stream, self.n = seed, stream, n
+        self._epochs: dict[int, np.ndarray] = {}  # a cache of the last two epochs, no state
+
+    def __call__(self, indices: Indices) -> np.ndarray:
+        """Items of the samples `indices`: int64 [len(indices)]."""
+        index = np.asarray(indices, dtype=np.int64)
+        items = np.empty_like(index)
+        for epoch in np.unique(index // self.n):
+            chosen = index // self.n == epoch
+            items[chosen] = self._order(int(epoch))[index[chosen] % self.n]
+        return items
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            while len(self._epochs) >= 2:
+                self._epochs.pop(min(self._epochs))
+            self._epochs[epoch] = permutation(self.seed, self.stream, epoch, self.n)
+        return self._epochs[epoch]
