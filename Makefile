@@ -1,0 +1,63 @@
+# make demo    sets everything up, trains a small 3D Gaussian GAN for a few minutes and films the result
+# make test    sets everything up and runs the tests
+#
+# TORCH_INDEX=URL   another package index for torch alone, e.g. https://download.pytorch.org/whl/cpu for CPU builds
+# PYTHON=python3.12 another interpreter (3.11 to 3.13)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+TORCH_INDEX ?=
+VENV ?= .venv
+BIN := $(VENV)/bin
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+
+DEMO_MINUTES ?= 5
+DEMO_DATA ?= datasets/demo/64
+DEMO_OUT ?= out/demo
+
+.PHONY: help setup setup-dev demo test lint clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+# ---------------------------------------------------------------- environment
+
+setup: $(VENV)/.ready
+setup-dev: $(VENV)/.ready-dev
+
+# torch comes first and alone: --index-url then serves it and nothing else, and no later package can pull another build.
+$(VENV)/.ready: requirements.txt
+	@python="$(PYTHON)"; supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \
+	if [ -z "$$python" ]; then \
+	  for name in python3 python3.13 python3.12 python3.11 python; do \
+	    if $$name -c "$$supported" >/dev/null 2>&1; then python=$$name; break; fi; \
+	  done; \
+	fi; \
+	if [ -z "$$python" ] || ! $$python -c "$$supported"; then \
+	  echo "SplatGAN needs Python 3.11, 3.12 or 3.13; set PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$python --version)"; \
+	$$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $@
+
+# ---------------------------------------------------------------- checks
+
+# One worker per core and one thread per worker: the tests are many small ones, and thread counts change float sums.
+test: setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(PYTEST_ARGS)
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

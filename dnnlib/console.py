@@ -1,0 +1,82 @@
+"""The console log: what a run prints, kept in a file beside its results."""
+
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+
+class Logger:
+    """Copies stdout and stderr to a file while the `with` block runs; the console sees everything unchanged.
+
+    The file receives whole lines, each as soon as it ends. A progress bar redraws its line with carriage returns: of
+    such a line only the last state is kept, and none when the bar wiped itself.
+    """
+
+    def __init__(self, path: str | Path, mode: str = "a"):
+        """path: the log file; mode: "a" to go on with it, "w" to start it anew."""
+        if mode not in ("a", "w"):
+            raise ValueError(f"mode is {mode!r}; legal are 'a' (append) and 'w' (overwrite)")
+        self._path, self._mode = Path(path), mode
+        self._file: TextIO | None = None
+        self._tees: list[_Tee] = []
+
+    def __enter__(self) -> "Logger":
+        self._file = open(self._path, self._mode, encoding="utf-8")
+        lock = threading.Lock()
+        self._tees = [_Tee(sys.stdout, self._file, lock), _Tee(sys.stderr, self._file, lock)]
+        sys.stdout, sys.stderr = self._tees  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        out, err = self._tees
+        # Someone else may have replaced the streams inside the block; then they are theirs to restore.
+        if sys.stdout is out:
+            sys.stdout = out.console
+        if sys.stderr is err:
+            sys.stderr = err.console
+        out.finish()
+        err.finish()
+        assert self._file is not None
+        self._file.close()
+
+
+class _Tee:
+    """A text stream that writes to a console and, line by line, to a file."""
+
+    def __init__(self, console: TextIO, file: TextIO, lock: threading.Lock):
+        self.console, self._file, self._lock, self._pending = console, file, lock, ""
+
+    def write(self, text: str) -> int:
+        self.console.write(text)
+        with self._lock:
+            *lines, self._pending = (self._pending + text).split("\n")
+            # What stands before the last carriage return of an unfinished line can no longer be seen.
+            self._pending = self._pending[max(self._pending.rfind("\r", 0, -1), 0) :]
+            self._log(lines)
+        return len(text)
+
+    def _log(self, lines: list[str]) -> None:
+        for line in lines:
+            shown = line.rstrip("\r").rpartition("\r")[2].rstrip()
+            if (shown or "\r" not in line) and not self._file.closed:
+                self._file.write(shown + "\n")
+        if lines and not self._file.closed:
+            self._file.flush()
+
+    def finish(self) -> None:
+        """Writes what stands on an unfinished line."""
+        with self._lock:
+            if self._pending.strip():
+                self._log([self._pending])
+            self._pending = ""
+
+    def flush(self) -> None:
+        self.console.flush()
+
+    def __getattr__(self, name: str) -> object:
+        # isatty, fileno, encoding and the like are the console's own.
+        return getattr(self.console, name)

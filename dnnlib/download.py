@@ -1,0 +1,84 @@
+"""The download cache: a file is fetched once, and is either whole or absent."""
+
+import hashlib
+import os
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+CHUNK_BYTES = 1 << 20
+
+
+def cache_dir(*parts: str) -> Path:
+    """The folder for things that can be made again: $SPLATGAN_CACHE_DIR, else ~/.cache/splatgan, plus `parts`."""
+    root = os.environ.get("SPLATGAN_CACHE_DIR")
+    return Path(root, *parts) if root else Path.home().joinpath(".cache", "splatgan", *parts)
+
+
+def download(
+    url: str,
+    folder: str | Path | None = None,  # where the file is kept; None: cache_dir("downloads")
+    *,
+    sha256: str | None = None,  # hexadecimal; the file is refused if its content differs
+    attempts: int = 3,
+    timeout_s: float = 60.0,  # for one connection to answer
+) -> Path:
+    """The local copy of `url` (http, https or file), fetched if it is not there yet.
+
+    The file's name carries a hash of the URL, so equal base names do not collide. It appears under that name only when
+    it is complete: as long as the server said, and with the right hash where one is given.
+
+    Raises OSError with the URL and the last cause after `attempts` failures, ValueError for a wrong hash or scheme.
+    """
+    parsed = urlparse(url)
+    if parsed.scheme not in ("http", "https", "file"):
+        raise ValueError(f"cannot download {url!r}: the address must start with http://, https:// or file://")
+    folder = Path(folder) if folder is not None else cache_dir("downloads")
+    name = Path(unquote(parsed.path)).name or "index"
+    target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    if not target.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _fetch_with_retries(url, target, sha256, attempts, timeout_s)
+    elif sha256 is not None and _file_hash(target) != sha256.lower():
+        raise ValueError(f"{target} does not have the SHA-256 {sha256}; delete it to download it again")
+    return target
+
+
+def _fetch_with_retries(url: str, target: Path, sha256: str | None, attempts: int, timeout_s: float) -> None:
+    for attempt in range(1, attempts + 1):
+        try:
+            _fetch(url, target, sha256, timeout_s)
+            return
+        except OSError as error:
+            # A 4xx answer stays the same however often it is asked for.
+            refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
+            if refused or attempt == attempts:
+                raise OSError(f"could not download {url} (attempt {attempt} of {attempts}): {error}") from error
+            time.sleep(0.5 * 2 ** (attempt - 1))
+
+
+def _fetch(url: str, target: Path, sha256: str | None, timeout_s: float) -> None:
+    digest, received = hashlib.sha256(), 0
+    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=timeout_s) as response:
+            expected = response.headers.get("Content-Length")
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                received += len(chunk)
+        if expected is not None and received != int(expected):
+            raise OSError(f"the connection ended after {received} of {expected} bytes")
+        if sha256 is not None and digest.hexdigest() != sha256.lower():
+            raise ValueError(f"{url} has the SHA-256 {digest.hexdigest()}, expected {sha256}")
+        os.replace(partial, target)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,29 @@
+"""Command-line values that stand for several numbers."""
+
+import re
+
+
+def parse_ints(text: str) -> list[int]:
+    """Integers from a list with ranges, both ends included: "0-3,7" -> [0, 1, 2, 3, 7].
+
+    Raises ValueError on anything else, on an empty list and on a range that runs backwards.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        if match is None:
+            raise ValueError(f"{text!r} is not a list of whole numbers and ranges such as 0-3,7")
+        first = int(match[1])
+        last = int(match[2]) if match[2] is not None else first
+        if last < first:
+            raise ValueError(f"the range {part.strip()!r} runs backwards; write {last}-{first}")
+        numbers.extend(range(first, last + 1))
+    return numbers
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    """Columns and rows of a picture grid: "3x2" -> (3, 2). Raises ValueError on anything else."""
+    match = re.fullmatch(r"\s*([1-9]\d*)\s*[xX]\s*([1-9]\d*)\s*", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a grid; write columns x rows, such as 2x2")
+    return int(match[1]), int(match[2])
