@@ -1,0 +1,153 @@
+"""`render`: the one call that turns scenes and cameras into images, and the choice of the back end behind it."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from gaussian.cameras import Cameras
+from gaussian.gaussians import Gaussians
+
+BACKENDS = ("auto", "torch", "cpu", "gsplat")
+MAX_CHANNELS = 16  # of `colors`
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Images of B scenes from V cameras each."""
+
+    rgb: Tensor  # [B, V, 3, H, W] over the background, 0 and up, not limited from above ([B, V, C, H, W] with `colors`)
+    alpha: Tensor  # [B, V, 1, H, W] 0..1
+    depth: Tensor  # [B, V, 1, H, W] sum of alpha T z: camera z in world units, background 0, not divided by alpha
+
+    @property
+    def image(self) -> Tensor:
+        """2 rgb - 1, the range that discriminators read; may exceed 1 where rgb does."""
+        return 2 * self.rgb - 1
+
+
+def render(
+    scene: Gaussians,  # B scenes
+    cameras: Cameras,  # of leading shape [B, V]
+    resolution: int | tuple[int, int],  # pixels: one number for a square, or (height, width)
+    background: Tensor | None = None,  # RGB that broadcasts to [B, V, 3]; None is white
+    *,
+    colors: Tensor | None = None,  # [B, N, C] or [B, V, N, C] with C <= 16, in place of the scene's SH
+    scale_modifier: float = 1.0,  # factor on the splats' standard deviations
+    backend: str = "auto",  # see `resolve_backend`
+) -> Rendering:
+    """Splats B scenes from V cameras each (3D Gaussian splatting, Kerbl et al. 2023, sections 4 and 6).
+
+    A splat reaches exactly the pixels where its alpha is at least 1/255. Focal lengths and principal points are the
+    cameras'. With `colors`, rgb and background have C channels in place of 3.
+
+    Differentiable in the scene, the colours and the background, not in the cameras.
+    Raises ValueError if a shape does not fit, if the cameras have skew, or if the back end does not exist or does not
+    run on the scene's device.
+    """
+    height, width = _image_size(resolution)
+    num_views = _check_scene(scene, cameras)
+    channels = 3 if colors is None else _check_colors(colors, scene, num_views)
+    if background is None:
+        background = scene.means.new_ones(())
+    try:
+        background = background.to(scene.means).expand(scene.batch_size, num_views, channels)
+    except RuntimeError:
+        expected = [scene.batch_size, num_views, channels]
+        raise ValueError(f"background must broadcast to {expected}, got {list(background.shape)}") from None
+    if not scale_modifier > 0:
+        raise ValueError(f"scale_modifier must be positive, got {scale_modifier}")
+    name = resolve_backend(backend, scene.device, scene.dtype)
+    rgb, alpha, depth = _module(name).rasterize(
+        scene, cameras.to(dtype=scene.dtype), height, width, background, colors, scale_modifier
+    )
+    return Rendering(rgb=rgb, alpha=alpha, depth=depth)
+
+
+def resolve_backend(
+    name: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> str:
+    """The back end that renders on that device: "torch", "cpu" (our native kernel) or "gsplat" (CUDA).
+
+    "auto" takes the fastest that is there, and the PyTorch one for float64. Where it has to fall back to PyTorch it
+    warns once, naming the reason. Raises ValueError if a back end asked for by name does not exist or cannot be used.
+    """
+    device = torch.device(device)
+    if name not in BACKENDS:
+        raise ValueError(f"backend {name!r} does not exist; legal are {BACKENDS}")
+    if name == "torch" or (name == "auto" and dtype != torch.float32):
+        return "torch"
+    wanted = {"cpu": "cpu", "cuda": "gsplat"}.get(device.type)
+    if name != "auto" and (name != wanted or dtype != torch.float32):
+        raise ValueError(f"backend {name!r} does not render {dtype} on {device.type}; legal there is 'auto' or 'torch'")
+    if wanted is None:
+        return "torch"
+    reason = _unavailable(wanted)
+    if reason is None:
+        return wanted
+    if name != "auto":
+        raise ValueError(f"backend {name!r} is not available: {reason}")
+    _warn_once(f"rendering on {device.type} with the slow back end 'torch': '{wanted}' cannot be used: {reason}")
+    return "torch"
+
+
+def _image_size(resolution: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
+    if not (height > 0 and width > 0):
+        raise ValueError(f"resolution must be positive, or (height, width) of positive numbers, got {resolution}")
+    return height, width
+
+
+def _check_scene(scene: Gaussians, cameras: Cameras) -> int:
+    """Returns the number of views V."""
+    if len(cameras.shape) != 2 or cameras.shape[0] != scene.batch_size:
+        raise ValueError(f"cameras must have leading shape [{scene.batch_size}, V], got {list(cameras.shape)}")
+    if cameras.device != scene.device:
+        raise ValueError(f"cameras are on {cameras.device}, the scene is on {scene.device}; they must be together")
+    # No back end models skew. On a GPU the test would stall the stream; data sets are checked when they are read.
+    if cameras.device.type == "cpu" and bool((cameras.intrinsics[..., 0, 1] != 0).any()):
+        raise ValueError("cameras with skew (intrinsics[0, 1] != 0) cannot be rendered")
+    return cameras.shape[1]
+
+
+def _check_colors(colors: Tensor, scene: Gaussians, num_views: int) -> int:
+    """Returns the number of channels C."""
+    leads = ([scene.batch_size, scene.num_splats], [scene.batch_size, num_views, scene.num_splats])
+    if list(colors.shape[:-1]) not in leads or not 1 <= colors.shape[-1] <= MAX_CHANNELS:
+        legal = " or ".join(str([*lead, "C"]) for lead in leads)
+        raise ValueError(f"colors must have shape {legal} with 1 <= C <= {MAX_CHANNELS}, got {list(colors.shape)}")
+    return colors.shape[-1]
+
+
+def _module(name: str) -> ModuleType:
+    """Back ends are imported when first used: one of them compiles code, another needs CUDA."""
+    if name == "cpu":
+        from gaussian import backend_cpu
+
+        return backend_cpu
+    if name == "gsplat":
+        from gaussian import backend_gsplat
+
+        return backend_gsplat
+    from gaussian import backend_torch
+
+    return backend_torch
+
+
+def _unavailable(name: str) -> str | None:
+    """Why a back end cannot be used, or None."""
+    try:
+        module = _module(name)
+    except ImportError as error:
+        return str(error)
+    return None if module.available() else str(module.reason())
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
