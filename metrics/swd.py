@@ -27,7 +27,7 @@ PATCH = 7  # px
 PATCHES_PER_IMAGE = 128
 DIRECTIONS = 512
 DIRECTIONS_AT_ONCE = 64  # bounds the memory: 2 sets x 64 directions x patches x 4 bytes
-ROWS_AT_ONCE = 16384  # descriptors turned to float32 at a time, so that they stay in the cache
+ROWS_AT_ONCE = 4096  # descriptors turned to float32 at a time, so that they stay in the processor's cache
 FEATURES = 3 * PATCH * PATCH
 
 
@@ -130,12 +130,11 @@ class _Normalised:
 
     def project(self, directions: Tensor, out: Tensor) -> Tensor:
         """Projections on directions [D, 147], written to out [D, M]."""
-        weights = directions / self.std
+        weights = directions / self.std  # [D, 147]
+        bias = -(weights @ self.mean)  # [D]
         for start in range(0, len(self.descriptors), ROWS_AT_ONCE):
-            chunk = self.descriptors[start : start + ROWS_AT_ONCE]
-            out[:, start : start + len(chunk)] = torch.addmm(
-                -(weights @ self.mean)[:, None], weights, chunk.float().T
-            )
+            chunk = self.descriptors[start : start + ROWS_AT_ONCE].float()
+            out[:, start : start + len(chunk)] = torch.addmm(bias, chunk, weights.T).T
         return out
 
 
