@@ -1,0 +1,48 @@
+"""Statistics of a training run: accumulated on the device without a sync, reduced over ranks once per tick."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torch_utils import distributed
+
+
+class Collector:
+    """Sums per name. `report` never waits for the device; `reduce` does, once, for all names together.
+
+    Every rank must report the same names between two calls of `reduce`.
+    """
+
+    def __init__(self) -> None:
+        self._moments: dict[str, Tensor] = {}  # name -> [count, sum] float64 
+        self._rows: dict[str, Tensor] = {}  # prefix -> [names, 2]
+        self._row_names: dict[str, list[str]] = {}
+
+    def report(self, name: str, values: Tensor | float) -> None:
+        """Adds all elements of `values` to the mean of `name`. Non-finite elements count: they show."""
+        values = torch.as_tensor(values).detach()
+        moments = torch.stack([values.new_full((), float(values.numel()), dtype=torch.float64), values.double().sum()])
+        seen = self._moments.get(name)
+        self._moments[name] = moments if seen is None else seen + moments
+
+    def report_rows(self, prefix: str, names: list[str], values: Tensor) -> None:
+        """Adds `values[i]` to the mean of `prefix/names[i]`, in one operation. The names of a prefix must not change."""
+        if self._row_names.setdefault(prefix, names) != names:
+            raise ValueError(f"statistics of {prefix}: the names changed between two reports")
+        moments = torch.stack([torch.ones_like(values), values.detach()], dim=1).double()
+        seen = self._rows.get(prefix)
+        self._rows[prefix] = moments if seen is None else seen + moments
+
+    def reduce(self) -> dict[str, float]:
+        """Mean of every name over everything reported since the last call, on all ranks; starts afresh."""
+        if not self._moments and not self._rows:
+            return {}
+        names = sorted(self._moments)
+        moments = [self._moments[n][None] for n in names]
+        for prefix in sorted(self._rows):
+            names += [f"{prefix}/{n}" for n in self._row_names[prefix]]
+            moments.append(self._rows[prefix])
+        total = distributed.all_reduce_sum(torch.cat(moments)).cpu()  # [names, 2], one sync
+        self._moments, self._rows = {}, {}
+        return {name: float(s / c) for name, (c, s) in zip(names, total, strict=True)}

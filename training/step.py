@@ -1,0 +1,234 @@
+"""One training step as data: phases with a module, an optimiser and an interval, and what a micro-batch adds to each.
+
+Global sample index i = images seen so far + position in the total batch. Rank r takes whole, consecutive micro-batches.
+All draws are functions of (seed, stream, i), so the step itself has no random state (torch_utils/random.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from gaussian import Cameras
+from torch_utils import distributed, random
+from torch_utils.training_stats import Collector
+from training import losses
+from training.config import TrainingConfig
+from training.dataset import Batch, composite, mirror
+from training.gaussian_stats import scene_statistics
+
+
+@dataclass
+class MicroBatch:
+    """`batch_gpu` consecutive samples of a step, on the device. Cameras and backgrounds are of the fakes."""
+
+    indices: range  # global sample indices
+    real: Tensor  # [b, 3, R, R] in -1..1, composited and flipped
+    real_labels: Tensor  # [b, 25]
+    g_z: Tensor  # [b, z_dim] latents of the generator phase
+    g_cameras: Cameras  # [b, V]
+    g_background: Tensor  # [b, V, 3]
+    d_z: Tensor  # [b, z_dim] latents of the discriminator phase
+    d_cameras: Cameras  # [b, 1]
+    d_background: Tensor  # [b, 3], shared by the real and the fake sample of one index
+    first: bool  # of this rank's share: carries the scene statistics
+
+
+class SampleStream:
+    """Turns global sample indices into micro-batches. Pure: equal indices give equal numbers on any rank."""
+
+    def __init__(self, config: TrainingConfig, labels: Tensor, z_dim: int, device: torch.device):
+        self.config, self.labels, self.z_dim, self.device = config, labels.cpu(), z_dim, device
+        self.order = random.EpochOrder(config.seed, "data", len(labels))
+
+    def share(self, nimg: int) -> range:
+        """This rank's samples of the step that starts after `nimg` images."""
+        size = self.config.batch // distributed.world_size()
+        return range(nimg + distributed.rank() * size, nimg + (distributed.rank() + 1) * size)
+
+    def items(self, nimg: int):
+        """Data items of this rank's share: int64 array."""
+        return self.order(self.share(nimg))
+
+    def micro_batches(self, nimg: int, batch: Batch) -> list[MicroBatch]:
+        """Cuts this rank's share of a step, loaded as `batch`, into micro-batches on the device."""
+        config, share = self.config, self.share(nimg)
+        size, parts = config.batch_gpu, []
+        g_labels = self.camera_labels("G", range(nimg, nimg + config.batch))  # of the total batch: views reach across it
+        for start in range(0, len(share), size):
+            indices = share[start : start + size]
+            rows = slice(start, start + size)
+            background = self._uniform("background", indices, (3,))
+            masks = None if batch.masks is None else batch.masks[rows].to(self.device)
+            flip = self._flips("mirror", indices).to(self.device)
+            images, masks, labels = mirror(
+                batch.images[rows].to(self.device), masks, batch.labels[rows].to(self.device), flip
+            )
+            own = torch.arange(indices.start - nimg, indices.stop - nimg)
+            views = torch.stack([g_labels[(own - v) % config.batch] for v in config.views], dim=1)  # [b, V, 25]
+            parts.append(
+                MicroBatch(
+                    indices=indices,
+                    real=composite(images, masks, background),
+                    real_labels=labels,
+                    g_z=self._normal("G/z", indices),
+                    g_cameras=Cameras.from_labels(views.to(self.device)),
+                    g_background=self._uniform("G/background", indices, (len(config.views), 3)),
+                    d_z=self._normal("D/z", indices),
+                    d_cameras=Cameras.from_labels(self.camera_labels("D", indices)[:, None].to(self.device)),
+                    d_background=background,
+                    first=start == 0,
+                )
+            )
+        return parts
+
+    def camera_labels(self, phase: str, indices: range) -> Tensor:
+        """Labels of uniformly drawn data items, mirrored at random like the real ones: [len(indices), 25]."""
+        items = random.integers(self.config.seed, f"{phase}/camera", indices, len(self.labels))
+        labels = self.labels[items]
+        flip = self._flips(f"{phase}/mirror", indices)
+        mirrored = Cameras.from_labels(labels).mirror().labels
+        return torch.where(flip[:, None], mirrored, labels)
+
+    def _flips(self, stream: str, indices: range) -> Tensor:
+        return (random.uniform(self.config.seed, stream, indices) < 0.5) & self.config.mirror
+
+    def _uniform(self, stream: str, indices: range, shape: tuple[int, ...]) -> Tensor:
+        return random.uniform(self.config.seed, stream, indices, shape).to(self.device)
+
+    def _normal(self, stream: str, indices: range) -> Tensor:
+        return random.normal(self.config.seed, stream, indices, (self.z_dim,)).to(self.device)
+
+
+@dataclass
+class Phase:
+    """A unit of GAN work: which module learns, how often, and what one micro-batch adds to its gradient."""
+
+    name: str
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    every: int  # steps
+    clip: float  # largest norm of the mean gradient over the total batch
+    accumulate: Callable[[MicroBatch, float], None]  # (micro-batch, blur sigma)
+    names: list[str] = field(init=False)  # of the parameters that have had a gradient
+    bad_in_a_row: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = [name for name, _ in self.module.named_parameters()]
+        self.bad_in_a_row = torch.zeros((), device=next(self.module.parameters()).device)
+
+
+class GanStep:
+    """The networks, their optimisers and the phases G, D and R1 over them."""
+
+    def __init__(self, config: TrainingConfig, G: nn.Module, D: nn.Module, G_ema: nn.Module, stats: Collector):
+        self.config, self.G, self.D, self.G_ema, self.stats = config, G, D, G_ema, stats
+        self.w_sum: Tensor | None = None  # sum of w over the fakes of this step
+        self.opt_G = _adam(G, config.g_lr, (0.0, config.beta2))
+        # Lazy regularisation (StyleGAN2, appendix B): D takes (interval + 1) / interval as many steps.
+        ratio = config.r1_interval / (config.r1_interval + 1) if config.gamma > 0 else 1.0
+        self.opt_D = _adam(D, config.d_lr * ratio, (0.0, config.beta2**ratio))
+        self.phases = [
+            Phase("G", G, self.opt_G, 1, config.g_clip, self.accumulate_G),
+            Phase("D", D, self.opt_D, 1, config.d_clip, self.accumulate_D),
+        ]
+        if config.gamma > 0:
+            self.phases.append(Phase("R1", D, self.opt_D, config.r1_interval, config.d_clip, self.accumulate_R1))
+
+    def run(self, step: int, nimg: int, micro_batches: list[MicroBatch]) -> None:
+        """All phases that are due at `step`, then the moving averages. `nimg`: images seen before this step."""
+        sigma = losses.blur_sigma_at(nimg, self.config.blur_sigma, self.config.blur_fade_kimg * 1000)
+        for phase in self.phases:
+            if step % phase.every:
+                continue
+            phase.optimizer.zero_grad(set_to_none=True)
+            phase.module.requires_grad_(True)
+            for micro in micro_batches:
+                phase.accumulate(micro, sigma)
+            phase.module.requires_grad_(False)
+            self.apply(phase)
+        self.update_w_avg()
+        self.update_ema(nimg)
+
+    # What one micro-batch adds. Every loss is (its sum) / (total batch): splits and ranks only add.
+
+    def accumulate_G(self, micro: MicroBatch, sigma: float) -> None:
+        config = self.config
+        neighbours = config.knn_neighbours if config.knn_weight or config.center_weight else 0
+        terms = losses.generator_terms(
+            self.G, self.D, micro.g_z, micro.g_cameras, micro.g_background, sigma, neighbours
+        )
+        loss = terms.adversarial
+        if terms.knn is not None:
+            loss = loss + config.knn_weight * terms.knn + config.center_weight * terms.center
+            self.stats.report("Loss/G/knn", terms.knn)
+            self.stats.report("Loss/G/center", terms.center)
+        (loss.sum() / config.batch).backward()
+        self.stats.report("Loss/G/adversarial", terms.adversarial)
+        self.stats.report("Logits/G", terms.logits)
+        self.stats.report("Logits/G/sign", terms.logits.sign())
+        if micro.first:
+            for name, values in scene_statistics(terms.scene, micro.g_cameras).items():
+                self.stats.report(name, values)
+
+    def accumulate_D(self, micro: MicroBatch, sigma: float) -> None:
+        with torch.no_grad():
+            ws = self.G.mapping(micro.d_z)
+            w_sum = ws[:, 0].sum(0)
+            self.w_sum = w_sum if self.w_sum is None else self.w_sum + w_sum
+            rendering = self.G.render(self.G.synthesis(ws), micro.d_cameras, background=micro.d_background[:, None])
+            fake, fake_labels = rendering.image[:, 0], micro.d_cameras.labels[:, 0]
+        for images, labels, real in ((fake, fake_labels, False), (micro.real, micro.real_labels, True)):
+            loss, logits = losses.discriminator_terms(self.D, images, labels, real, sigma)
+            (loss.sum() / self.config.batch).backward()
+            name = "real" if real else "fake"
+            self.stats.report(f"Loss/D/{name}", loss)
+            self.stats.report(f"Logits/{name}", logits)
+            self.stats.report(f"Logits/{name}/sign", logits.sign())
+
+    def accumulate_R1(self, micro: MicroBatch, sigma: float) -> None:
+        penalty = losses.r1_penalty(self.D, micro.real, micro.real_labels, sigma)
+        (penalty.sum() * (self.config.gamma / 2 * self.config.r1_interval / self.config.batch)).backward()
+        self.stats.report("Loss/D/r1_penalty", penalty)
+
+    # What happens once per step, to the mean over the total batch.
+
+    def apply(self, phase: Phase) -> None:
+        """Sums the gradient over ranks, clips it once, and steps. A non-finite gradient skips the step and is counted."""
+        named = [(n, p.grad) for n, p in phase.module.named_parameters() if p.grad is not None]
+        distributed.all_reduce_gradients(list(phase.module.parameters()))
+        grads = [g for _, g in named]
+        norms = torch.stack(torch._foreach_norm(grads))  # one fused call for all parameters
+        total = norms.norm()
+        bad = ~total.isfinite()
+        torch._foreach_mul_(grads, (phase.clip / (total + 1e-6)).clamp(max=1.0))
+        phase.optimizer.found_inf = bad.float()  # the fused step skips itself on the device: no sync
+        phase.optimizer.grad_scale = None
+        phase.optimizer.step()
+        phase.bad_in_a_row = torch.where(bad, phase.bad_in_a_row + 1, 0.0)
+        self.stats.report(f"Gradient/{phase.name}/norm", total)
+        self.stats.report(f"Gradient/{phase.name}/skipped", bad.float())
+        self.stats.report_rows(f"NonFinite/{phase.name}", [n for n, _ in named], (~norms.isfinite()).float())
+
+    def update_w_avg(self) -> None:
+        """Moves G's truncation centre once per step towards the total batch's mean w, equally on all ranks."""
+        if self.w_sum is not None:
+            self.G.update_w_avg(distributed.all_reduce_sum(self.w_sum) / self.config.batch, self.config.batch)
+            self.w_sum = None
+
+    def update_ema(self, nimg: int) -> None:
+        """Exponential moving average of G's parameters with a half-life in images; buffers are copied."""
+        config = self.config
+        halflife = min(config.ema_halflife_kimg * 1000, config.ema_rampup * nimg)
+        beta = 0.5 ** (config.batch / max(halflife, 1e-8))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.G_ema.parameters()), list(self.G.parameters()), 1 - beta)
+            for averaged, current in zip(self.G_ema.buffers(), self.G.buffers(), strict=True):
+                averaged.copy_(current)
+
+
+def _adam(module: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    return torch.optim.Adam(module.parameters(), lr=lr, betas=betas, eps=1e-8, fused=True)
