@@ -1,0 +1,371 @@
+"""The generator of GSGAN and CGS-GAN: a latent becomes a hierarchy of Gaussian splats through a point transformer.
+
+Sources: Hyun and Heo 2024 (GSGAN), Barthel et al. 2025 (CGS-GAN). Modules and parameters carry the names of the
+published checkpoints, so that official weights load as they are.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gaussian import Cameras, Gaussians, Geometry, Rendering, render
+from training import hierarchy
+from training.layers import (
+    CAMERA_DIM,
+    FullyConnected,
+    MappingNetwork,
+    NetworkConfig,
+    TransformerBlock,
+    normalize_second_moment,
+)
+
+W_AVG_DECAY = 0.998  # per W_AVG_BATCH images
+W_AVG_BATCH = 8
+POINT_RADIUS = 0.3  # rms coordinate of the initial points, before the tanh
+SCENE_HALF_WIDTH = 0.5  # splat centres are limited to this cube, world units
+
+_PUBLISHED_LEVELS = {256: 5, 512: 6, 1024: 7, 2048: 8}
+_PUBLISHED_RATIOS = (1, 4, 4, 4, 2, 2, 2, 2)
+_PUBLISHED_WIDTHS = (512, 256, 128, 64, 32, 16, 16, 8)
+POINT_ENCODINGS = ("fourier+table", "fourier+code")
+
+
+@dataclass(frozen=True)
+class GeneratorConfig(NetworkConfig):
+    """Everything a Generator is built from. Raises ValueError for values that cannot be built."""
+
+    resolution: int  # pixels; sets the smallest splat
+    z_dim: int
+    w_dim: int
+    num_points: int  # tokens of the transformer = splats of level 0
+    ratios: tuple[int, ...]  # children per anchor of the level before; the first is 1
+    widths: tuple[int, ...]  # features per splat and level; the first is the transformer's width
+    first_blocks: int  # transformer blocks before level 0; one more before each further level
+    num_heads: int
+    map_depth: int = 2
+    point_encoding: str = "fourier+table"  # second half: a table read at the point (published), or a code per point
+    coarse_log_scale: float = -5.0  # where the ln scale of a coarse anchor starts, world units
+    camera_embedding: bool = True  # keep the mapping's (published, always zero) camera input
+    published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
+
+    def __post_init__(self) -> None:
+        if len(self.ratios) != len(self.widths) or len(self.ratios) < 2 or self.ratios[0] != 1:
+            raise ValueError(
+                f"ratios {self.ratios} and widths {self.widths} need one entry per level, two or more levels, and "
+                "a first ratio of 1"
+            )
+        if self.widths[0] % self.num_heads or self.widths[0] % 2:
+            raise ValueError(
+                f"widths[0] = {self.widths[0]} must be even and a multiple of num_heads = {self.num_heads}"
+            )
+        if self.point_encoding not in POINT_ENCODINGS:
+            raise ValueError(f"point_encoding={self.point_encoding!r}; legal are {', '.join(POINT_ENCODINGS)}")
+
+    @classmethod
+    def published(cls, resolution: int) -> Self:
+        """The member of the published family for 256, 512, 1024 or 2048 pixels."""
+        if resolution not in _PUBLISHED_LEVELS:
+            raise ValueError(f"no published generator for resolution {resolution}; legal are {list(_PUBLISHED_LEVELS)}")
+        levels = _PUBLISHED_LEVELS[resolution]
+        return cls(
+            resolution=resolution,
+            z_dim=512,
+            w_dim=512,
+            num_points=512,
+            ratios=_PUBLISHED_RATIOS[:levels],
+            widths=_PUBLISHED_WIDTHS[:levels],
+            first_blocks=6,
+            num_heads=8,
+        )
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.ratios)
+
+    @property
+    def children_per_point(self) -> tuple[int, ...]:
+        """Splats per transformer point and level."""
+        return tuple(math.prod(self.ratios[: i + 1]) for i in range(self.num_levels))
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Splats per level."""
+        return tuple(self.num_points * a for a in self.children_per_point)
+
+    @property
+    def scale_rule(self) -> hierarchy.ScaleRule:
+        """Coarse splats at most half the spacing of num_points on a unit square; fine ones down to half a pixel."""
+        largest = math.log(0.5 / math.sqrt(self.num_points))
+        smallest = math.log(0.5 / self.resolution)
+        split = (largest - smallest) / (self.num_levels - 1)
+        return hierarchy.ScaleRule(self.coarse_log_scale, largest, smallest, split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalGaussians(Gaussians):
+    """Splats of all levels, coarse first, with the anchors they hang on (level 0 first, one level fewer)."""
+
+    anchors: Gaussians
+
+
+class _Fourier(nn.Module):
+    """sin(W p + b) of points p [P, 3]."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.ffm = nn.Module()
+        self.ffm.linear = nn.Linear(3, features)
+        nn.init.uniform_(self.ffm.linear.weight, -math.sqrt(3), math.sqrt(3))
+
+    def forward(self, points: Tensor) -> Tensor:
+        return torch.sin(self.ffm.linear(points))
+
+
+class _Table(nn.Module):
+    """The published constant encoding, of which only two columns are ever read (its sampling axes are swapped)."""
+
+    def __init__(self, features: int, columns: int):
+        super().__init__()
+        self.const_pe = nn.Parameter(torch.randn(3, features, 1, columns))
+
+    def forward(self, points: Tensor) -> Tensor:
+        middle = self.const_pe.shape[-1] // 2
+        planes = self.const_pe[:, :, 0, middle - 1 : middle + 1].mean(dim=-1)  # [3, F]
+        return (1 - points.abs() / 2) @ planes / math.sqrt(3)
+
+
+class _Code(nn.Module):
+    """A learned code per point, in place of the table; its rms is that of the sines beside it."""
+
+    def __init__(self, features: int, num_points: int):
+        super().__init__()
+        self.code = nn.Parameter(torch.randn(num_points, features) * math.sqrt(0.5))
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.code
+
+
+class PointEncoding(nn.Module):
+    """Points [P, 3] to transformer inputs [P, C], the same for every sample."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        features = config.widths[0] // 2
+        self.learnable_pe = _Fourier(features)
+        if config.point_encoding == "fourier+table":
+            self.const_pe = _Table(features, columns=config.widths[0])
+        else:
+            self.point_code = _Code(features, config.num_points)
+
+    def forward(self, points: Tensor) -> Tensor:
+        identity = self.const_pe if hasattr(self, "const_pe") else self.point_code
+        return torch.cat([self.learnable_pe(points), identity(points)], dim=-1)
+
+
+class PointTransformer(nn.Module):
+    """The blocks; yields the features of one level after the other."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+
+        def blocks(count: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                TransformerBlock(config.widths[0], config.w_dim, config.num_heads) for _ in range(count)
+            )
+
+        self.resblocks = blocks(config.num_levels - 1)
+        self.first_layers = blocks(config.first_blocks)
+
+    def forward(self, x: Tensor, w: Tensor, low_dtype: torch.dtype | None = None) -> list[Tensor]:
+        """x [B, P, C], w [B, w_dim] -> features [B, P, C] of every level."""
+        for block in self.first_layers:
+            x = block(x, w, low_dtype)
+        features = [x]
+        for block in self.resblocks:
+            features.append(block(features[-1], w, low_dtype))
+        return features
+
+
+class LevelUpsample(nn.Module):
+    """Features of the points to features of a level's splats, straight from the transformer's width.
+
+    The result of a splat is (own part + part shared by the splats of its point) / sqrt(2); the two are returned apart,
+    since the heads are linear.
+    """
+
+    def __init__(self, in_features: int, children: int, out_features: int, shared_layer: bool):
+        super().__init__()
+        self.num_children = children
+        self.subpixel = FullyConnected(in_features, children * out_features, "lrelu")
+        if shared_layer:
+            self.res_fc = FullyConnected(in_features, out_features)
+
+    def forward(self, x: Tensor, low_dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """x [B, P, C] -> own [B, P a, d], shared [B, P, d]."""
+        gain = math.sqrt(0.5)
+        own = self.subpixel(x.to(low_dtype or x.dtype), gain)
+        shared = self.res_fc(x, gain) if hasattr(self, "res_fc") else x * gain
+        return own.unflatten(-1, (self.num_children, -1)).flatten(1, 2), shared
+
+
+# Name, rows and initial values of the five heads of a level, in the order of hierarchy's rows.
+_HEADS = (("xyz", 3, 1.0, 0.0), ("scale", 3, 0.1, -1.0), ("rotation", 4, 0.1, 0.0), ("color", 3, 1.0, 0.0),
+          ("opacity", 1, 1.0, 0.0))  # fmt: skip
+
+
+def _head_set(widths: tuple[int, ...]) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {
+            name: nn.ModuleList(FullyConnected(d, rows, weight_init=weight, bias_init=bias) for d in widths)
+            for name, rows, weight, bias in _HEADS
+        }
+    )
+
+
+class PointGenerator(nn.Module):
+    """w and the initial points to anchors and splats."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        rule = config.scale_rule
+        if config.published_keys:  # constants on record; the values in use follow from the config
+            self.register_buffer("scale_init", torch.full((3,), rule.largest))
+            self.register_buffer("scale_threshold", torch.full((3,), rule.largest))
+            self.register_buffer("rotation_init", torch.tensor([1, 0, 0, 0]))
+            self.register_buffer("color_init", torch.zeros(3))
+            self.register_buffer("opacity_init", torch.full((1,), hierarchy.INITIAL_OPACITY_LOGIT))
+        self.conv_in = PointEncoding(config)
+        self.transformer = PointTransformer(config)
+        self.upsample_layers = nn.ModuleList(
+            LevelUpsample(config.widths[0], children, width, shared_layer=i > 0)
+            for i, (children, width) in enumerate(zip(config.children_per_point, config.widths, strict=True))
+        )
+        # The last level has no anchors; published checkpoints nevertheless hold heads for them, never evaluated.
+        self.anchors = _head_set(config.widths if config.published_keys else config.widths[:-1])
+        self.gaussians = _head_set(config.widths)
+
+    def raw_outputs(self, level: int, features: Tensor, low_dtype: torch.dtype | None) -> Tensor:
+        """Head outputs of a level: [B, 2 (anchors, gaussians) or, at the last level, 1 (gaussians), 14, P a]."""
+        own, shared = self.upsample_layers[level](features, low_dtype)
+        sets = (self.anchors, self.gaussians) if level < self.config.num_levels - 1 else (self.gaussians,)
+        heads = [heads[name][level] for heads in sets for name, *_ in _HEADS]
+        weight = torch.cat([head.weight for head in heads]) * heads[0].weight_gain  # [14 S, d]
+        bias = torch.cat([head.bias for head in heads])
+        own = F.linear(own, weight.to(own.dtype)).to(features.dtype)  # [B, P a, 14 S]
+        shared = F.linear(shared, weight, bias)  # [B, P, 14 S]
+        raw = own.unflatten(1, (shared.shape[1], -1)) + shared[:, :, None]
+        return raw.flatten(1, 2).transpose(1, 2).unflatten(1, (len(sets), -1)).contiguous()
+
+    def forward(
+        self, points: Tensor, w: Tensor, low_dtype: torch.dtype | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """points [P, 3], w [B, w_dim] -> anchors and splats per level, each [B, 14, N_i] (see hierarchy)."""
+        rule, ratios = self.config.scale_rule, self.config.ratios
+        encoding = self.conv_in(points).expand(w.shape[0], -1, -1)
+        features = self.transformer(encoding, w, low_dtype)
+
+        raw = self.raw_outputs(0, features[0], low_dtype)
+        anchors = [hierarchy.coarse_anchors(raw[:, 0], rule)]
+        splats = [hierarchy.children(raw[:, 1:], anchors[0], 1, rule)[:, 0]]
+        for level in range(1, len(ratios)):
+            raw = self.raw_outputs(level, features[level], low_dtype)
+            below = hierarchy.children(raw, anchors[-1], ratios[level], rule)
+            splats.append(below[:, -1])
+            if level < len(ratios) - 1:
+                anchors.append(below[:, 0])
+        return anchors, splats
+
+
+def _as_gaussians(levels: list[Tensor]) -> dict[str, Tensor | tuple[int, ...]]:
+    """Fields of Gaussians from [B, 14, N_i] per level."""
+    rows = torch.cat(levels, dim=2).transpose(1, 2)  # [B, N, 14]
+    return {
+        "means": rows[..., hierarchy.XYZ],
+        "log_scales": rows[..., hierarchy.SCALE],
+        "quats": rows[..., hierarchy.ROTATION],
+        "opacity_logits": rows[..., hierarchy.OPACITY],
+        "sh": rows[..., None, hierarchy.COLOR],
+        "level_sizes": tuple(level.shape[2] for level in levels),
+    }
+
+
+class Generator(nn.Module):
+    """Latents to scenes, scenes to images. No call changes the module; w_avg moves through update_w_avg only."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        self.z_dim, self.w_dim, self.num_ws, self.resolution = config.z_dim, config.w_dim, 1, config.resolution
+        self.geometry: Geometry | None = None  # of the data it was trained on; set by the owner
+        self.rasterizer = "auto"  # back end of render()
+        self.low_dtype: torch.dtype | None = None  # of the transformer's matrix products; None is the parameters' type
+        self._xyz = nn.Parameter(POINT_RADIUS * normalize_second_moment(torch.randn(config.num_points, 3)))
+        self.point_gen = PointGenerator(config)
+        self.mapping_network = MappingNetwork(
+            config.z_dim,
+            CAMERA_DIM if config.camera_embedding else 0,
+            config.w_dim,
+            config.map_depth,
+            keep_average=True,
+        )
+        if config.published_keys:  # published training stored it and never read it
+            self.register_buffer("dataset_label_std", torch.zeros(CAMERA_DIM))
+
+    @property
+    def w_avg(self) -> Tensor:
+        """Running mean of w, [w_dim]."""
+        return self.mapping_network.w_avg
+
+    @torch.no_grad()
+    def update_w_avg(self, mean_w: Tensor, batch: int) -> None:
+        """Move w_avg towards mean_w [w_dim], the mean over `batch` samples, with decay 0.998^(batch/8)."""
+        self.w_avg.lerp_(mean_w.to(self.w_avg.dtype), 1 - W_AVG_DECAY ** (batch / W_AVG_BATCH))
+
+    def mapping(self, z: Tensor, cameras: Cameras | None = None, psi: float = 1.0) -> Tensor:
+        """Latents z [B, z_dim] to ws [B, num_ws, w_dim], pulled towards w_avg by psi (0: all w_avg, 1: not at all).
+
+        cameras are ignored, as published: identity does not depend on the viewpoint.
+        """
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z must have shape [B, {self.z_dim}], got {list(z.shape)}")
+        z = z.to(self._xyz.dtype)
+        camera = z.new_zeros(len(z), CAMERA_DIM) if self.config.camera_embedding else None
+        w = self.mapping_network(z, camera)
+        if psi != 1:
+            w = self.w_avg.lerp(w, psi)
+        return w[:, None].expand(-1, self.num_ws, -1)
+
+    def synthesis(self, ws: Tensor) -> HierarchicalGaussians:
+        """ws [B, num_ws, w_dim] to scenes of sum(level_sizes) splats.
+
+        Raises ValueError for a two-dimensional ws: latents and ws may be equally long, and a latent mapped twice or
+        not at all would go unnoticed.
+        """
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(
+                f"ws must have shape [B, {self.num_ws}, {self.w_dim}] as mapping() returns it, got {list(ws.shape)}"
+            )
+        anchors, splats = self.point_gen(torch.tanh(self._xyz), ws[:, 0], self.low_dtype)
+        fields = _as_gaussians(splats)
+        fields["means"] = fields["means"].clamp(-SCENE_HALF_WIDTH, SCENE_HALF_WIDTH)
+        return HierarchicalGaussians(**fields, anchors=Gaussians(**_as_gaussians(anchors)))
+
+    def render(
+        self,
+        scene: Gaussians,
+        cameras: Cameras,  # [B, V]
+        resolution: int | None = None,  # the generator's own if None
+        background: Tensor | None = None,  # [B, V, 3] RGB 0..1, white if None
+    ) -> Rendering:
+        """Images of scenes, in float32."""
+        scene = scene.to(dtype=torch.float32)
+        return render(scene, cameras, resolution or self.resolution, background, backend=self.rasterizer)
+
+    def forward(self, z: Tensor, cameras: Cameras, psi: float = 1.0, background: Tensor | None = None) -> Rendering:
+        """z [B, z_dim], cameras [B, V] -> images at the generator's resolution."""
+        return self.render(self.synthesis(self.mapping(z, psi=psi)), cameras, background=background)
