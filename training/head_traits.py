@@ -1,0 +1,187 @@
+"""Who is in a picture of a synthetic set and from where: identities and camera angles as functions of (seed, index).
+
+Left and right are equally likely in every trait: mirroring leaves the distribution of heads as it is. NumPy only.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from statistics import NormalDist
+
+import numpy as np
+
+HEAD_RADIUS = 0.45  # world units; the published generators clamp positions to a box of +-0.5
+HEAD_UNIT = 1.12  # world units; heads are drawn in this unit, which lets one fill an FFHQ-like frame
+
+_SKIN_TONES = np.array(
+    [[0.96, 0.80, 0.70], [0.88, 0.67, 0.53], [0.73, 0.51, 0.37], [0.52, 0.33, 0.23], [0.33, 0.21, 0.16]]
+)
+_HAIR_COLOURS = np.array(
+    [
+        [0.07, 0.06, 0.06],
+        [0.22, 0.13, 0.08],
+        [0.41, 0.24, 0.12],
+        [0.55, 0.22, 0.09],
+        [0.82, 0.63, 0.30],
+        [0.62, 0.62, 0.63],
+    ]
+)
+_IRIS_COLOURS = np.array(
+    [[0.22, 0.12, 0.06], [0.40, 0.26, 0.10], [0.20, 0.45, 0.25], [0.15, 0.40, 0.72], [0.40, 0.48, 0.52]]
+)
+_HAIR_STYLES = ("bald", "buzz", "short", "quiff", "bob", "long", "bun", "round")
+_HAIR_WEIGHTS = (0.07, 0.12, 0.21, 0.12, 0.15, 0.17, 0.08, 0.08)
+
+_IDENTITY_STREAM, _CAMERA_STREAM = 0, 1
+_STANDARD_NORMAL = NormalDist()
+
+
+class Draws:
+    """Random numbers of one (seed, stream, index), from uniforms alone: NumPy may change its other samplers."""
+
+    def __init__(self, seed: int, stream: int, index: int):
+        sequence = np.random.SeedSequence(entropy=seed, spawn_key=(stream, index))
+        self._uniforms = iter(np.random.Generator(np.random.Philox(sequence)).random(64).tolist())
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * next(self._uniforms)
+
+    def normal(self, mean: float, std: float, limit: float = 2.0) -> float:
+        """Normal truncated at `limit` standard deviations."""
+        edge = _STANDARD_NORMAL.cdf(limit)
+        return mean + std * _STANDARD_NORMAL.inv_cdf(self.uniform(1.0 - edge, edge))
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform() < probability
+
+    def choice(self, weights) -> int:
+        return min(
+            int(np.searchsorted(np.cumsum(weights), self.uniform() * sum(weights), side="right")), len(weights) - 1
+        )
+
+    def palette(self, colours: np.ndarray, jitter: float) -> np.ndarray:
+        """A colour [3] on the way between two neighbours of the palette, lighter or darker by up to `jitter`."""
+        at = self.uniform(0.0, len(colours) - 1.0)
+        i = min(int(at), len(colours) - 2)
+        return np.clip(
+            (colours[i] + (at - i) * (colours[i + 1] - colours[i])) * self.uniform(1 - jitter, 1 + jitter), 0, 1
+        )
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an identity is drawn from; lengths in HEAD_UNIT, angles in radians, colours RGB in 0..1."""
+
+    width: float  # half widths and heights of cranium and jaw
+    height: float
+    depth: float
+    jaw_width: float
+    jaw_length: float
+    skin: np.ndarray
+    blush: float
+    neck_width: float
+    shoulder_width: float
+    shirt: np.ndarray
+    eye_height: float
+    eye_spacing: float  # half the distance between the eyes
+    eye_size: float
+    eye_open: float  # share of the eyeball below the upper lid
+    eye_tilt: float
+    iris: np.ndarray
+    brow_tilt: float
+    brow_height: float
+    brow_thickness: float
+    nose_length: float
+    nose_width: float
+    nose_reach: float
+    mouth_height: float
+    mouth_width: float
+    mouth_thickness: float
+    smile: float
+    lips: np.ndarray
+    ear_size: float
+    hair_style: str
+    hair: np.ndarray
+    hair_volume: float
+    hair_length: float
+    hairline: float
+    fringe: bool
+    parting: float
+    beard: bool
+
+
+def sample_traits(seed: int, index: int) -> Traits:
+    """The identity of image `index` of the set `seed`."""
+    d = Draws(seed, _IDENTITY_STREAM, index)
+    skin = d.palette(_SKIN_TONES, 0.06)
+    hue, tint = d.uniform(0.0, 6.0), d.uniform(0.35, 0.95)
+    rainbow = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6.0 - 3.0) - 1.0, 0.0, 1.0)
+    style = _HAIR_STYLES[d.choice(_HAIR_WEIGHTS)]
+    return Traits(
+        width=d.normal(0.148, 0.009),
+        height=d.normal(0.185, 0.010),
+        depth=d.normal(0.178, 0.008),
+        jaw_width=d.normal(0.112, 0.010),
+        jaw_length=d.normal(0.145, 0.012),
+        skin=skin,
+        blush=d.uniform(0.0, 0.25),
+        neck_width=d.normal(0.075, 0.008),
+        shoulder_width=d.normal(0.235, 0.018),
+        shirt=np.clip(d.uniform(0.25, 0.9) * (1.0 - tint * (1.0 - rainbow)), 0.03, 1.0),
+        eye_height=d.normal(0.012, 0.008),
+        eye_spacing=d.normal(0.058, 0.004),
+        eye_size=d.normal(0.0290, 0.0022),
+        eye_open=d.uniform(0.62, 0.95),
+        eye_tilt=d.normal(0.0, 0.10),
+        iris=d.palette(_IRIS_COLOURS, 0.15),
+        brow_tilt=d.normal(0.0, 0.10),
+        brow_height=d.normal(0.041, 0.005),
+        brow_thickness=d.uniform(0.0065, 0.0115),
+        nose_length=d.normal(0.050, 0.006),
+        nose_width=d.normal(0.021, 0.003),
+        nose_reach=d.normal(0.026, 0.005),
+        mouth_height=d.normal(-0.108, 0.007),
+        mouth_width=d.normal(0.044, 0.006),
+        mouth_thickness=d.uniform(0.010, 0.018),
+        smile=d.normal(0.26, 0.14),
+        lips=np.clip(skin * np.array([0.92, 0.55, 0.56]) + np.array([0.06, 0.0, 0.02]) * d.uniform(), 0.0, 1.0),
+        ear_size=d.normal(0.042, 0.005),
+        hair_style=style,
+        hair=d.palette(_HAIR_COLOURS, 0.15),
+        hair_volume=d.uniform(),
+        hair_length=d.uniform(),
+        hairline=d.normal(0.0, 0.020),
+        fringe=d.chance(0.35),
+        parting=d.uniform(-1.0, 1.0),
+        beard=d.chance(0.35) and style in ("bald", "buzz", "short", "quiff"),
+    )
+
+
+@dataclass(frozen=True)
+class CameraSpread:
+    """How the cameras of a synthetic set are drawn. The defaults are FFHQ's framing (EG3D's labels)."""
+
+    yaw_std: float = 0.55  # radians; normal, truncated at two standard deviations, so within +-1.1
+    pitch_std: float = 0.15
+    roll_std: float = 0.0
+    radius: float = 2.7  # world units from the origin, which every camera looks at
+    focal: float = 4.2647  # in image widths
+    cx: float = 0.5  # principal point in image widths and heights
+    cy: float = 0.5
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not math.isfinite(value) or (field.name not in ("cx", "cy") and value < 0.0):
+                raise ValueError(f"{field.name} = {value}: a finite number, not negative, is legal")
+        if self.radius <= HEAD_RADIUS:
+            raise ValueError(f"radius = {self.radius}: more than {HEAD_RADIUS} is legal (the head fills that ball)")
+        if self.focal == 0.0 or self.pitch_std >= math.pi / 4:
+            raise ValueError(
+                f"focal = {self.focal}, pitch_std = {self.pitch_std}: focal > 0 and pitch_std < pi/4 are legal"
+            )
+
+
+def sample_angles(seed: int, index: int, spread: CameraSpread) -> tuple[float, float, float]:
+    """Yaw, pitch and roll in radians of the camera of image `index`."""
+    d = Draws(seed, _CAMERA_STREAM, index)
+    return d.normal(0.0, spread.yaw_std), d.normal(0.0, spread.pitch_std), d.normal(0.0, spread.roll_std)
