@@ -108,17 +108,19 @@ class _JsonLines:
     name = "stats.jsonl"
 
     def __init__(self, run_dir: Path):
-        self._file = open(run_dir / self.name, "a", encoding="utf-8")
+        self._path = run_dir / self.name
+        self._path.touch()
 
     def write(self, step: int, nimg: int, values: dict[str, float], timing: dict[str, float]) -> None:
         record: dict[str, Any] = {**_finite(values), "timing": _finite(timing)}
         if odd := {k: str(v) for k, v in {**values, **timing}.items() if not math.isfinite(v)}:
             record["non_finite"] = odd
-        self._file.write(json.dumps({"step": step, "nimg": nimg, **record}, allow_nan=False) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, "nimg": nimg, **record}, allow_nan=False)
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
 
     def close(self) -> None:
-        self._file.close()
+        """Every line is closed with its file."""
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

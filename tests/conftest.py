@@ -1,0 +1,63 @@
+"""What several test modules share: one thread per process, a geometry, a checkpoint of an untrained generator."""
+
+import pytest
+import torch
+
+from gaussian import Cameras, Geometry
+from torch_utils import random
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Scripts set the thread count of their process; a test must not inherit that from the one before it."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def geometry() -> Geometry:
+    """FFHQ-like, with the pivot a little in front of the centre."""
+    intrinsics = ((4.2647, 0.0, 0.5), (0.0, 4.2647, 0.5), (0.0, 0.0, 1.0))
+    return Geometry(pivot=(0.0, 0.0, 0.2), centre=(0.0, 0.0, 0.0), radius=2.7, intrinsics=intrinsics)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(tmp_path_factory, geometry):
+    """A whole checkpoint of the 32 px member as it is before the first step, w_avg apart, so that truncation acts."""
+    # Imported here so that the tests of gaussian/ need no training/.
+    from training import presets
+    from training.checkpoint import save_checkpoint
+    from training.discriminator import Discriminator
+    from training.generator import Generator
+
+    torch.manual_seed(0)
+    config = presets.resolve("micro", data="unused")
+    G, D = Generator(config.generator), Discriminator(config.discriminator)
+    with torch.no_grad():
+        # Before the first step every w gives the same scene; these gates let identities differ.
+        for name, parameter in G.named_parameters():
+            if ".ls_" in name:
+                parameter.normal_(std=0.5)
+        G.update_w_avg(torch.randn(G.w_dim), batch=1000)
+    yaws = torch.linspace(-0.6, 0.5, 5)
+    path = tmp_path_factory.mktemp("checkpoint") / "network-snapshot-000000.pkl"
+    save_checkpoint(
+        path,
+        {
+            "config": config.to_dict(),
+            "geometry": geometry.to_dict(),
+            "progress": {"nimg": 0, "step": 0, "tick": 0},
+            "G": G.state_dict(),
+            "D": D.state_dict(),
+            "G_ema": G.state_dict(),
+            "opt": {"G": {}, "D": {}},
+            "grid": {"z": random.normal(0, "grid/z", range(4), (G.z_dim,)), "labels": geometry.orbit(yaws).labels},
+            "best": {},
+        },
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def orbit_cameras(geometry) -> Cameras:
+    """Twelve cameras [12] on a level circle."""
+    return geometry.orbit(torch.arange(12) * (torch.pi / 6))

@@ -1,0 +1,104 @@
+"""gen_samples.py: the grid, the exported splats, and what bad input says."""
+
+import math
+
+import numpy as np
+import plyfile
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from gaussian import load_ply
+from gen_samples import in_label_units, main
+from training.checkpoint import load_generator
+from training.dataset import quantize
+
+STEM = "network-snapshot-000000"
+
+
+def run(checkpoint_path, outdir, *options):
+    return CliRunner().invoke(main, [f"--network={checkpoint_path}", f"--outdir={outdir}", "--device=cpu", *options])
+
+
+def latents(seeds, z_dim):
+    return torch.from_numpy(np.stack([np.random.RandomState(s).randn(z_dim) for s in seeds])).float()
+
+
+def test_grid_has_identities_in_rows_and_yaws_in_columns(checkpoint_path, tmp_path):
+    result = run(checkpoint_path, tmp_path, "--seeds=5,2", "--yaws=-40,0,90", "--trunc=0.5")
+    assert result.exit_code == 0, result.output
+    picture = np.asarray(Image.open(tmp_path / f"{STEM}-samples.png"))
+    G = load_generator(checkpoint_path)
+    scene = G.synthesis(G.mapping(latents([5, 2], G.z_dim), psi=0.5))
+    cameras = G.geometry.orbit(torch.tensor([-40.0, 0.0, 90.0]).deg2rad())
+    images = quantize(G.render(scene, cameras.reshape(1, -1).expand(2, -1)).image)  # [2, 3, 3, 32, 32]
+    expected = images.permute(0, 3, 1, 4, 2).reshape(2 * 32, 3 * 32, 3).numpy()
+    np.testing.assert_array_equal(picture, expected)
+    assert (picture[:32] != picture[32:]).any()
+
+
+def test_every_identity_has_a_ply_that_an_independent_reader_opens(checkpoint_path, tmp_path):
+    result = run(checkpoint_path, tmp_path, "--seeds=0-1", "--trunc=0.8", "--depth")
+    assert result.exit_code == 0, result.output
+    names = [f"{STEM}-samples.png", f"{STEM}-depth.png", f"{STEM}-seed0000.ply", f"{STEM}-seed0001.ply"]
+    assert result.output.split() == [str(tmp_path / name) for name in names]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+    G = load_generator(checkpoint_path)
+    scene = G.synthesis(G.mapping(latents([0, 1], G.z_dim), psi=0.8))
+    for row, name in enumerate(names[2:]):
+        vertex = plyfile.PlyData.read(tmp_path / name)["vertex"]
+        means = np.stack([vertex[axis] for axis in "xyz"], axis=1)
+        np.testing.assert_array_equal(means, scene.means[row].numpy())
+        camera = G.geometry.frontal().reshape(1, 1)
+        ours, theirs = (G.render(s, camera).rgb for s in (scene.scene(row), load_ply(tmp_path / name)))
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
+    assert (scene.means[0] != scene.means[1]).any()
+
+
+def test_truncation_pulls_towards_one_head(checkpoint_path, tmp_path):
+    def spread(trunc):
+        outdir = tmp_path / str(trunc)
+        assert run(checkpoint_path, outdir, "--seeds=0-1", "--yaws=0", f"--trunc={trunc}").exit_code == 0
+        picture = np.asarray(Image.open(outdir / f"{STEM}-samples.png")).astype(float)
+        return np.abs(picture[:32] - picture[32:]).mean()
+
+    assert spread(0) == 0 < spread(0.5) < spread(1)
+
+
+def test_default_yaws_span_the_data(checkpoint_path, tmp_path):
+    assert run(checkpoint_path, tmp_path / "a", "--seeds=0", "--resolution=16").exit_code == 0
+    assert Image.open(tmp_path / "a" / f"{STEM}-samples.png").size == (7 * 16, 16)
+    yaws = ",".join(str(y) for y in torch.linspace(-0.6, 0.5, 7).rad2deg().tolist())
+    assert run(checkpoint_path, tmp_path / "b", "--seeds=0", "--resolution=16", f"--yaws={yaws}").exit_code == 0
+    a, b = (np.asarray(Image.open(tmp_path / x / f"{STEM}-samples.png")).astype(int) for x in "ab")
+    assert np.abs(a - b).max() <= 1
+
+
+def test_export_is_in_the_labels_own_units(checkpoint_path, geometry):
+    """A data set of another world scale: the exported head under its cameras looks like the model's under ours."""
+    G = load_generator(checkpoint_path)
+    scaled = type(geometry)(**{**vars(geometry), "world_scale": 3.0, "origin": (1.0, -2.0, 0.5)})
+    scene = G.synthesis(G.mapping(latents([0], G.z_dim)))
+    camera = scaled.orbit(0.3).reshape(1, 1)
+    ours = G.render(scene, camera).rgb
+    theirs = G.render(in_label_units(scene, scaled), scaled.denormalize(camera)).rgb
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=5e-4)
+    assert in_label_units(scene, geometry).log_scales.sub(scene.log_scales).abs().max() == math.log(1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--yaws=a,b"], "--yaws=a,b is not a list of degrees"),
+        (["--yaws=nan"], "must be finite"),
+        (["--seeds=3-1"], "runs backwards"),
+        (["--network=nowhere.pkl"], "nowhere.pkl: no such checkpoint"),
+        (["--resolution=0"], "0 is not in the range x>=1"),
+    ],
+)
+def test_bad_input_is_one_clear_line(checkpoint_path, tmp_path, options, message):
+    result = run(checkpoint_path, tmp_path, *options)
+    assert result.exit_code != 0
+    assert message in result.output
+    assert result.output.strip().splitlines()[-1].startswith("Error:")
