@@ -56,7 +56,7 @@ def synthesize(
 @click.argument("path", type=click.Path(exists=True, file_okay=False))
 def validate(path: str) -> None:
     """Check the labels, images and masks of the set whose images lie in PATH, and list every offending file."""
-    from training.label_check import validate_set
+    from training.dataset import validate_set
 
     problems = validate_set(path)
     for problem in problems:
