@@ -1,0 +1,338 @@
+"""The reference rasteriser: 3D Gaussian splatting in plain PyTorch, on any device, in float32 or float64.
+
+Follows Kerbl et al. 2023 (3D Gaussian Splatting, sections 4 to 6) and Zwicker et al. 2001 (EWA Splatting), with one
+difference to the published rasteriser: a splat reaches exactly the pixels where its alpha is at least 1/255, not a
+box of three standard deviations.
+
+    project    every splat into every view: centre, inverse of the 2D covariance, reach, depth       [B, V, N]
+    bin        one (tile, splat) pair per tile that a splat may reach, sorted by tile, then by depth  [P]
+    blend      per tile a padded list of splats: the exponent of alpha is a polynomial of degree 2 in the pixel's
+               offset from the tile's centre, so one matrix product gives it for all pixels; then a cumulative
+               product of 1 - alpha. Tiles go in chunks of similar list length. The backward recomputes each chunk,
+               so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from gaussian.cameras import Cameras
+from gaussian.gaussians import Gaussians
+
+SHAPE_WIDTH = 6  # columns of a splat's row before its features, see `Projection.rows`
+MAX_DEVIATION = 1e4  # pixels; wider splats are scaled down inside formulas that would overflow
+REACH_MARGIN = 1e-4  # relative widening of a splat's box, so that rounding cannot lose a pixel
+NEVER = -1e30  # log alpha of the padding
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Constants of the rasteriser; the defaults are those of Kerbl et al.'s implementation."""
+
+    alpha_cap: float = 0.99  # alpha is limited to this
+    alpha_min: float = 1 / 255  # fainter contributions are left out
+    near: float = 0.2  # camera z, world units, at or below which a splat is dropped
+    low_pass: float = 0.3  # square pixels added to both variances
+    transmittance_min: float = 1e-4  # a pixel stops before the splat that would take it below
+    extent_limit: float = 0.3  # the local affine map is taken at most this far outside the image, in half images
+    tile: int = 8  # pixels
+    chunk: int = 1 << 19  # (splat, pixel) evaluations held at a time, about 40 bytes each in float32
+
+
+def available() -> bool:
+    return True
+
+
+def reason() -> str:
+    """Why this back end cannot be used: it always can."""
+    return ""
+
+
+def rasterize(
+    scene: Gaussians,  # B scenes
+    cameras: Cameras,  # [B, V]
+    height: int,
+    width: int,
+    background: Tensor,  # [B, V, C]
+    colors: Tensor | None,  # [B, N, C] or [B, V, N, C]; None takes the scene's SH
+    scale_modifier: float,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`."""
+    if colors is None:
+        colors = scene.colors() if scene.sh_degree == 0 else scene.colors(cameras.positions)
+    if colors.ndim == 3:
+        colors = colors[:, None].expand(-1, cameras.shape[1], -1, -1)
+    projection = project(scene, cameras, height, width, scale_modifier, settings)
+    num_images, num_splats = math.prod(cameras.shape), scene.num_splats
+    ones = torch.ones_like(projection.depth)
+    rows = torch.cat([projection.rows, colors, projection.depth[..., None], ones[..., None]], dim=-1)  # [B, V, N, D]
+    with torch.no_grad():
+        boxes = (box.reshape(num_images, num_splats) for box in _tile_boxes(projection, height, width, settings))
+        tiles = _bin(projection.depth.reshape(num_images, num_splats), *boxes, height, width, settings.tile)
+    sums = _Blend.apply(rows.flatten(0, 2), tiles, settings)  # [images * tiles, pixels, C + 2]
+    images = _assemble(sums, cameras.shape, height, width, settings.tile)  # [B, V, C + 2, H, W]
+    rgb, depth, alpha = images.split([colors.shape[-1], 1, 1], dim=2)
+    return rgb + (1 - alpha) * background[..., None, None], alpha, depth
+
+
+class Projection(NamedTuple):
+    """Splats as the views see them. With x, y the offset of a pixel from the splat's centre,
+
+    log alpha = log_opacity - (stretch (x + shear y)^2 + height y^2) / 2,
+
+    which is the quadratic form of the inverse covariance written so that nothing cancels for needles.
+    """
+
+    rows: Tensor  # [B, V, N, 6] centre x, y in pixels; stretch, shear, height; log opacity
+    depth: Tensor  # [B, V, N] camera z in world units, 1 for hidden splats
+    reach: Tensor  # [B, V, N, 2] half width and height in pixels of the box where alpha >= alpha_min, -1 for none
+
+
+def project(
+    scene: Gaussians, cameras: Cameras, height: int, width: int, scale_modifier: float, settings: Settings
+) -> Projection:
+    """Every splat in every view: perspective for the centre, its local affine map (EWA) for the covariance."""
+    size = torch.tensor([width, height], dtype=scene.dtype, device=scene.device)
+    focal = cameras.intrinsics[..., None, [0, 1], [0, 1]]  # [B, V, 1, 2] units of the image
+    principal = cameras.intrinsics[..., None, :2, 2]
+    world2cam = cameras.world2cam
+    rotation, translation = world2cam[..., :3, :3], world2cam[..., None, :3, 3]
+    local = scene.means[:, None] @ rotation.transpose(-1, -2) + translation  # [B, V, N, 3]
+
+    # Hidden splats get harmless values before anything divides by z: 0 * nan in the backward would poison the sums.
+    visible = (local[..., 2] > settings.near) & (local.abs() < torch.finfo(scene.dtype).max ** 0.25).all(-1)
+    z = torch.where(visible, local[..., 2], 1.0)
+    slope = torch.where(visible[..., None], local[..., :2], 0.0) / z[..., None]  # x/z and y/z
+    centre = (focal * slope + principal) * size
+
+    margin = settings.extent_limit / (2 * focal)
+    limited = slope.clamp(-principal / focal - margin, (1 - principal) / focal + margin)
+    frame = _rotation_matrices(scene.unit_quats()) * (scale_modifier * scene.scales())[..., None, :]  # [B, N, 3, 3]
+    # Row i of the affine map's Jacobian times world-to-camera: pixels per world unit, [B, V, N, 3]
+    gain = focal * size / z[..., None]
+    jacobian = [gain[..., i, None] * (rotation[..., None, i, :] - limited[..., i, None] * rotation[..., None, 2, :])
+                for i in (0, 1)]  # fmt: skip
+    b0, b1 = ((row[..., None] * frame[:, None]).sum(-2) for row in jacobian)  # [B, V, N, 3] the axes, in pixels
+    stretch, shear, tall, variance = _inverse_covariance(b0, b1, settings.low_pass)
+
+    log_opacity = F.logsigmoid(scene.opacity_logits)[:, None, :, 0].expand_as(z)  # [B, V, N]
+    rows = torch.stack([*centre.unbind(-1), stretch, shear, tall, log_opacity], dim=-1)
+    with torch.no_grad():
+        level = 2 * (log_opacity - math.log(settings.alpha_min))
+        seen = visible & (level >= 0)
+        reach = torch.where(seen[..., None], (level.clamp(min=0)[..., None] * variance).sqrt(), -1.0)
+    return Projection(rows, z, reach)
+
+
+def _inverse_covariance(b0: Tensor, b1: Tensor, low_pass: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Stretch, shear and height (see `Projection`) and the variances [..., 2] of b b^T + low_pass I.
+
+    With S = [[s00, s01], [s01, s11]]: stretch = s11 / det S, shear = -s01 / s11, height = 1 / s11. The determinant is
+    |b0 x b1|^2 + low_pass (|b0|^2 + |b1|^2) + low_pass^2, a sum of positive terms.
+    """
+    with torch.no_grad():  # a common factor that cancels out: it keeps fourth powers of huge splats in range
+        shrink = (torch.maximum(b0.norm(dim=-1), b1.norm(dim=-1)) / MAX_DEVIATION).clamp(min=1)
+    b0, b1 = b0 / shrink[..., None], b1 / shrink[..., None]
+    area = shrink.square()
+    low = low_pass / area
+    n0, n1 = b0.square().sum(-1), b1.square().sum(-1)
+    det = torch.linalg.cross(b0, b1).square().sum(-1) + low * (n0 + n1) + low.square()
+    s00, s11 = n0 + low, n1 + low
+    stretch, shear, tall = s11 / det / area, -(b0 * b1).sum(-1) / s11, 1 / (s11 * area)
+    return stretch, shear, tall, torch.stack([s00 * area, s11 * area], dim=-1)
+
+
+def _rotation_matrices(quats: Tensor) -> Tensor:
+    """Unit quaternions wxyz [..., 4] to matrices [..., 3, 3]; the zero quaternion gives the identity."""
+    w, x, y, z = quats.unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+class _Tiles(NamedTuple):
+    """Which splats each tile blends, front to back. Tiles are numbered image by image, row by row."""
+
+    splats: Tensor  # [P] index into the images' splats, sorted by tile, then by depth
+    starts: Tensor  # [images * tiles] where a tile's list begins
+    counts: Tensor  # [images * tiles] and how long it is
+    centres: Tensor  # [images * tiles, 2] x, y in pixels
+
+
+def _tile_boxes(
+    projection: Projection, height: int, width: int, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """First tile column, first row, columns and rows [B, V, N] that a splat may reach; 0 columns for none."""
+    tile, columns, rows = settings.tile, _num_tiles(width, settings.tile), _num_tiles(height, settings.tile)
+    centre, reach = projection.rows[..., :2], projection.reach * (1 + REACH_MARGIN) + REACH_MARGIN
+    limit = torch.tensor([width, height], dtype=centre.dtype, device=centre.device)
+    first = (centre - reach - 0.5).ceil().clamp(min=0).minimum(limit).long()  # pixels whose centres lie in the box
+    end = ((centre + reach - 0.5).floor() + 1).clamp(min=0).minimum(limit).long()
+    tiles = torch.tensor([columns, rows], device=centre.device)
+    first_tile = torch.div(first, tile, rounding_mode="floor")
+    span = torch.div(end + tile - 1, tile, rounding_mode="floor").minimum(tiles) - first_tile
+    reached = ((projection.reach > 0) & (end > first)).all(-1, keepdim=True)
+    return *first_tile.unbind(-1), *(span * reached).unbind(-1)  # type: ignore[return-value]
+
+
+def _bin(
+    depth: Tensor, left: Tensor, top: Tensor, across: Tensor, down: Tensor, height: int, width: int, tile: int
+) -> _Tiles:
+    """Pairs every splat with every tile of its box. All arguments [images, N]."""
+    num_images, num_splats = depth.shape
+    columns, rows = _num_tiles(width, tile), _num_tiles(height, tile)
+    device = depth.device
+    order = depth.sort(dim=1, stable=True).indices + num_splats * torch.arange(num_images, device=device)[:, None]
+    areas = (across * down).flatten()[order.flatten()]
+    splats = order.flatten().repeat_interleave(areas)  # [P] front to back within an image
+    step = torch.arange(len(splats), device=device) - (areas.cumsum(0) - areas).repeat_interleave(areas)
+    row = torch.div(step, across.flatten()[splats], rounding_mode="floor")
+    column = step - row * across.flatten()[splats]
+    image = torch.div(splats, num_splats, rounding_mode="floor")
+    ids = (image * rows + top.flatten()[splats] + row) * columns + left.flatten()[splats] + column
+    by_tile = ids.sort(stable=True).indices
+    counts = ids.bincount(minlength=num_images * rows * columns)
+    y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+    centres = (torch.stack([x, y], dim=-1).flatten(0, 1) + 0.5) * tile
+    return _Tiles(splats[by_tile], counts.cumsum(0) - counts, counts, centres.to(depth).repeat(num_images, 1))
+
+
+def _num_tiles(length: int, tile: int) -> int:
+    return (length + tile - 1) // tile
+
+
+def _assemble(sums: Tensor, shape: torch.Size, height: int, width: int, tile: int) -> Tensor:
+    """Blended tiles [images * tiles, pixels, D] to images [B, V, D, H, W]."""
+    rows, columns = _num_tiles(height, tile), _num_tiles(width, tile)
+    grid = sums.reshape(*shape, rows, columns, tile, tile, sums.shape[-1])
+    images = grid.permute(0, 1, 6, 2, 4, 3, 5).reshape(*shape, sums.shape[-1], rows * tile, columns * tile)
+    return images[..., :height, :width]
+
+
+class _Blend(torch.autograd.Function):
+    """Sums of alpha T feature over the splats of each tile.
+
+    rows: [images * N, 6 + D], a splat's shape (see `Projection`) and its features. Returns [images * tiles, pixels, D].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, tiles: _Tiles, settings: Settings) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(rows, *tiles)
+        ctx.settings = settings
+        sums = rows.new_zeros(len(tiles.counts), settings.tile**2, rows.shape[1] - SHAPE_WIDTH)
+        basis = _pixel_basis(settings.tile, rows)
+        for chunk in _chunks(tiles, settings):
+            members, splats, padding = _lists(tiles, chunk)
+            gathered = rows[splats]  # [T, L, 6 + D]
+            polynomial = _polynomial(gathered[..., :SHAPE_WIDTH], tiles.centres[members], padding)
+            weight = _weights(polynomial, basis, settings).weight
+            sums[members] = weight @ gathered[..., SHAPE_WIDTH:]  # [T, pixels, D]
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        rows, *saved = ctx.saved_tensors
+        tiles, settings = _Tiles(*saved), ctx.settings
+        grad_rows = torch.zeros_like(rows)
+        basis = _pixel_basis(settings.tile, rows)
+        for chunk in _chunks(tiles, settings):
+            members, splats, padding = _lists(tiles, chunk)
+            gathered = rows[splats]
+            shape, features = gathered[..., :SHAPE_WIDTH].detach().requires_grad_(), gathered[..., SHAPE_WIDTH:]
+            with torch.enable_grad():
+                polynomial = _polynomial(shape, tiles.centres[members], padding)
+            blend = _weights(polynomial.detach(), basis, settings)
+            upstream = grad_sums[members]  # [T, pixels, D]
+            grad_log_alpha = _grad_log_alpha(blend, upstream @ features.transpose(1, 2), settings)  # [T, pixels, L]
+            grad_polynomial = (basis.T @ grad_log_alpha).transpose(1, 2)  # [T, L, 6]
+            (grad_shape,) = torch.autograd.grad(polynomial, shape, grad_polynomial)
+            grad_features = blend.weight.transpose(1, 2) @ upstream  # [T, L, D]
+            grad_rows.index_add_(0, splats.flatten(), torch.cat([grad_shape, grad_features], dim=-1).flatten(0, 1))
+        return grad_rows, None, None
+
+
+def _chunks(tiles: _Tiles, settings: Settings) -> list[Tensor]:
+    """Tiles with a list, in groups of similar length that hold at most `settings.chunk` (splat, pixel) pairs."""
+    counts, ids = tiles.counts.sort(descending=True, stable=True)
+    lengths = counts.tolist()
+    groups, start = [], 0
+    while start < len(lengths) and lengths[start] > 0:
+        size = max(1, settings.chunk // (lengths[start] * settings.tile**2))
+        groups.append(ids[start : start + size])
+        start += size
+    return groups
+
+
+def _lists(tiles: _Tiles, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The tiles of a chunk [T] that are not empty, their padded lists of splats [T, L], and where these are padding."""
+    counts = tiles.counts[members]
+    slots = torch.arange(int(counts[0]), device=members.device)
+    padding = slots >= counts[:, None]
+    positions = (tiles.starts[members][:, None] + slots).masked_fill(padding, 0)
+    return members, tiles.splats[positions], padding
+
+
+def _pixel_basis(tile: int, like: Tensor) -> Tensor:
+    """Monomials 1, x, y, x^2, x y, y^2 of the pixels' offsets from their tile's centre, [pixels, 6]."""
+    offset = torch.arange(tile, dtype=like.dtype, device=like.device) + 0.5 - tile / 2
+    y, x = (axis.flatten() for axis in torch.meshgrid(offset, offset, indexing="ij"))
+    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
+
+
+def _polynomial(shape: Tensor, centres: Tensor, padding: Tensor) -> Tensor:
+    """Coefficients [T, L, 6] of log alpha over `_pixel_basis`, for splats [T, L, 6] in tiles with centres [T, 2]."""
+    x, y, stretch, shear, tall, log_opacity = shape.unbind(-1)
+    dx, dy = centres[:, :1] - x, centres[:, 1:] - y
+    slant, cross = dx + shear * dy, stretch * shear
+    constant = log_opacity - 0.5 * (stretch * slant.square() + tall * dy.square())
+    coefficients = [
+        constant.masked_fill(padding, NEVER),
+        -stretch * slant,
+        -cross * slant - tall * dy,
+        -0.5 * stretch,
+        -cross,
+        -0.5 * (cross * shear + tall),
+    ]
+    return torch.stack(coefficients, dim=-1)
+
+
+class _Weights(NamedTuple):
+    """All [T, pixels, L]."""
+
+    alpha: Tensor  # not yet capped; 0 where it is below alpha_min
+    odds: Tensor  # alpha / (1 - alpha) of the capped alpha, 0 from where the pixel has stopped
+    weight: Tensor  # alpha times the transmittance in front
+
+
+def _weights(polynomial: Tensor, basis: Tensor, settings: Settings) -> _Weights:
+    """Blending weights of the splats in order, from the polynomials [T, L, 6] of their log alpha."""
+    alpha = (basis @ polynomial.transpose(1, 2)).exp_()  # [T, pixels, L]
+    F.threshold_(alpha, math.nextafter(settings.alpha_min, 0), 0.0)
+    capped = alpha.clamp(max=settings.alpha_cap)
+    passing = 1 - capped
+    behind = passing.cumprod(dim=2)
+    F.threshold_(behind, math.nextafter(settings.transmittance_min, 0), 0.0)
+    odds = capped.div_(passing).mul_(behind.sign())
+    return _Weights(alpha, odds, behind.mul_(odds))
+
+
+def _grad_log_alpha(blend: _Weights, grad_weight: Tensor, settings: Settings) -> Tensor:
+    """Gradient [T, pixels, L] of log alpha, given that of the weights w = alpha T (which it overwrites).
+
+    alpha dL/dalpha_i = w_i g_i - alpha_i / (1 - alpha_i) sum over j behind i of w_j g_j, and 0 where alpha is capped.
+    """
+    share = grad_weight.mul_(blend.weight)  # w g
+    behind = share.sum(dim=2, keepdim=True) - share.cumsum(dim=2)
+    return share.sub_(behind.mul_(blend.odds)).masked_fill_(blend.alpha >= settings.alpha_cap, 0.0)
