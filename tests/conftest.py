@@ -37,7 +37,7 @@ def checkpoint_path(tmp_path_factory, geometry):
         for name, parameter in G.named_parameters():
             if ".ls_" in name:
                 parameter.normal_(std=0.5)
-        G.update_w_avg(torch.randn(G.w_dim), batch=1000)
+        G.update_w_avg(G.mapping(torch.randn(64, G.z_dim))[:, 0].mean(0), batch=10**6)
     yaws = torch.linspace(-0.6, 0.5, 5)
     path = tmp_path_factory.mktemp("checkpoint") / "network-snapshot-000000.pkl"
     save_checkpoint(

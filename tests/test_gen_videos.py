@@ -85,7 +85,7 @@ def test_script_writes_a_film(checkpoint_path, tmp_path):
     result = run(checkpoint_path, tmp_path, "--seeds=0-2", "--grid=3x1", "--resolution=33", "--fps=10", "--trunc=0.7")
     assert result.exit_code == 0, result.output
     film = tmp_path / "network-snapshot-000000-orbit.mp4"
-    assert result.output.strip() == str(film)
+    assert result.stdout.strip() == str(film)
     assert list(tmp_path.iterdir()) == [film]
     reader = imageio_ffmpeg.read_frames(str(film))
     meta = next(reader)
