@@ -1,0 +1,163 @@
+// Front-to-back compositing of one tile. Lanes are the 16 pixels of a 4x4 block.
+#pragma once
+
+#include "bin.h"
+
+namespace splat {
+
+enum CullField { CULL_U, CULL_V, CULL_EX, CULL_EY, CULL_SLOPE, CULL_SLOPE_X, CULL_LOG2_OPACITY, CULL_FIELDS };
+constexpr float CULL_SLACK = 0.02f;   // log2 units; the blend tests each pixel exactly
+constexpr float DEAD = 1e18f;         // x of a pixel that takes no more splats: every alpha there is 0
+constexpr int CULL_BATCH = 4;         // vectors of splats culled before their survivors are blended
+
+struct BlockPixels {
+  int x, y;      // of the corner, pixels
+  F px, py;      // centres, from the image's centre; DEAD outside the image
+
+  BlockPixels(const Problem& p, int tile, int block) {
+    const F lane_x = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
+    const F lane_y = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    x = tile % tiles_x(p) * TILE + block % 4 * BLOCK;
+    y = tile / tiles_x(p) * TILE + block / 4 * BLOCK;
+    px = lane_x + (x + 0.5f - 0.5f * p.width);
+    py = lane_y + (y + 0.5f - 0.5f * p.height);
+    px = select((lane_x + float(x) < float(p.width)) & (lane_y + float(y) < float(p.height)), px, all(DEAD));
+  }
+  bool outside(const Problem& p) const { return x >= p.width || y >= p.height; }
+};
+
+SPLAT_INLINE F log2_alpha(const Record& s, F dx, F dy) {
+  F ridge = dy - s.slope * dx;
+  return s.log2_opacity - (s.ex * dx) * dx - (s.ey * ridge) * ridge;
+}
+
+// Copies a block of a plane from or to memory, leaving out what lies outside the image.
+SPLAT_INLINE void store_block(const Problem& p, float* plane, const BlockPixels& b, F value) {
+  alignas(64) float t[LANES];
+  store(t, value);
+  int columns = p.width - b.x < BLOCK ? p.width - b.x : BLOCK, rows = p.height - b.y < BLOCK ? p.height - b.y : BLOCK;
+  for (int y = 0; y < rows; ++y)
+    for (int x = 0; x < columns; ++x) plane[static_cast<size_t>(b.y + y) * p.width + b.x + x] = t[y * BLOCK + x];
+}
+SPLAT_INLINE F load_block(const Problem& p, const float* plane, const BlockPixels& b) {
+  alignas(64) float t[LANES] = {};
+  int columns = p.width - b.x < BLOCK ? p.width - b.x : BLOCK, rows = p.height - b.y < BLOCK ? p.height - b.y : BLOCK;
+  for (int y = 0; y < rows; ++y)
+    for (int x = 0; x < columns; ++x) t[y * BLOCK + x] = plane[static_cast<size_t>(b.y + y) * p.width + b.x + x];
+  return load(t);
+}
+
+// The tile's splats in structure-of-arrays form, made as far as some block looks.
+struct CullList {
+  const Record* records;
+  const uint32_t* ranks;
+  int size, ready = 0;  // splats, splats gathered
+  float* data;
+
+  void gather(int group) {  // of 16
+    float* out = data + static_cast<size_t>(group) * CULL_FIELDS * LANES;
+    int n = std::min(size - group * LANES, LANES);
+    for (int lane = 0; lane < n; ++lane) {
+      const Record& r = records[ranks[group * LANES + lane]];
+      out[CULL_U * LANES + lane] = r.u, out[CULL_V * LANES + lane] = r.v;
+      out[CULL_EX * LANES + lane] = r.ex, out[CULL_EY * LANES + lane] = r.ey;
+      out[CULL_SLOPE * LANES + lane] = r.slope, out[CULL_SLOPE_X * LANES + lane] = r.slope_x;
+      out[CULL_LOG2_OPACITY * LANES + lane] = r.log2_opacity;
+    }
+    for (int lane = n; lane < LANES; ++lane) {
+      for (int f = 0; f < CULL_FIELDS; ++f) out[f * LANES + lane] = 0.0f;
+      out[CULL_LOG2_OPACITY * LANES + lane] = -100.0f;
+    }
+    ready = (group + 1) * LANES;
+  }
+
+  // Bit i: splat 16 group + i has alpha >= 1/255 somewhere in [x0, x1] x [y0, y1]. The exponent is concave, so its
+  // maximum over the rectangle lies at the centre or on a side that faces it.
+  uint32_t reach(int group, float x0, float x1, float y0, float y1) {
+    if (group * LANES >= ready) gather(group);
+    const float* in = data + static_cast<size_t>(group) * CULL_FIELDS * LANES;
+    F u = load(in + CULL_U * LANES), v = load(in + CULL_V * LANES);
+    F ex = load(in + CULL_EX * LANES), ey = load(in + CULL_EY * LANES), slope = load(in + CULL_SLOPE * LANES);
+    F left = x0 - u, right = x1 - u, top = y0 - v, bottom = y1 - v;
+    F dx = max(min(F{}, right), left), dy = max(min(F{}, bottom), top);
+    F side_dy = max(min(slope * dx, bottom), top);
+    F side_dx = max(min(load(in + CULL_SLOPE_X * LANES) * dy, right), left);
+    F ridge_a = side_dy - slope * dx, ridge_b = dy - slope * side_dx;
+    F cost_a = ex * dx * dx + ey * ridge_a * ridge_a, cost_b = ex * side_dx * side_dx + ey * ridge_b * ridge_b;
+    return bits(load(in + CULL_LOG2_OPACITY * LANES) - min(cost_a, cost_b) >= LOG2_MIN_ALPHA - CULL_SLACK);
+  }
+};
+
+// Composites one block; returns the number of hits appended to scratch.
+template <int CHANNELS>
+inline size_t blend_block(const Problem& p, const ImageState& image, CullList& list, BlockPixels& pixels, size_t hits,
+                          Scratch& scratch, F* color, F& depth, F& transmittance) {
+  F t = all(1.0f), sum_depth = F{}, px = pixels.px, py = pixels.py;
+  F sum_color[CHANNELS] = {};
+  const float x0 = pixels.x + 0.5f - 0.5f * p.width, y0 = pixels.y + 0.5f - 0.5f * p.height;
+  int32_t survivors[(CULL_BATCH + 1) * LANES];
+  const int groups = div_up(list.size, LANES);
+  for (int group = 0; group < groups;) {
+    int n = 0;
+    for (int stop = std::min(group + CULL_BATCH, groups); group < stop; ++group)
+      n += compress(list.reach(group, x0, x0 + 3, y0, y0 + 3), group * LANES, survivors + n);
+    uint32_t* hit_rank = scratch.hit_rank.ensure_keeping(hits + n, hits);
+    uint16_t* hit_mask = scratch.hit_mask.ensure_keeping(hits + n, hits);
+    for (int k = 0; k < n; ++k) {
+      uint32_t rank = list.ranks[survivors[k]];
+      const Record& s = list.records[rank];
+      F log2_a = log2_alpha(s, s.u - px, s.v - py);
+      F alpha = select(log2_a >= LOG2_MIN_ALPHA, min(exp2_unit(log2_a), all(MAX_ALPHA)), F{});
+      F weight = alpha * t, after = t - weight;
+      I full = after < MIN_TRANSMITTANCE;
+      weight = select(full, F{}, weight);
+      t = select(full, t, after);
+      px = select(full, all(DEAD), px);
+      const float* c = CHANNELS <= 3 ? s.color : image.colors.data() + static_cast<size_t>(rank) * CHANNELS;
+      for (int j = 0; j < CHANNELS; ++j) sum_color[j] += weight * c[j];
+      sum_depth += weight * s.z;
+      uint32_t mask = bits(weight > 0.0f);
+      hit_rank[hits] = rank, hit_mask[hits] = static_cast<uint16_t>(mask);
+      hits += mask != 0;
+    }
+    if (!bits(px < 0.5f * DEAD)) break;
+  }
+  for (int j = 0; j < CHANNELS; ++j) color[j] = sum_color[j];
+  depth = sum_depth, transmittance = t;
+  return hits;
+}
+
+struct Planes {
+  float *rgb, *alpha, *depth;  // of one image
+};
+
+template <int CHANNELS>
+inline void blend_tile(const Problem& p, const float* background, int tile, const ImageState& image, Scratch& scratch,
+                       const Planes& out) {
+  const uint32_t begin = image.tile_begin[tile];
+  CullList list;
+  list.records = image.records.data(), list.ranks = image.tile_ranks.data() + begin;
+  list.size = static_cast<int>(image.tile_begin[tile + 1] - begin);
+  list.data = scratch.cull.ensure(static_cast<size_t>(div_up(list.size, LANES)) * LANES * CULL_FIELDS);
+  const size_t plane = static_cast<size_t>(p.height) * p.width;
+  uint32_t end[BLOCKS];
+  size_t hits = 0;
+  for (int block = 0; block < BLOCKS; ++block) {
+    BlockPixels pixels(p, tile, block);
+    if (!pixels.outside(p)) {
+      F color[CHANNELS], depth, t;
+      hits = blend_block<CHANNELS>(p, image, list, pixels, hits, scratch, color, depth, t);
+      for (int c = 0; c < p.channels; ++c) store_block(p, out.rgb + c * plane, pixels, color[c] + t * background[c]);
+      store_block(p, out.alpha, pixels, 1.0f - t);
+      store_block(p, out.depth, pixels, depth);
+    }
+    end[block] = static_cast<uint32_t>(hits);
+  }
+  if (!p.keep) return;
+  TileHits& kept = image.hits[tile];
+  std::memcpy(kept.end, end, sizeof end);
+  std::memcpy(kept.rank.ensure(hits), scratch.hit_rank.data(), hits * sizeof(uint32_t));
+  std::memcpy(kept.mask.ensure(hits), scratch.hit_mask.data(), hits * sizeof(uint16_t));
+}
+
+}  // namespace splat

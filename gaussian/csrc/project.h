@@ -1,0 +1,178 @@
+// From raw splats to records on the image plane (EWA splatting, Zwicker et al. 2001), and back. Lanes are splats.
+#pragma once
+
+#include "types.h"
+
+namespace splat {
+
+// `width` floats of each of 16 consecutive splats, transposed; splats from `limit` on read as zeros.
+SPLAT_INLINE void load_rows(const float* data, int first, int limit, int width, F* out) {
+  alignas(64) float t[4][LANES] = {};
+  int n = limit - first < LANES ? limit - first : LANES;
+  for (int lane = 0; lane < n; ++lane)
+    for (int k = 0; k < width; ++k) t[k][lane] = data[static_cast<size_t>(first + lane) * width + k];
+  for (int k = 0; k < width; ++k) out[k] = load(t[k]);
+}
+
+SPLAT_INLINE void store_rows(float* data, int first, int limit, int width, const F* in) {
+  alignas(64) float t[4][LANES];
+  int n = limit - first < LANES ? limit - first : LANES;
+  for (int k = 0; k < width; ++k) store(t[k], in[k]);
+  for (int lane = 0; lane < n; ++lane)
+    for (int k = 0; k < width; ++k) data[static_cast<size_t>(first + lane) * width + k] = t[k][lane];
+}
+
+struct Rotation {
+  F w, x, y, z;   // unit quaternion
+  F norm;         // what the raw one was divided by
+  F m[9];
+};
+
+SPLAT_INLINE Rotation rotation_of(const F q[4]) {
+  Rotation r;
+  // Divided by the largest component first: squares of very long or short quaternions leave float's range.
+  F size = max(max(abs(q[0]), abs(q[1])), max(max(abs(q[2]), abs(q[3])), all(1e-12f)));
+  F w = q[0] / size, x = q[1] / size, y = q[2] / size, z = q[3] / size;
+  F norm = max(size * sqrt(w * w + x * x + y * y + z * z), all(1e-12f));
+  F scale = size / norm;
+  r.norm = norm;
+  r.w = w * scale, r.x = x * scale, r.y = y * scale, r.z = z * scale;
+  F two_x = r.x + r.x, two_y = r.y + r.y, two_z = r.z + r.z;
+  F xx = r.x * two_x, yy = r.y * two_y, zz = r.z * two_z;
+  F xy = r.x * two_y, xz = r.x * two_z, yz = r.y * two_z, wx = r.w * two_x, wy = r.w * two_y, wz = r.w * two_z;
+  r.m[0] = 1.0f - (yy + zz), r.m[1] = xy - wz, r.m[2] = xz + wy;
+  r.m[3] = xy + wz, r.m[4] = 1.0f - (xx + zz), r.m[5] = yz - wx;
+  r.m[6] = xz - wy, r.m[7] = yz + wx, r.m[8] = 1.0f - (xx + yy);
+  return r;
+}
+
+// Above 1e8 world units a splat is flat over every image; the bound keeps its squares finite.
+SPLAT_INLINE F scale_of(F log_scale, float modifier) { return min(exp(log_scale) * modifier, all(1e8f)); }
+
+// Fills the scene's fields for splats [first, end); returns whether all raw values can be rendered.
+inline bool activate(const Problem& p, int scene, int first, int end, const SceneState& state) {
+  const int n = p.splats, padded = padded_splats(p);
+  const size_t base = static_cast<size_t>(scene) * n;
+  I good = all(int32_t(-1));
+  for (int i = first; i < end; i += LANES) {
+    F mean[3], log_scale[3], quat[4], logit[1];
+    load_rows(p.means + base * 3, i, n, 3, mean);
+    load_rows(p.log_scales + base * 3, i, n, 3, log_scale);
+    load_rows(p.quats + base * 4, i, n, 4, quat);
+    load_rows(p.logits + base, i, n, 1, logit);
+    for (int k = 0; k < 3; ++k) good &= is_finite(mean[k]) & (log_scale[k] < 3.4028235e38f);
+    for (int k = 0; k < 4; ++k) good &= is_finite(quat[k]);
+    good &= logit[0] == logit[0];
+    Rotation r = rotation_of(quat);
+    for (int k = 0; k < 3; ++k) {
+      store(state.field(SceneState::MEAN + k, padded) + i, mean[k]);
+      F s = scale_of(log_scale[k], p.scale_modifier);
+      for (int row = 0; row < 3; ++row)
+        store(state.field(SceneState::AXES + row * 3 + k, padded) + i, r.m[row * 3 + k] * s);
+    }
+    F log2_opacity = -log2(1.0f + exp(-logit[0]));
+    for (int lane = n - i; lane < LANES; ++lane) log2_opacity[lane] = -100.0f;  // padding is never visible
+    store(state.field(SceneState::LOG2_OPACITY, padded) + i, log2_opacity);
+  }
+  return bits(good) == 0xffff;
+}
+
+struct View {
+  const float* r;
+  const float* t;
+  float fx, fy, u0, v0;          // principal point from the image's centre, pixels
+  float x_low, x_high, y_low, y_high;  // limits on x/z and y/z inside J
+
+  View(const Problem& p, const Camera& c)
+      : r(c.rotation), t(c.translation), fx(c.fx), fy(c.fy), u0(c.cx - 0.5f * p.width), v0(c.cy - 0.5f * p.height) {
+    float half_x = 0.5f * p.width / fx, half_y = 0.5f * p.height / fy;
+    x_low = -c.cx / fx - LIMIT * half_x, x_high = (p.width - c.cx) / fx + LIMIT * half_x;
+    y_low = -c.cy / fy - LIMIT * half_y, y_high = (p.height - c.cy) / fy + LIMIT * half_y;
+  }
+};
+
+// One vector of splats seen by one camera.
+struct Projected {
+  F z, inverse_z, x_over_z, y_over_z, tan_x, tan_y;  // tan: clamped x/z, y/z
+  F map[6];   // J R, 2x3: world to image plane at the splat
+  F axes[6];  // b = J R L, 2x3
+  F xx, xy, yy, det;  // covariance with the low pass, px^2
+  F u, v;
+};
+
+SPLAT_INLINE Projected project_vector(const View& view, const SceneState& scene, int padded, int i) {
+  Projected o;
+  const float *r = view.r, *t = view.t;
+  F x = load(scene.field(0, padded) + i), y = load(scene.field(1, padded) + i), z = load(scene.field(2, padded) + i);
+  F cam_x = r[0] * x + r[1] * y + r[2] * z + t[0];
+  F cam_y = r[3] * x + r[4] * y + r[5] * z + t[1];
+  o.z = r[6] * x + r[7] * y + r[8] * z + t[2];
+  o.inverse_z = 1.0f / o.z;
+  o.x_over_z = cam_x * o.inverse_z, o.y_over_z = cam_y * o.inverse_z;
+  o.tan_x = min(max(o.x_over_z, all(view.x_low)), all(view.x_high));
+  o.tan_y = min(max(o.y_over_z, all(view.y_low)), all(view.y_high));
+  F jx = view.fx * o.inverse_z, jy = view.fy * o.inverse_z;
+  for (int k = 0; k < 3; ++k) {
+    o.map[k] = jx * (r[k] - o.tan_x * r[6 + k]);
+    o.map[3 + k] = jy * (r[3 + k] - o.tan_y * r[6 + k]);
+  }
+  for (int k = 0; k < 3; ++k) o.axes[k] = o.axes[3 + k] = F{};
+  for (int k = 0; k < 3; ++k)
+    for (int j = 0; j < 3; ++j) {
+      F l = load(scene.field(SceneState::AXES + k * 3 + j, padded) + i);
+      o.axes[j] += o.map[k] * l;
+      o.axes[3 + j] += o.map[3 + k] * l;
+    }
+  const F* b = o.axes;
+  F xx = b[0] * b[0] + b[1] * b[1] + b[2] * b[2], yy = b[3] * b[3] + b[4] * b[4] + b[5] * b[5];
+  o.xx = xx + LOW_PASS, o.yy = yy + LOW_PASS;
+  o.xy = b[0] * b[3] + b[1] * b[4] + b[2] * b[5];
+  // xx yy - xy^2 as |b0 x b1|^2: the difference would lose the digits that a needle's determinant consists of.
+  F c0 = b[1] * b[5] - b[2] * b[4], c1 = b[2] * b[3] - b[0] * b[5], c2 = b[0] * b[4] - b[1] * b[3];
+  o.det = c0 * c0 + c1 * c1 + c2 * c2 + LOW_PASS * (xx + yy) + LOW_PASS * LOW_PASS;
+  o.u = view.fx * o.x_over_z + view.u0;
+  o.v = view.fy * o.y_over_z + view.v0;
+  return o;
+}
+
+// Appends the visible splats of [first, end) to out in order; returns how many. Colours are not filled in.
+inline int project(const Problem& p, const View& view, const SceneState& scene, int first, int end, Record* out) {
+  const int padded = padded_splats(p);
+  const float half_log2e = 0.721347520f, slack = 0.01f;
+  int count = 0;
+  for (int i = first; i < end; i += LANES) {
+    Projected o = project_vector(view, scene, padded, i);
+    F log2_opacity = load(scene.field(SceneState::LOG2_OPACITY, padded) + i);
+    F reach = max(log2_opacity - LOG2_MIN_ALPHA, F{}) * (2 * LN2);  // squared radius in standard deviations
+    F rx = sqrt(reach * o.xx) + slack, ry = sqrt(reach * o.yy) + slack;
+    F x0 = o.u - rx + (0.5f * p.width - 0.5f), x1 = o.u + rx + (0.5f * p.width - 0.5f);
+    F y0 = o.v - ry + (0.5f * p.height - 0.5f), y1 = o.v + ry + (0.5f * p.height - 0.5f);
+    float last_x = p.width - 1.0f, last_y = p.height - 1.0f;
+    // NaN compares false: what overflowed is not visible.
+    uint32_t seen = bits((o.z > NEAR_Z) & (log2_opacity >= LOG2_MIN_ALPHA) & (x1 >= 0.0f) & (x0 <= last_x) &
+                         (y1 >= 0.0f) & (y0 <= last_y) & is_finite(o.xx) & is_finite(o.yy) & is_finite(o.xy));
+    if (!seen) continue;
+    alignas(64) float f[12][LANES];
+    F ex = half_log2e / o.xx, ey = o.det < 3.4028235e38f ? half_log2e * o.xx / o.det : half_log2e / o.yy;
+    F slope = o.xy / o.xx, slope_x = o.xy / o.yy;
+    const F values[12] = {o.u, o.v, ex, ey, slope, slope_x, log2_opacity, o.z,
+                          max(x0, F{}), min(x1, all(last_x)), max(y0, F{}), min(y1, all(last_y))};
+    for (int k = 0; k < 12; ++k) store(f[k], values[k]);
+    for (; seen; seen &= seen - 1) {
+      int lane = __builtin_ctz(seen);
+      Record& record = out[count++];
+      record.u = f[0][lane], record.v = f[1][lane];
+      record.ex = f[2][lane], record.ey = f[3][lane];
+      record.slope = f[4][lane], record.slope_x = f[5][lane];
+      record.log2_opacity = f[6][lane], record.z = f[7][lane];
+      record.splat = i + lane;
+      record.tile_x0 = static_cast<uint16_t>(static_cast<int>(f[8][lane]) / TILE);
+      record.tile_x1 = static_cast<uint16_t>(static_cast<int>(f[9][lane]) / TILE);
+      record.tile_y0 = static_cast<uint16_t>(static_cast<int>(f[10][lane]) / TILE);
+      record.tile_y1 = static_cast<uint16_t>(static_cast<int>(f[11][lane]) / TILE);
+    }
+  }
+  return count;
+}
+
+}  // namespace splat

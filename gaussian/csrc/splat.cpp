@@ -1,0 +1,284 @@
+// Gaussian splatting on CPU cores (Kerbl et al. 2023) for a batch of scenes, each seen by several cameras: the C
+// interface that backend_cpu.py binds. Results do not depend on the number of threads, nor a scene's on its batch.
+#include <pthread.h>
+
+#include <limits>
+#include <memory>
+
+#include "blend_backward.h"
+#include "project_backward.h"
+
+namespace splat {
+namespace {
+
+// What a forward keeps for its backward. Finished states are reused: fresh memory costs a page fault per 4 KiB.
+struct State {
+  std::vector<std::unique_ptr<SceneState>> scenes;
+  std::vector<std::unique_ptr<ImageState>> images;
+};
+
+struct Globals {
+  Pool pool;
+  std::mutex pool_busy;
+  std::mutex states_mutex;
+  std::vector<std::unique_ptr<State>> free_states;
+};
+
+constexpr size_t MAX_FREE_STATES = 4;
+
+Globals* globals = new Globals;  // never freed: its threads sleep until the process ends
+
+// A forked child has none of the threads and perhaps a locked mutex, so it starts with fresh ones.
+const int fork_handler = pthread_atfork(nullptr, nullptr, [] { globals = new Globals; });
+
+// The pool for one call, or a team of one where another call is using it.
+class TeamLease {
+ public:
+  explicit TeamLease(int threads) : lock_(globals->pool_busy, std::defer_lock) {
+    team_.pool = &globals->pool;
+    team_.threads = threads > 1 && lock_.try_lock() ? threads : 1;
+  }
+  const Team& team() const { return team_; }
+
+ private:
+  std::unique_lock<std::mutex> lock_;
+  Team team_;
+};
+
+const Team ALONE = {nullptr, 1};
+
+std::unique_ptr<State> take_state() {
+  std::lock_guard<std::mutex> guard(globals->states_mutex);
+  if (globals->free_states.empty()) return std::unique_ptr<State>(new State);
+  std::unique_ptr<State> state = std::move(globals->free_states.back());
+  globals->free_states.pop_back();
+  return state;
+}
+
+void give_state(std::unique_ptr<State> state) {
+  std::lock_guard<std::mutex> guard(globals->states_mutex);
+  if (globals->free_states.size() < MAX_FREE_STATES) globals->free_states.push_back(std::move(state));
+}
+
+Scratch& image_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+// A second one: the thread that leads an image's loop also takes items of it.
+Scratch& tile_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
+size_t color_offset(const Problem& p, int image) {
+  size_t block = static_cast<size_t>(p.splats) * p.channels;
+  return block * (p.color_mode == COLORS_PER_VIEW ? image : image / p.views);
+}
+
+bool all_finite(const float* data, size_t n) {
+  bool good = true;
+  for (size_t i = 0; i < n; ++i) good &= __builtin_fabsf(data[i]) < std::numeric_limits<float>::infinity();
+  return good;
+}
+
+void activate_scenes(const Problem& p, const Team& team, State& state) {
+  const int chunks = div_up(p.splats, CHUNK), padded = padded_splats(p);
+  std::vector<char> good(static_cast<size_t>(p.scenes) * chunks);
+  for (int b = 0; b < p.scenes; ++b) state.scenes[b]->fields.ensure(static_cast<size_t>(padded) * SceneState::FIELDS);
+  team.loop(p.scenes * chunks, [&](int k) {
+    int scene = k / chunks, first = k % chunks * CHUNK, end = std::min(first + CHUNK, p.splats);
+    good[k] = activate(p, scene, first, end, *state.scenes[scene]);
+    int images = p.color_mode == COLORS_PER_VIEW ? p.views : 1;
+    for (int v = 0; v < images; ++v)
+      good[k] &= all_finite(p.colors + color_offset(p, scene * p.views + v) + static_cast<size_t>(first) * p.channels,
+                            static_cast<size_t>(end - first) * p.channels);
+  });
+  for (int b = 0; b < p.scenes; ++b) {
+    bool finite = true;
+    for (int k = 0; k < chunks; ++k) finite &= good[static_cast<size_t>(b) * chunks + k] != 0;
+    state.scenes[b]->finite = finite;
+  }
+}
+
+template <int CHANNELS>
+void render_image(const Problem& p, int index, const SceneState& scene, ImageState& image, const Team& team,
+                  const Planes& all_planes) {
+  const size_t plane = static_cast<size_t>(p.height) * p.width;
+  const Planes out = {all_planes.rgb + index * plane * p.channels, all_planes.alpha + index * plane,
+                      all_planes.depth + index * plane};
+  if (!scene.finite) {
+    // NaN or infinity in the scene shows in its images, as in the PyTorch twin; it is not dropped silently.
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    std::fill(out.rgb, out.rgb + plane * p.channels, nan);
+    std::fill(out.alpha, out.alpha + plane, nan);
+    std::fill(out.depth, out.depth + plane, nan);
+    return;
+  }
+  Scratch& scratch = image_scratch();
+  image.rank_of.ensure(padded_splats(p));
+  if (image.hits_size < tiles(p)) {
+    delete[] image.hits;
+    image.hits = nullptr, image.hits_size = 0;
+    image.hits = new TileHits[tiles(p)], image.hits_size = tiles(p);
+  }
+  project_and_sort(p, View(p, p.cameras[index]), scene, p.colors + color_offset(p, index), team, scratch, image);
+  bin(p, scratch, image);
+  const float* background = p.background + static_cast<size_t>(index) * p.channels;
+  team.loop(tiles(p), [&](int tile) { blend_tile<CHANNELS>(p, background, tile, image, tile_scratch(), out); });
+}
+
+template <int CHANNELS>
+void forward(const Problem& p, State& state, const Team& team, const Planes& out) {
+  const int images = p.scenes * p.views;
+  activate_scenes(p, team, state);
+  const bool by_image = images >= team.threads;
+  auto render = [&](int i) {
+    render_image<CHANNELS>(p, i, *state.scenes[i / p.views], *state.images[i], by_image ? ALONE : team, out);
+  };
+  if (by_image) {
+    team.loop(images, render);
+  } else {
+    for (int i = 0; i < images; ++i) render(i);
+  }
+}
+
+// Sums the rows of one splat over its tiles, in their order.
+template <int VECTORS>
+SPLAT_INLINE void sum_rows(const Record& record, const float* rows, F* out) {
+  const float* row = rows + static_cast<size_t>(record.first_pair) * (VECTORS * LANES);
+  for (int k = 0; k < VECTORS; ++k) out[k] = load(row + k * LANES);
+  for (uint32_t pair = 1; pair < record.pairs(); ++pair)
+    for (int k = 0; k < VECTORS; ++k) out[k] += load(row + (pair * VECTORS + k) * LANES);
+}
+
+template <int CHANNELS>
+void unproject(const Problem& p, const View& view, const SceneState& scene, const ImageState& image, const float* rows,
+               int first, int end, const SceneGradient& sums, float* dcolors) {
+  constexpr int VECTORS = row_vectors(CHANNELS);
+  for (int i = first; i < end; i += LANES) {
+    F row[LANES];
+    uint32_t seen = 0;
+    for (int lane = 0; lane < LANES; ++lane) {
+      int rank = i + lane < end ? image.rank_of[i + lane] : -1;
+      row[lane] = F{};
+      if (rank < 0) continue;
+      seen |= 1u << lane;
+      F total[VECTORS];
+      sum_rows<VECTORS>(image.records[rank], rows, total);
+      row[lane] = total[0];
+      float flat[VECTORS * LANES];
+      std::memcpy(flat, total, sizeof flat);
+      for (int c = 0; c < p.channels; ++c) dcolors[static_cast<size_t>(i + lane) * p.channels + c] += flat[COLOR + c];
+    }
+    if (!seen) continue;
+    transpose(row);
+    unproject_vector(view, scene, sums, padded_splats(p), i, lanes_of(seen), row);
+  }
+}
+
+void fill_nan(const Problem& p, int scene, const Gradients& out) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const size_t n = p.splats, color = n * p.channels * (p.color_mode == COLORS_PER_VIEW ? p.views : 1);
+  const size_t background = static_cast<size_t>(p.views) * p.channels;
+  std::fill_n(out.means + scene * n * 3, n * 3, nan);
+  std::fill_n(out.log_scales + scene * n * 3, n * 3, nan);
+  std::fill_n(out.quats + scene * n * 4, n * 4, nan);
+  std::fill_n(out.logits + scene * n, n, nan);
+  std::fill_n(out.colors + scene * color, color, nan);
+  std::fill_n(out.background + scene * background, background, nan);
+}
+
+template <int CHANNELS>
+void scene_backward(const Problem& p, int scene, const State& state, const Team& team, const Gradients& g) {
+  const SceneState& fields = *state.scenes[scene];
+  if (!fields.finite) return fill_nan(p, scene, g);
+  static thread_local SceneGradient scene_gradient;
+  SceneGradient& sums = scene_gradient;
+  const int chunks = div_up(p.splats, CHUNK);
+  const size_t size = static_cast<size_t>(padded_splats(p)) * SceneGradient::FIELDS;
+  std::memset(sums.fields.ensure(size), 0, size * sizeof(float));
+  const size_t color_size = static_cast<size_t>(p.splats) * p.channels, plane = static_cast<size_t>(p.height) * p.width;
+  Scratch& scratch = image_scratch();
+  for (int v = 0; v < p.views; ++v) {
+    const int index = scene * p.views + v;
+    const ImageState& image = *state.images[index];
+    float* dcolors = g.colors + color_offset(p, index);
+    if (v == 0 || p.color_mode == COLORS_PER_VIEW) std::fill_n(dcolors, color_size, 0.0f);
+    scratch.rows.ensure(static_cast<size_t>(image.pairs) * row_vectors(CHANNELS) * LANES);
+    float* dbackground = scratch.background.ensure(static_cast<size_t>(tiles(p)) * p.channels);
+    const UpstreamPlanes in = {g.rgb + index * plane * p.channels, g.alpha + index * plane, g.depth + index * plane};
+    team.loop(tiles(p), [&](int tile) {
+      tile_backward<CHANNELS>(p, p.background + static_cast<size_t>(index) * p.channels, tile, image, tile_scratch(),
+                              scratch.rows.data(), dbackground + tile * p.channels, in);
+    });
+    for (int c = 0; c < p.channels; ++c) {
+      float total = 0;
+      for (int tile = 0; tile < tiles(p); ++tile) total += dbackground[tile * p.channels + c];
+      g.background[static_cast<size_t>(index) * p.channels + c] = total;
+    }
+    const View view(p, p.cameras[index]);
+    team.loop(chunks, [&](int k) {
+      unproject<CHANNELS>(p, view, fields, image, scratch.rows.data(), k * CHUNK, std::min((k + 1) * CHUNK, p.splats), sums,
+                          dcolors);
+    });
+  }
+  team.loop(chunks, [&](int k) {
+    activate_backward(p, scene, k * CHUNK, std::min((k + 1) * CHUNK, p.splats), sums, g);
+  });
+  if (p.color_mode == SH_SHARED)
+    for (size_t i = color_offset(p, scene * p.views), end = i + color_size; i < end; ++i)
+      g.colors[i] *= SH_DC * p.colors[i] + 0.5f > 0.0f ? SH_DC : 0.0f;
+}
+
+template <int CHANNELS>
+void backward(const Problem& p, const State& state, const Team& team, const Gradients& g) {
+  if (p.scenes >= team.threads) {
+    team.loop(p.scenes, [&](int b) { scene_backward<CHANNELS>(p, b, state, ALONE, g); });
+  } else {
+    for (int b = 0; b < p.scenes; ++b) scene_backward<CHANNELS>(p, b, state, team, g);
+  }
+}
+
+}  // namespace
+}  // namespace splat
+
+extern "C" {
+
+// Renders all images into rgb [B, V, C, H, W], alpha and depth [B, V, 1, H, W]. Returns the state for splat_backward
+// if problem->keep is set (give it back with splat_release), else null. Sets *failed if memory ran out.
+void* splat_forward(const splat::Problem* problem, float* rgb, float* alpha, float* depth, int* failed) {
+  using namespace splat;
+  *failed = 0;
+  try {
+    const Problem& p = *problem;
+    std::unique_ptr<State> state = take_state();
+    while (state->scenes.size() < static_cast<size_t>(p.scenes)) state->scenes.emplace_back(new SceneState);
+    while (state->images.size() < static_cast<size_t>(p.scenes) * p.views) state->images.emplace_back(new ImageState);
+    TeamLease lease(p.threads);
+    const Planes out = {rgb, alpha, depth};
+    (p.channels <= 3 ? forward<3> : p.channels <= 9 ? forward<9> : forward<16>)(p, *state, lease.team(), out);
+    if (p.keep) return state.release();
+    give_state(std::move(state));
+  } catch (const std::bad_alloc&) {
+    *failed = 1;
+  }
+  return nullptr;
+}
+
+int splat_backward(const void* state, const splat::Problem* problem, const splat::Gradients* gradients) {
+  using namespace splat;
+  try {
+    const Problem& p = *problem;
+    TeamLease lease(p.threads);
+    (p.channels <= 3 ? backward<3> : p.channels <= 9 ? backward<9> : backward<16>)(
+        p, *static_cast<const State*>(state), lease.team(), *gradients);
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+  return 0;
+}
+
+void splat_release(void* state) {
+  splat::give_state(std::unique_ptr<splat::State>(static_cast<splat::State*>(state)));
+}
+}

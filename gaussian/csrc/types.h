@@ -1,0 +1,143 @@
+// What the stages of the rasteriser hand to each other.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "simd.h"
+
+namespace splat {
+
+constexpr int TILE = 16;        // pixels; splats are binned to tiles
+constexpr int BLOCK = 4;        // pixels; a block is one vector of pixels, and culls its tile's splats
+constexpr int BLOCKS = 16;      // blocks per tile
+constexpr int CHUNK = 2048;     // splats per item of parallel loops
+constexpr float NEAR_Z = 0.2f;  // world units
+constexpr float LOW_PASS = 0.3f;              // px^2
+constexpr float LIMIT = 0.3f;                 // share of the half image by which x/z may leave the image inside J
+constexpr float MAX_ALPHA = 0.99f;
+constexpr float LOG2_MIN_ALPHA = -7.99435344f;  // log2(1/255)
+constexpr float MIN_TRANSMITTANCE = 1e-4f;
+constexpr float LN2 = 0.693147181f;
+constexpr float SH_DC = 0.282094792f;  // Y00
+
+enum ColorMode : int32_t { SH_SHARED = 0, COLORS_SHARED = 1, COLORS_PER_VIEW = 2 };
+
+// The layout is known to backend_cpu.py.
+struct Camera {
+  float rotation[9], translation[3];  // world to camera
+  float fx, fy, cx, cy;               // pixels
+};
+
+struct Problem {
+  int32_t scenes, views, splats, channels, height, width;
+  int32_t color_mode, threads, keep;  // keep: what the backward needs
+  float scale_modifier;
+  const float *means, *log_scales, *quats, *logits;  // [B, N, 3], [B, N, 3], [B, N, 4], [B, N]
+  const float* colors;                               // [B, N, C], or [B, V, N, C]
+  const float* background;                           // [B, V, C]
+  const Camera* cameras;                             // [B, V]
+};
+
+struct Gradients {
+  const float *rgb, *alpha, *depth;               // upstream
+  float *means, *log_scales, *quats, *logits;     // shaped as their inputs
+  float *colors, *background;
+};
+
+// Grows without keeping its content; memory stays for the next use.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  T* ensure(size_t n) {
+    if (n > capacity_) grow(n, 0);
+    return data_;
+  }
+  T* ensure_keeping(size_t n, size_t used) {
+    if (n > capacity_) grow(n + n / 2, used);
+    return data_;
+  }
+  T* data() const { return data_; }
+  T& operator[](size_t i) const { return data_[i]; }
+  size_t bytes() const { return capacity_ * sizeof(T); }
+
+ private:
+  void grow(size_t n, size_t used) {
+    size_t bytes = (n * sizeof(T) + 127) / 64 * 64;  // at least one spare vector
+    T* fresh = static_cast<T*>(std::aligned_alloc(64, bytes));
+    if (!fresh) throw std::bad_alloc();
+    if (used) std::memcpy(static_cast<void*>(fresh), data_, used * sizeof(T));
+    std::free(data_);
+    data_ = fresh;
+    capacity_ = n;
+  }
+
+  T* data_ = nullptr;
+  size_t capacity_ = 0;
+};
+
+// A projected splat, one cache line. log2(alpha) at (dx, dy) from its centre is
+//   log2_opacity - ex dx^2 - ey (dy - slope dx)^2,
+// the LDL' form of the conic: two terms of one sign, so nothing cancels and power > 0 cannot happen.
+struct alignas(64) Record {
+  float u, v;         // centre, pixels from the image's centre
+  float ex, ey;       // 1/px^2
+  float slope;        // dy of the ridge at given dx
+  float slope_x;      // dx of the best point at given dy
+  float log2_opacity;
+  float z;
+  float color[3];     // when there are at most three channels
+  int32_t splat;
+  uint16_t tile_x0, tile_x1, tile_y0, tile_y1;  // inclusive
+  uint32_t first_pair;  // its (tile, splat) pairs are numbered from here, row-major
+
+  uint32_t pairs() const { return (tile_x1 - tile_x0 + 1u) * (tile_y1 - tile_y0 + 1u); }
+  uint32_t pair(int tile_x, int tile_y) const {
+    return first_pair + (tile_y - tile_y0) * (tile_x1 - tile_x0 + 1u) + (tile_x - tile_x0);
+  }
+};
+
+// Which splats changed which pixels of a tile, block after block, front to back.
+struct TileHits {
+  Buffer<uint32_t> rank;
+  Buffer<uint16_t> mask;  // pixels of the block
+  uint32_t end[BLOCKS];   // of each block's part
+};
+
+struct SceneState {
+  enum Field { MEAN = 0, AXES = 3, LOG2_OPACITY = 12, FIELDS = 13 };
+  Buffer<float> fields;  // [FIELDS][padded]: mean, scaled axes L = R diag(s) row-major, log2(opacity)
+  bool finite;
+  float* field(int f, int padded) const { return fields.data() + static_cast<size_t>(f) * padded; }
+};
+
+struct ImageState {
+  int visible;
+  uint32_t pairs;
+  Buffer<Record> records;      // front to back
+  Buffer<float> colors;        // [visible][padded channels], when there are more than three
+  Buffer<int32_t> rank_of;     // [N], -1 where not visible
+  Buffer<uint32_t> tile_begin;  // [tiles + 1]
+  Buffer<uint32_t> tile_ranks;  // [pairs]
+  TileHits* hits = nullptr;
+  int hits_size = 0;
+  ~ImageState() { delete[] hits; }
+};
+
+inline int div_up(int a, int b) { return (a + b - 1) / b; }
+inline int padded_splats(const Problem& p) { return div_up(p.splats, LANES) * LANES; }
+inline int tiles_x(const Problem& p) { return div_up(p.width, TILE); }
+inline int tiles_y(const Problem& p) { return div_up(p.height, TILE); }
+inline int tiles(const Problem& p) { return tiles_x(p) * tiles_y(p); }
+
+// A gradient row per (tile, splat) pair: moments of dL/dln(alpha) about the splat's centre, then depth, then colours.
+enum RowSlot { M0 = 0, MX, MY, MXX, MXY, MYY, DEPTH, COLOR };
+constexpr int row_vectors(int channels) { return (COLOR + channels + LANES - 1) / LANES; }
+
+}  // namespace splat

@@ -1,0 +1,1 @@
+"""Torch mechanism with no GAN in it."""

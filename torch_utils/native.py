@@ -1,0 +1,206 @@
+"""Compiling C++ into a shared library, once per machine kind, and loading it with ctypes.
+
+A library is built into a cache folder under a name that hashes its sources, the compiler (path and version), the flags
+and the processor's feature set, so that one home directory serves machines of several kinds. One process builds while
+others wait for its lock file; a lock whose holder is gone or hangs is taken over, with one line that says so. Nothing
+here needs torch's headers, and nothing is built before a library is asked for.
+
+Environment: CXX (compiler), SPLATGAN_CACHE_DIR (default ~/.cache/splatgan), SPLATGAN_NATIVE=0 (build and load nothing).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+COMPILERS = ("c++", "g++", "clang++")  # tried in this order where CXX is not set
+DEFAULT_FLAGS = ("-std=c++17", "-O3", "-march=native")
+BUILD_TIMEOUT = 120.0  # seconds that a compiler may take
+LOCK_MAX_AGE = 150.0  # seconds after which a lock's holder, on whatever machine, is taken to hang
+LOCK_TIMEOUT = 50.0  # seconds to wait for a live holder before giving up
+POLL = 0.1  # seconds between looks at a lock
+HEADER_SUFFIXES = {".h", ".hpp", ".inc"}
+MESSAGE_TAIL = 2000  # characters of compiler output kept
+
+
+class BuildError(RuntimeError):
+    """No library: `reason` says why in one line, `output` ends what the compiler printed."""
+
+    def __init__(self, reason: str, output: str = "") -> None:
+        self.reason = reason
+        self.output = output[-MESSAGE_TAIL:]
+        super().__init__(f"{reason}\n{self.output}" if self.output else reason)
+
+
+def load_library(name: str, sources: Sequence[str | Path], flags: Sequence[str] = DEFAULT_FLAGS) -> ctypes.CDLL:
+    """The shared library `name` built from `sources`; builds it only where the cache does not hold it.
+
+    sources: .cpp files to compile and the headers that they include (hashed, not compiled), all C++.
+    flags: given to the compiler beside those that make a shared library.
+    Raises BuildError if native code is switched off, or no library can be built or loaded.
+    """
+    if os.environ.get("SPLATGAN_NATIVE", "1") == "0":
+        raise BuildError("native code is switched off (SPLATGAN_NATIVE=0)")
+    compiler = find_compiler()
+    paths = [Path(s) for s in sources]
+    key = _content_key(paths, compiler, flags)
+    try:
+        folder = cache_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{name}-{key}.so"
+        if not target.exists():
+            with _build_lock(target.with_suffix(".lock")):
+                if not target.exists():  # else another process has built it meanwhile
+                    _build(compiler, [p for p in paths if p.suffix not in HEADER_SUFFIXES], flags, target)
+        return ctypes.CDLL(str(target))
+    except OSError as error:
+        raise BuildError(f"cannot build or load the library {name!r}: {error}") from error
+
+
+def cache_dir() -> Path:
+    """Where built libraries lie."""
+    return Path(os.environ.get("SPLATGAN_CACHE_DIR") or Path.home() / ".cache" / "splatgan") / "native"
+
+
+def find_compiler() -> list[str]:
+    """The command that compiles C++, its program as an absolute path. Raises BuildError if there is none."""
+    chosen = os.environ.get("CXX")
+    candidates = [shlex.split(chosen)] if chosen else [[c] for c in COMPILERS]
+    for command in candidates:
+        program = shutil.which(command[0])
+        if program:
+            return [program, *command[1:]]
+    looked_for = f"CXX={chosen}" if chosen else ", ".join(COMPILERS)
+    raise BuildError(f"no C++ compiler found (looked for {looked_for})")
+
+
+def _content_key(sources: Sequence[Path], compiler: Sequence[str], flags: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for part in (*compiler, _version(tuple(compiler)), *flags, cpu_features()):
+        digest.update(part.encode() + b"\0")
+    for path in sources:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BuildError(f"cannot read the source {path}: {error}") from error
+        digest.update(path.name.encode() + b"\0" + len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()[:20]
+
+
+@functools.cache
+def cpu_features() -> str:
+    """The processor's instruction sets, as far as the system tells; -march=native code runs where they are equal."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    found = {line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))}
+    return f"{platform.machine()} {' | '.join(sorted(found))}"
+
+
+@functools.cache
+def _version(compiler: tuple[str, ...]) -> str:
+    try:
+        ran = subprocess.run([*compiler, "--version"], capture_output=True, text=True, errors="replace", timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"the C++ compiler {compiler[0]} does not run: {error}") from error
+    return ran.stdout
+
+
+def _build(compiler: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path) -> None:
+    """Compiles next to `target` and renames, so that the library is there whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.stem, suffix=".tmp")
+    os.close(handle)
+    command = [*compiler, *flags, "-fPIC", "-shared", "-pthread", *map(str, sources), "-o", temporary]
+    try:
+        ran = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=BUILD_TIMEOUT
+        )
+        if ran.returncode != 0:
+            raise BuildError(f"the C++ compiler {compiler[0]} failed with status {ran.returncode}", ran.stdout)
+        ctypes.CDLL(temporary)  # a library that does not load must not enter the cache
+        os.replace(temporary, target)
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"the C++ compiler {compiler[0]} took over {BUILD_TIMEOUT:.0f} s") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def _build_lock(path: Path) -> Iterator[None]:
+    """Holds the lock file, which names its holder as `host pid`. Raises BuildError after LOCK_TIMEOUT seconds."""
+    start = time.monotonic()
+    while not _try_create(path):
+        reason = _stale_reason(path)
+        if reason:
+            print(f"taking over the build lock {path}: {reason}", file=sys.stderr, flush=True)
+            _take_away(path)
+        elif time.monotonic() - start > LOCK_TIMEOUT:
+            raise BuildError(f"another process has held the build lock {path} for {LOCK_TIMEOUT:.0f} s")
+        else:
+            time.sleep(POLL)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _try_create(path: Path) -> bool:
+    """Creates the lock with its content in one step: a link to a complete file either succeeds or finds a lock."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".holder")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(f"{socket.gethostname()} {os.getpid()}")
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+
+
+def _stale_reason(path: Path) -> str | None:
+    """Why the lock's holder will not finish, or None if it may."""
+    try:
+        age = time.time() - path.stat().st_mtime
+        host, _, pid = path.read_text().partition(" ")
+    except FileNotFoundError:
+        return None  # released just now
+    if age > LOCK_MAX_AGE:
+        return f"it is {age:.0f} s old"
+    if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
+        return f"its holder, process {pid}, is gone"
+    return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def _take_away(path: Path) -> None:
+    """Removes a stale lock. The rename lets one of several waiting processes win; the others find it gone."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    aside.unlink(missing_ok=True)
