@@ -32,7 +32,7 @@ FEATURES = 3 * PATCH * PATCH
 
 
 def levels_of(resolution: int) -> list[int]:
-    """Resolutions of the pyramid's levels, finest first: 64 -> [64, 32, 16]. ValueError unless 16 times a power of 2."""
+    """Resolutions of the levels, finest first: 64 -> [64, 32, 16]. ValueError unless 16 times a power of 2."""
     levels = [resolution]
     while levels[-1] > COARSEST and levels[-1] % 2 == 0:
         levels.append(levels[-1] // 2)
@@ -84,10 +84,10 @@ class PatchDescriptors:
         batch = images.shape[0]
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"swd takes uint8 images [B, 3, R, R], got {images.dtype} {list(images.shape)}")
-        if images.shape[-1] != images.shape[-2] or images.shape[-1] not in self.levels or self.filled + batch > self.count:
-            raise ValueError(
-                f"got {self.filled + batch} images of {images.shape[-1]} px for a set of {self.count} of {max(self.levels)} px"
-            )
+        resolution = max(self.levels)
+        if images.shape[-2:] != (resolution, resolution) or self.filled + batch > self.count:
+            got = f"{self.filled + batch} images of {list(images.shape[-2:])} px"
+            raise ValueError(f"got {got} for a set of {self.count} of {resolution} px")
         indices = range(self.filled, self.filled + batch)
         for level in laplacian_pyramid(images.to(next(iter(self.levels.values())).device)):
             self.levels[level.shape[-1]][self.filled : self.filled + batch] = self._patches(level, indices)
