@@ -63,7 +63,7 @@ def rasterize(
     background: Tensor,  # [B, V, C]
     colors: Tensor | None,  # [B, N, C] or [B, V, N, C]; None takes the scene's SH
     scale_modifier: float,
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    settings: Settings = Settings(),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`."""
     if colors is None:
@@ -75,8 +75,8 @@ def rasterize(
     ones = torch.ones_like(projection.depth)
     rows = torch.cat([projection.rows, colors, projection.depth[..., None], ones[..., None]], dim=-1)  # [B, V, N, D]
     with torch.no_grad():
-        boxes = (box.reshape(num_images, num_splats) for box in _tile_boxes(projection, height, width, settings))
-        tiles = _bin(projection.depth.reshape(num_images, num_splats), *boxes, height, width, settings.tile)
+        boxes = _tile_boxes(projection, height, width, settings).reshape(num_images, num_splats, 4)
+        tiles = _bin(projection.depth.reshape(num_images, num_splats), boxes, height, width, settings.tile)
     sums = _Blend.apply(rows.flatten(0, 2), tiles, settings)  # [images * tiles, pixels, C + 2]
     images = _assemble(sums, cameras.shape, height, width, settings.tile)  # [B, V, C + 2, H, W]
     rgb, depth, alpha = images.split([colors.shape[-1], 1, 1], dim=2)
@@ -170,10 +170,8 @@ class _Tiles(NamedTuple):
     centres: Tensor  # [images * tiles, 2] x, y in pixels
 
 
-def _tile_boxes(
-    projection: Projection, height: int, width: int, settings: Settings
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """First tile column, first row, columns and rows [B, V, N] that a splat may reach; 0 columns for none."""
+def _tile_boxes(projection: Projection, height: int, width: int, settings: Settings) -> Tensor:
+    """First tile column, first row, columns and rows [B, V, N, 4] that a splat may reach; 0 columns for none."""
     tile, columns, rows = settings.tile, _num_tiles(width, settings.tile), _num_tiles(height, settings.tile)
     centre, reach = projection.rows[..., :2], projection.reach * (1 + REACH_MARGIN) + REACH_MARGIN
     limit = torch.tensor([width, height], dtype=centre.dtype, device=centre.device)
@@ -183,24 +181,23 @@ def _tile_boxes(
     first_tile = torch.div(first, tile, rounding_mode="floor")
     span = torch.div(end + tile - 1, tile, rounding_mode="floor").minimum(tiles) - first_tile
     reached = ((projection.reach > 0) & (end > first)).all(-1, keepdim=True)
-    return *first_tile.unbind(-1), *(span * reached).unbind(-1)  # type: ignore[return-value]
+    return torch.cat([first_tile, span * reached], dim=-1)
 
 
-def _bin(
-    depth: Tensor, left: Tensor, top: Tensor, across: Tensor, down: Tensor, height: int, width: int, tile: int
-) -> _Tiles:
-    """Pairs every splat with every tile of its box. All arguments [images, N]."""
+def _bin(depth: Tensor, boxes: Tensor, height: int, width: int, tile: int) -> _Tiles:
+    """Pairs every splat with every tile of its box, by depth [images, N] and boxes [images, N, 4]."""
     num_images, num_splats = depth.shape
     columns, rows = _num_tiles(width, tile), _num_tiles(height, tile)
     device = depth.device
     order = depth.sort(dim=1, stable=True).indices + num_splats * torch.arange(num_images, device=device)[:, None]
-    areas = (across * down).flatten()[order.flatten()]
-    splats = order.flatten().repeat_interleave(areas)  # [P] front to back within an image
+    order = order.flatten()
+    areas = boxes[..., 2:].prod(dim=-1).flatten()[order]
+    splats = order.repeat_interleave(areas)  # [P] front to back within an image
+    left, top, across, _ = boxes.flatten(0, 1)[splats].unbind(-1)
     step = torch.arange(len(splats), device=device) - (areas.cumsum(0) - areas).repeat_interleave(areas)
-    row = torch.div(step, across.flatten()[splats], rounding_mode="floor")
-    column = step - row * across.flatten()[splats]
+    row = torch.div(step, across, rounding_mode="floor")
     image = torch.div(splats, num_splats, rounding_mode="floor")
-    ids = (image * rows + top.flatten()[splats] + row) * columns + left.flatten()[splats] + column
+    ids = (image * rows + top + row) * columns + left + step - row * across
     by_tile = ids.sort(stable=True).indices
     counts = ids.bincount(minlength=num_images * rows * columns)
     y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
@@ -234,7 +231,7 @@ class _Blend(torch.autograd.Function):
         basis = _pixel_basis(settings.tile, rows)
         for chunk in _chunks(tiles, settings):
             members, splats, padding = _lists(tiles, chunk)
-            gathered = rows[splats]  # [T, L, 6 + D]
+            gathered = _gather(rows, splats)
             polynomial = _polynomial(gathered[..., :SHAPE_WIDTH], tiles.centres[members], padding)
             weight = _weights(polynomial, basis, settings).weight
             sums[members] = weight @ gathered[..., SHAPE_WIDTH:]  # [T, pixels, D]
@@ -249,7 +246,7 @@ class _Blend(torch.autograd.Function):
         basis = _pixel_basis(settings.tile, rows)
         for chunk in _chunks(tiles, settings):
             members, splats, padding = _lists(tiles, chunk)
-            gathered = rows[splats]
+            gathered = _gather(rows, splats)
             shape, features = gathered[..., :SHAPE_WIDTH].detach().requires_grad_(), gathered[..., SHAPE_WIDTH:]
             with torch.enable_grad():
                 polynomial = _polynomial(shape, tiles.centres[members], padding)
@@ -282,6 +279,11 @@ def _lists(tiles: _Tiles, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     padding = slots >= counts[:, None]
     positions = (tiles.starts[members][:, None] + slots).masked_fill(padding, 0)
     return members, tiles.splats[positions], padding
+
+
+def _gather(rows: Tensor, splats: Tensor) -> Tensor:
+    """rows[splats] of shape [T, L, D], by the faster of the two functions that do it."""
+    return rows.index_select(0, splats.flatten()).unflatten(0, splats.shape)
 
 
 def _pixel_basis(tile: int, like: Tensor) -> Tensor:
@@ -319,11 +321,11 @@ class _Weights(NamedTuple):
 def _weights(polynomial: Tensor, basis: Tensor, settings: Settings) -> _Weights:
     """Blending weights of the splats in order, from the polynomials [T, L, 6] of their log alpha."""
     alpha = (basis @ polynomial.transpose(1, 2)).exp_()  # [T, pixels, L]
-    F.threshold_(alpha, math.nextafter(settings.alpha_min, 0), 0.0)
+    torch.threshold_(alpha, math.nextafter(settings.alpha_min, 0), 0.0)
     capped = alpha.clamp(max=settings.alpha_cap)
     passing = 1 - capped
     behind = passing.cumprod(dim=2)
-    F.threshold_(behind, math.nextafter(settings.transmittance_min, 0), 0.0)
+    torch.threshold_(behind, math.nextafter(settings.transmittance_min, 0), 0.0)
     odds = capped.div_(passing).mul_(behind.sign())
     return _Weights(alpha, odds, behind.mul_(odds))
 

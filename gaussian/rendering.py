@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import warnings
 from dataclasses import dataclass
 from types import ModuleType
@@ -126,25 +127,12 @@ def _check_colors(colors: Tensor, scene: Gaussians, num_views: int) -> int:
 
 def _module(name: str) -> ModuleType:
     """Back ends are imported when first used: one of them compiles code, another needs CUDA."""
-    if name == "cpu":
-        from gaussian import backend_cpu
-
-        return backend_cpu
-    if name == "gsplat":
-        from gaussian import backend_gsplat
-
-        return backend_gsplat
-    from gaussian import backend_torch
-
-    return backend_torch
+    return importlib.import_module(f"gaussian.backend_{name}")
 
 
 def _unavailable(name: str) -> str | None:
     """Why a back end cannot be used, or None."""
-    try:
-        module = _module(name)
-    except ImportError as error:
-        return str(error)
+    module = _module(name)
     return None if module.available() else str(module.reason())
 
 
