@@ -125,7 +125,7 @@ def sample_traits(seed: int, index: int) -> Traits:
         skin=skin,
         blush=d.uniform(0.0, 0.25),
         neck_width=d.normal(0.075, 0.008),
-        shoulder_width=d.normal(0.235, 0.018),
+        shoulder_width=d.normal(0.225, 0.016),
         shirt=np.clip(d.uniform(0.25, 0.9) * (1.0 - tint * (1.0 - rainbow)), 0.03, 1.0),
         eye_height=d.normal(0.012, 0.008),
         eye_spacing=d.normal(0.058, 0.004),

@@ -77,7 +77,7 @@ def build_head(traits: Traits) -> Head:
 
     smooth = [s.add(*cranium, t.skin, SKIN), s.add(*jaw, t.skin, SKIN)]
     s.add((0, -0.23, -0.045), (t.neck_width, 0.14, 0.075), t.skin, SKIN)
-    s.add((0, -0.312, -0.05), (t.shoulder_width, 0.080, 0.115), t.shirt)
+    s.add((0, -0.290, -0.04), (t.shoulder_width, 0.070, 0.105), t.shirt)
     _add_features(s, t, face)
     _add_hair(s, t, cranium, jaw)
     solids, colours, paints = s.finish()
