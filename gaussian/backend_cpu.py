@@ -29,7 +29,7 @@ CAMERA_FLOATS = 16  # Camera of types.h: rotation, translation, fx, fy, cx, cy
 class _Problem(ctypes.Structure):
     """Problem of types.h."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_int32) for name in ("scenes", "views", "splats", "channels", "height", "width")),
         *((name, ctypes.c_int32) for name in ("color_mode", "threads", "keep")),
         ("scale_modifier", ctypes.c_float),
@@ -41,7 +41,7 @@ class _Problem(ctypes.Structure):
 class _Gradients(ctypes.Structure):
     """Gradients of types.h."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, ctypes.c_void_p) for name in ("rgb", "alpha", "depth")),
         *((name, ctypes.c_void_p) for name in ("means", "log_scales", "quats", "logits", "colors", "background")),
     ]
@@ -76,6 +76,13 @@ def _load() -> ctypes.CDLL | str:
     return library
 
 
+def _library() -> ctypes.CDLL:
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise ValueError(f"the back end 'cpu' is not available: {loaded}")
+    return loaded
+
+
 def rasterize(
     scene: Gaussians,  # B scenes
     cameras: Cameras,  # [B, V]
@@ -90,8 +97,6 @@ def rasterize(
     Differentiable in the scene, the colours and the background, not in the cameras.
     Raises ValueError if the back end is not available, MemoryError if the splats' tile lists do not fit into memory.
     """
-    if not available():
-        raise ValueError(f"the back end 'cpu' is not available: {reason()}")
     mode = SH_SHARED
     if colors is not None:
         mode = COLORS_SHARED if colors.ndim == 3 else COLORS_PER_VIEW
@@ -116,13 +121,12 @@ def _camera_rows(cameras: Cameras, height: int, width: int) -> Tensor:
 class _State:
     """What a forward kept for its backward; given back when nothing refers to it any more."""
 
-    def __init__(self, address: int) -> None:
+    def __init__(self, library: ctypes.CDLL, address: int) -> None:
         self.address = address
+        self._release = library.splat_release
 
     def __del__(self) -> None:
-        library = _load()
-        if isinstance(library, ctypes.CDLL):
-            library.splat_release(self.address)
+        self._release(self.address)
 
 
 class _Rasterize(torch.autograd.Function):
@@ -141,13 +145,12 @@ class _Rasterize(torch.autograd.Function):
         rgb = means.new_empty(scenes, views, channels, height, width)
         alpha, depth = (means.new_empty(scenes, views, 1, height, width) for _ in range(2))
         failed = ctypes.c_int()
-        address = _load().splat_forward(  # type: ignore[union-attr]
-            problem, rgb.data_ptr(), alpha.data_ptr(), depth.data_ptr(), failed
-        )
+        library = _library()
+        address = library.splat_forward(problem, rgb.data_ptr(), alpha.data_ptr(), depth.data_ptr(), failed)
         if failed.value:
             raise MemoryError(f"rasterising {scenes} x {views} images of {splats} splats ran out of memory")
         if keep:
-            ctx.state, ctx.problem = _State(address), problem
+            ctx.state, ctx.problem = _State(library, address), problem
             ctx.save_for_backward(*inputs, cameras)
         return rgb, alpha, depth
 
@@ -159,6 +162,6 @@ class _Rasterize(torch.autograd.Function):
         outputs = [torch.empty_like(t) for t in inputs]
         gradients = _Gradients(*(t.data_ptr() for t in (*upstream, *outputs)))
         ctx.problem.threads = torch.get_num_threads()
-        if _load().splat_backward(ctx.state.address, ctx.problem, gradients):  # type: ignore[union-attr]
+        if _library().splat_backward(ctx.state.address, ctx.problem, gradients):
             raise MemoryError("the backward of rasterising ran out of memory")
         return (*outputs, None, None, None, None)

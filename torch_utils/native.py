@@ -28,9 +28,9 @@ from pathlib import Path
 
 COMPILERS = ("c++", "g++", "clang++")  # tried in this order where CXX is not set
 DEFAULT_FLAGS = ("-std=c++17", "-O3", "-march=native")
-BUILD_TIMEOUT = 120.0  # seconds that a compiler may take
-LOCK_MAX_AGE = 150.0  # seconds after which a lock's holder, on whatever machine, is taken to hang
-LOCK_TIMEOUT = 50.0  # seconds to wait for a live holder before giving up
+BUILD_TIMEOUT = 50.0  # seconds that a compiler may take
+LOCK_MAX_AGE = 52.0  # seconds after which a lock's holder, on whatever machine, is taken to hang
+LOCK_TIMEOUT = 57.0  # seconds to wait before giving up; above LOCK_MAX_AGE, so that a stale lock never gets there
 POLL = 0.1  # seconds between looks at a lock
 HEADER_SUFFIXES = {".h", ".hpp", ".inc"}
 MESSAGE_TAIL = 2000  # characters of compiler output kept
@@ -127,7 +127,12 @@ def _build(compiler: Sequence[str], sources: Sequence[Path], flags: Sequence[str
     command = [*compiler, *flags, "-fPIC", "-shared", "-pthread", *map(str, sources), "-o", temporary]
     try:
         ran = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=BUILD_TIMEOUT
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=BUILD_TIMEOUT,
         )
         if ran.returncode != 0:
             raise BuildError(f"the C++ compiler {compiler[0]} failed with status {ran.returncode}", ran.stdout)

@@ -7,8 +7,9 @@ namespace splat {
 
 constexpr float CAPPED = 0.989999f;  // exactly MAX_ALPHA is stored where the cap acted
 
-// Moments about the splats' centres of 16 gradient vectors, transposed: g[pixel] holds that pixel of 16 splats.
-SPLAT_INLINE void block_moments(const F* g, F ex, F ey, F* row) {
+// Moments of 16 gradient vectors, transposed: g[pixel] holds that pixel of 16 splats. ex, ey: centres of the splats from
+// the block's first pixel, which is the origin of x and y here.
+SPLAT_INLINE void block_moments(const F* g, F ex, F ey, F slope, F* row) {
   F m0 = F{}, mx = F{}, my = F{}, mxx = F{}, mxy = F{}, myy = F{};
   for (int y = 0; y < BLOCK; ++y) {
     const F* r = g + y * BLOCK;
@@ -19,13 +20,15 @@ SPLAT_INLINE void block_moments(const F* g, F ex, F ey, F* row) {
     m0 += sum, mx += sum_x, mxx += sum_xx;
     my += fy * sum, mxy += fy * sum_x, myy += (fy * fy) * sum;
   }
-  // dx = ex - x with ex the centre from the block's first pixel.
+  // dx = ex - x and t = et - s with s = y - slope x: both small differences inside the block, so nothing cancels.
+  F et = ey - slope * ex;
+  F ms = my - slope * mx, mxs = mxy - slope * mxx, mss = myy - slope * (mxy + mxs);
   row[M0] = m0;
   row[MX] = ex * m0 - mx;
-  row[MY] = ey * m0 - my;
+  row[MT] = et * m0 - ms;
   row[MXX] = ex * (ex * m0 - 2.0f * mx) + mxx;
-  row[MXY] = ex * (ey * m0 - my) - ey * mx + mxy;
-  row[MYY] = ey * (ey * m0 - 2.0f * my) + myy;
+  row[MXT] = ex * row[MT] - et * mx + mxs;
+  row[MTT] = et * (et * m0 - 2.0f * ms) + mss;
 }
 
 struct TrailEntry {
@@ -73,15 +76,15 @@ inline void block_backward(const Problem& p, const ImageState& image, int tile, 
     transpose(g);
     transpose(w);
     const int m = std::min(n - group, LANES);
-    alignas(64) float u[LANES] = {}, v[LANES] = {};
+    alignas(64) float u[LANES] = {}, v[LANES] = {}, slope[LANES] = {};
     float* target[LANES];
     for (int j = 0; j < m; ++j) {
       const Record& s = records[hits.rank[first + group + j]];
-      u[j] = s.u, v[j] = s.v;
+      u[j] = s.u, v[j] = s.v, slope[j] = s.slope;
       target[j] = rows + static_cast<size_t>(s.pair(tile_x, tile_y)) * (VECTORS * LANES);
     }
     F row[VECTORS * LANES] = {};
-    block_moments(g, load(u) - x0, load(v) - y0, row);
+    block_moments(g, load(u) - x0, load(v) - y0, load(slope), row);
     for (int i = 0; i < LANES; ++i) {
       row[DEPTH] += w[i] * pixel_gradient[CHANNELS][i];
       for (int c = 0; c < CHANNELS; ++c) row[COLOR + c] += w[i] * pixel_gradient[c][i];

@@ -18,17 +18,16 @@ SPLAT_INLINE void add(float* p, F v) { store(p, load(p) + v); }
 SPLAT_INLINE void unproject_vector(const View& view, const SceneState& scene, const SceneGradient& out, int padded, int i,
                                    I visible, const F* row) {
   Projected o = project_vector(view, scene, padded, i);
-  F inverse_det = o.det < 3.4028235e38f ? 1.0f / o.det : F{};
-  F a = o.yy * inverse_det, b = -o.xy * inverse_det, c = o.xx * inverse_det;  // conic X = inverse covariance
-  F du = -(a * row[MX] + b * row[MY]), dv = -(b * row[MX] + c * row[MY]);
-  // dL/dcov = X M X / 2 with M the second moments, so dL/d(axes) = X M X axes.
-  F p00 = a * row[MXX] + b * row[MXY], p01 = a * row[MXY] + b * row[MYY];
-  F p10 = b * row[MXX] + c * row[MXY], p11 = b * row[MXY] + c * row[MYY];
-  F h00 = p00 * a + p01 * b, h01 = p00 * b + p01 * c, h11 = p10 * b + p11 * c;
+  // X = inverse covariance; with d = (dx, dy), X d = (p dx - slope c t, c t).
+  F p = 1.0f / o.xx, slope = o.xy * p, c = select(is_finite(o.det), o.xx / o.det, F{});
+  F du = slope * c * row[MT] - p * row[MX], dv = -(c * row[MT]);
+  // dL/dcov = sum of g (X d)(X d)' / 2, so dL/d(axes) = sum of g (X d) ((X d)' axes).
   F daxes[6], dmap[6];
   for (int j = 0; j < 3; ++j) {
-    daxes[j] = h00 * o.axes[j] + h01 * o.axes[3 + j];
-    daxes[3 + j] = h01 * o.axes[j] + h11 * o.axes[3 + j];
+    F along_x = p * o.axes[j], along_t = c * (o.axes[3 + j] - slope * o.axes[j]);
+    F nx = along_x * row[MXX] + along_t * row[MXT], nt = along_x * row[MXT] + along_t * row[MTT];
+    daxes[j] = p * nx - slope * c * nt;
+    daxes[3 + j] = c * nt;
   }
   for (int k = 0; k < 3; ++k) {
     dmap[k] = dmap[3 + k] = F{};

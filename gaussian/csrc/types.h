@@ -136,8 +136,10 @@ inline int tiles_x(const Problem& p) { return div_up(p.width, TILE); }
 inline int tiles_y(const Problem& p) { return div_up(p.height, TILE); }
 inline int tiles(const Problem& p) { return tiles_x(p) * tiles_y(p); }
 
-// A gradient row per (tile, splat) pair: moments of dL/dln(alpha) about the splat's centre, then depth, then colours.
-enum RowSlot { M0 = 0, MX, MY, MXX, MXY, MYY, DEPTH, COLOR };
+// A gradient row per (tile, splat) pair: moments of g = dL/dln(alpha) over the pixels, in the coordinates of Record's
+// exponent: dx and the height t = dy - slope dx over the ridge (products of dx and dy cancel for needles). Then the
+// gradients of depth and colours.
+enum RowSlot { M0 = 0, MX, MT, MXX, MXT, MTT, DEPTH, COLOR };
 constexpr int row_vectors(int channels) { return (COLOR + channels + LANES - 1) / LANES; }
 
 }  // namespace splat
