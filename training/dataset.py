@@ -124,8 +124,8 @@ class ImageDataset:
     none. index_list: a JSON file with a list of image numbers, duplicates allowed; the set then has one item per entry
     whose image is there, in the order of the list.
 
-    Every label is checked here. Cameras in other units than FFHQ's are brought to the units that the generators fit, see
-    `Geometry.world_scale`; `raw_labels` stay as stored. Raises LabelError or DatasetError (both ValueErrors).
+    Every label is checked here. Cameras in other units than FFHQ's are brought to the units that the generators fit,
+    see `Geometry.world_scale`; `raw_labels` stay as stored. Raises LabelError or DatasetError (both ValueErrors).
     """
 
     name: str  # of the folder that holds the set, and its resolution
@@ -224,8 +224,10 @@ class _Memory:
 
 
 def _read_index_list(path: str | os.PathLike, stems: Sequence[str]) -> np.ndarray:
-    with open(path) as file:
-        numbers = json.load(file)
+    try:
+        numbers = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
     if not isinstance(numbers, list) or not all(type(n) is int for n in numbers):
         raise DatasetError(f"{path}: must be a JSON list of whole numbers")
     place = {int(stem): i for i, stem in enumerate(stems) if stem.isdigit()}
@@ -286,7 +288,8 @@ def mirror(images: Tensor, masks: Tensor | None, labels: Tensor, flip: Tensor) -
 def quantize(image: Tensor) -> Tensor:
     """Images in -1..1 as uint8: (x + 1) 127.5, rounded to the nearest and clamped to 0..255.
 
-    Undoes x / 127.5 - 1 exactly. The published code truncates in some places and rounds in others; metrics and pictures here use this function only.
+    Undoes x / 127.5 - 1 exactly. The published code truncates in some places and rounds in others; metrics and pictures
+    here use this function only.
     """
     return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 

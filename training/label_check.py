@@ -20,7 +20,10 @@ _EXACT_TOLERANCE = 1e-5  # of numbers that must be 0 or 1
 _PIXEL_FOCAL = 50.0  # image widths: a field of view of 1.1 degrees; focal lengths in pixels are above
 _PIXEL_CENTRE = 2.0  # image widths; principal points in pixels are above
 _VIEW_MARGIN = 0.5  # image widths by which the middle of the set may miss the picture
-_MISS_RATIO, _MISS_FLOOR = 4.0, 0.02  # inverted poses must aim this much better (factor), and stored ones miss by (rad)
+_MISS_FLOOR, _MISS_RATIO = (
+    0.02,
+    4.0,
+)  # stored poses may miss by this (rad) plus this factor times the miss of inverted ones
 
 
 class LabelError(ValueError):
@@ -155,16 +158,15 @@ def _check_aim(values: torch.Tensor) -> dict[int | None, str]:
     """Problems by row for cameras that do not look at the middle of the set; row None stands for the set as a whole."""
     cameras = Cameras.from_labels(values)
     inverses = Cameras(cameras.world2cam, cameras.intrinsics)
-    middle = _middle(cameras)
-    inverse_middle = _middle(inverses)
+    flipped = Cameras(cameras.cam2world * torch.tensor([1.0, -1.0, -1.0, 1.0]), cameras.intrinsics)
+    middle, inverse_middle, flipped_middle = (_middle(c) for c in (cameras, inverses, flipped))
     # World-to-camera matrices of an orbit put all cameras at one place, where a narrow spread still sees the middle.
-    miss, inverse_miss = _miss(cameras, middle).median(), _miss(inverses, inverse_middle).median()
+    bound = _MISS_FLOOR + _MISS_RATIO * _miss(inverses, inverse_middle).median()
     expected = "camera-to-world with OpenCV axes (x right, y down, z forward) is expected"
-    if miss > _MISS_FLOOR and miss > _MISS_RATIO * inverse_miss:
+    if _miss(cameras, middle).median() > bound and _miss(flipped, flipped_middle).median() > bound:
         return {None: f"pose (label[0:16]): is world-to-camera (the inverses look at one point); {expected}"}
     seen = _sees(cameras, middle)
-    flipped = Cameras(cameras.cam2world * torch.tensor([1.0, -1.0, -1.0, 1.0]), cameras.intrinsics)
-    opengl = _sees(flipped, middle) | _sees(flipped, _middle(flipped))
+    opengl = _sees(flipped, middle) | _sees(flipped, flipped_middle)
     inverted = _sees(inverses, middle) | _sees(inverses, inverse_middle)
     point = _numbers(middle.tolist())
     found: dict[int | None, str] = {}
