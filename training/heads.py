@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from training.head_traits import HEAD_UNIT, Traits, sample_traits
-from training.raycast import EMPTY, Hits, Solids, cast, resolve_samples
+from training.raycast import EMPTY, Hits, Solids, cast, normalize, resolve_samples
 
 PLAIN, SKIN, EYE, LIPS = range(4)  # how a solid is painted
 
@@ -169,9 +169,8 @@ def shade(head: Head, hits: Hits) -> np.ndarray:
     owner = hits.owner[hits.owner != EMPTY]
     paint = head.paints[owner]
     colours = head.colours[owner]
-    normals = hits.normals
+    normals = hits.normals.copy()
     face = np.isin(owner, head.smooth)
-    normals = normals.copy()
     normals[face] = _blended_normals(head, hits.points[face])
     for kind, brush in ((SKIN, _paint_skin), (EYE, _paint_eyes), (LIPS, _paint_lips)):
         chosen = paint == kind
@@ -182,18 +181,18 @@ def shade(head: Head, hits: Hits) -> np.ndarray:
 
 def _blended_normals(head: Head, points: np.ndarray) -> np.ndarray:
     """Normals of the face as one surface: gradients of its ellipsoids, weighted by how near each one is."""
-    chosen = head.smooth
-    to_unit = head.solids.to_unit()[chosen]
-    local = np.einsum("pij,kpj->kpi", to_unit, points[:, None] - head.solids.centres[chosen])
-    radius = np.linalg.norm(local, axis=-1, keepdims=True)
-    gradient = np.einsum("pji,kpj->kpi", to_unit, local / radius)
-    normal = (np.exp((1.0 - radius) / 0.06) * gradient).sum(axis=1)
-    return normal / np.linalg.norm(normal, axis=-1, keepdims=True)
+    normal = np.zeros_like(points)
+    for to_unit, centre in zip(head.solids.to_unit()[head.smooth], head.solids.centres[head.smooth], strict=True):
+        local = (points - centre) @ to_unit.T
+        radius = np.sqrt(np.einsum("ki,ki->k", local, local))[:, None]
+        normal += (np.exp((1.0 - radius) / 0.06) / radius) * (local @ to_unit)
+    return normalize(normal)
 
 
 def _spot(points: np.ndarray, centre, size) -> np.ndarray:
     """Gaussian spot [K, 1] in 0..1."""
-    return np.exp(-(((points - np.asarray(centre)) / np.asarray(size)) ** 2).sum(axis=1, keepdims=True))
+    away = (points - np.asarray(centre)) / np.asarray(size)
+    return np.exp(-np.einsum("ki,ki->k", away, away))[:, None]
 
 
 def _paint_skin(t: Traits, colours, points, local) -> np.ndarray:

@@ -123,14 +123,20 @@ def _hits(solids, to_unit, rotation, origin, u, v, z, owner) -> Hits:
     which = owner[rows, columns]
     rays = np.stack([u[columns], v[rows], np.ones(len(rows))], axis=1)
     points = origin + (z[rows, columns, None] * rays) @ rotation.T
-    local = np.einsum("kij,kj->ki", to_unit[which], points - solids.centres[which])
-    outward = np.einsum("kji,kj->ki", to_unit[which], local)
-    planes = solids.planes[which]
+    local, outward = np.empty_like(points), np.empty_like(points)
+    for p in np.unique(which):  # a matrix product per solid is faster than a gathered matrix per point
+        own = np.nonzero(which == p)[0]
+        q = (points[own] - solids.centres[p]) @ to_unit[p].T
+        local[own], outward[own] = q, q @ to_unit[p]
     # Points on the cut lie inside the sphere by more than rounding; those on the sphere are at 1 to about 1e-12.
     on_cut = np.einsum("ki,ki->k", local, local) < 1.0 - 1e-6
-    outward = np.where(on_cut[:, None], planes[:, :3], outward)
-    normals = outward / np.linalg.norm(outward, axis=1, keepdims=True)
-    return Hits(z, owner, points, normals, local)
+    outward[on_cut] = solids.planes[which[on_cut], :3]
+    return Hits(z, owner, points, normalize(outward), local)
+
+
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """Unit vectors [K, 3]; einsum, since NumPy's reductions are slow over an axis of three."""
+    return vectors / np.sqrt(np.einsum("ki,ki->k", vectors, vectors))[:, None]
 
 
 def resolve_samples(hits: Hits, colours: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -146,7 +152,8 @@ def resolve_samples(hits: Hits, colours: np.ndarray, resolution: int) -> tuple[n
     layers[:3, covered] = colours.T
     layers[3, covered] = hits.z[covered]
     layers[4, covered] = 1.0
-    sums = layers.reshape(5, resolution, samples, resolution, samples).sum(axis=(2, 4))
+    cells = layers.reshape(5, resolution, samples, resolution, samples)
+    sums = sum(cells[:, :, i, :, j] for i in range(samples) for j in range(samples))
     count = sums[4:]
     means = sums[:4] / np.maximum(count, 1.0)
     image = np.where(count > 0, np.clip(means[:3], 0.0, 1.0), 1.0)
