@@ -55,7 +55,8 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 # and the film are made smaller to end in time.
 demo: setup
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
-	backend=$$(python -c 'from gaussian import resolve_backend; print(resolve_backend())' 2>/dev/null); \
+	device='"cuda" if torch.cuda.is_available() else "cpu"'; \
+	backend=$$(python -W ignore -c "import torch, gaussian; print(gaussian.resolve_backend('auto', $$device))"); \
 	if [ "$$backend" = torch ]; then \
 	  echo "No native renderer could be built here: rendering in PyTorch, which is slower, so the demo trains on fewer images"; \
 	  images=2000 metric=swd200 frames=40 size=64; \
