@@ -45,7 +45,8 @@ FIELDS = {
 
 
 def _dashes(name: str) -> str:
-    return name.replace("_", "-") if name.startswith("-") else name
+    """Option names arrive without their leading dashes: --batch_gpu is --batch-gpu."""
+    return name.replace("_", "-")
 
 
 @click.command(context_settings={"token_normalize_func": _dashes, "show_default": True, "max_content_width": 120})

@@ -56,6 +56,8 @@ class Trainer:
         self.D = Discriminator(config.discriminator).to(self.device)
         self.G.geometry, self.G.rasterizer = dataset.geometry, config.rasterizer
         self.D.low_dtype = precision.resolve(config.precision, self.device)
+        if self.D.low_dtype == torch.bfloat16:  # has float32's range; with float16 the generator stays in float32
+            self.G.low_dtype = torch.bfloat16
         self.G_ema = Generator(config.generator).to(self.device).eval()
         self.G_ema.load_state_dict(self.G.state_dict())
         self.G_ema.geometry, self.G_ema.rasterizer = dataset.geometry, config.rasterizer
@@ -218,7 +220,7 @@ class Trainer:
         low = self.D.low_dtype
         lines = [
             f"Preset      {config.preset}: {config.generator.resolution} px, "
-            f"{self.G.config.num_splats:,} splats a scene; G {_millions(self.G)}, D {_millions(self.D)}",
+            f"{sum(config.generator.level_sizes):,} splats a scene; G {_millions(self.G)}, D {_millions(self.D)}",
             f"Data        {data.name}: {len(data):,} images{'' if data.has_masks else ', no masks'}"
             f"{', mirrored at random' if config.mirror else ''}",
             f"Batch       {config.batch} = {distributed.world_size()} x {config.batch_gpu} x {rounds} rounds{views}",

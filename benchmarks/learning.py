@@ -1,0 +1,256 @@
+"""Does `tiny` learn? Judges finished runs against the bars of docs/learning.md, and draws the curve and the pictures.
+
+    python train.py --preset=tiny --data=datasets/demo/64 --outdir=training-runs --seed=0 --desc=learning
+    python benchmarks/learning.py --data=datasets/demo/64 training-runs/00000-learning [more runs]
+
+Prints one row a run and writes learning.json, learning-curve.png and learning-heads.png into --outdir.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from gaussian import Cameras, Geometry
+from metrics import swd
+from torch_utils import random
+from torch_utils.distributed import usable_cores
+from training.checkpoint import load_checkpoint, load_generator
+from training.dataset import ImageDataset, composite, quantize
+from training.generator import Generator
+from training.synthetic import render_heads
+from training.visualize import save_image_grid
+
+COUNT = 2000  # images of each set behind an swd
+BINS = 5  # of the data's yaw, equal counts
+IDENTITIES = 64
+BATCH = 50
+BARS = {
+    "way": (0.80, "at least", "share of the way from 0 kimg to the real-against-real floor"),
+    "of_mean_image": (0.50, "at most", "swd over that of the data's mean image"),
+    "diversity": (0.50, "at least", "pairwise pixel RMS over that of synthesised identities"),
+    "outer_yaw": (2.00, "at most", "swd of the outer yaw bins over the middle one's (the worse of two)"),
+    "relief": (0.50, "at least", "median frontal depth relief over that of synthesised identities"),
+}
+
+
+# ---------------------------------------------------------------- image sets
+
+
+def reals(dataset: ImageDataset, items: np.ndarray) -> Tensor:
+    """uint8 [N, 3, R, R] over white."""
+    batch = dataset.load(items)
+    return quantize(composite(batch.images, batch.masks, torch.ones(len(items), 3)))
+
+
+@torch.no_grad()
+def fakes(G: Generator, labels: Tensor, seed: int = 0) -> Tensor:
+    """uint8 [N, 3, R, R] over white, one latent per label."""
+    parts = []
+    for start in range(0, len(labels), BATCH):
+        some = labels[start : start + BATCH]
+        z = random.normal(seed, "benchmark/z", range(start, start + len(some)), (G.z_dim,))
+        scene = G.synthesis(G.mapping(z))
+        parts.append(quantize(G.render(scene, Cameras.from_labels(some)[:, None]).image[:, 0]))
+    return torch.cat(parts)
+
+
+def mean_swd(a: Tensor, b: swd.PatchDescriptors) -> float:
+    return swd.distance(swd.describe(a), b)["mean"]
+
+
+# ---------------------------------------------------------------- figures
+
+
+class Reference:
+    """What every run is measured against, from the data alone."""
+
+    def __init__(self, dataset: ImageDataset, identity_seed: int):
+        self.dataset = dataset
+        self.labels = torch.from_numpy(dataset.labels)
+        count = min(COUNT, len(dataset) // 2)
+        order = random.permutation(0, "benchmark/reals", 0, len(dataset))
+        self.items, others = order[:count], order[count : 2 * count]
+        self.set = swd.describe(reals(dataset, self.items))
+        self.floor = mean_swd(reals(dataset, others), self.set)
+        everything = reals(dataset, np.arange(len(dataset))).float().mean(0).round().to(torch.uint8)
+        self.mean_image = mean_swd(everything.expand(count, -1, -1, -1), self.set)
+        camera = dataset.geometry.frontal().reshape(1).expand(IDENTITIES)
+        images, masks, depth = (
+            torch.as_tensor(part)
+            for part in render_heads(identity_seed, range(IDENTITIES), camera, dataset.resolution)
+        )
+        self.heads = quantize(composite(images, masks, torch.ones(IDENTITIES, 3)))
+        self.diversity = pairwise_rms(self.heads)
+        self.relief = depth_relief(depth[:, 0], masks[:, 0] > 127)
+
+    def yaw_bins(self) -> list[np.ndarray]:
+        """Items of each bin, of equal count, from the most negative yaw to the most positive."""
+        yaw, _ = Cameras.from_labels(self.labels).yaw_pitch(self.dataset.geometry)
+        return np.array_split(np.argsort(yaw.numpy(), kind="stable"), BINS)
+
+
+def pairwise_rms(images: Tensor) -> float:
+    """Mean over pairs of the root mean square pixel difference, in 0..255."""
+    flat = images.double().flatten(1)
+    distance = torch.cdist(flat, flat) / flat.shape[1] ** 0.5
+    count = len(flat)
+    return float(distance.sum() / (count * (count - 1)))
+
+
+def depth_relief(depth: Tensor, inside: Tensor) -> float:
+    """Median over scenes of the 10th to 90th percentile range of `depth` [N,H,W] where `inside`."""
+    ranges = []
+    for values, mask in zip(depth, inside, strict=True):
+        if mask.any():
+            low, high = values[mask].double().quantile(torch.tensor([0.1, 0.9], dtype=torch.float64))
+            ranges.append(float(high - low))
+    return float(np.median(ranges)) if ranges else 0.0
+
+
+@torch.no_grad()
+def frontal(G: Generator, geometry: Geometry) -> tuple[Tensor, float]:
+    """Frontal images uint8 [64, 3, R, R] and the median depth relief of as many seeds."""
+    z = random.normal(0, "benchmark/frontal", range(IDENTITIES), (G.z_dim,))
+    out = G.render(G.synthesis(G.mapping(z)), geometry.frontal().reshape(1, 1).expand(IDENTITIES, 1))
+    alpha = out.alpha[:, 0, 0]
+    depth = out.depth[:, 0, 0] / alpha.clamp_min(1e-6)  # `depth` is accumulated, not divided by alpha
+    return quantize(out.image[:, 0]), depth_relief(depth, alpha > 0.5)
+
+
+def judge(run: Path, reference: Reference) -> dict:
+    """All figures of one run."""
+    snapshots = sorted(run.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"])
+    if len(snapshots) < 2:
+        raise click.ClickException(f"{run}: needs the checkpoint at 0 kimg and a later one, found {len(snapshots)}")
+    chosen = reference.labels[reference.items]
+    curve = []
+    for path in snapshots:
+        nimg = load_checkpoint(path)["progress"]["nimg"]
+        value = mean_swd(fakes(load_generator(path), chosen), reference.set)
+        curve.append({"kimg": nimg / 1000, "swd2k": value})
+    G = load_generator(snapshots[-1])
+    bins = []
+    for items in reference.yaw_bins():
+        part = swd.describe(reals(reference.dataset, items))
+        bins.append(mean_swd(fakes(G, reference.labels[items]), part))
+    images, relief = frontal(G, reference.dataset.geometry)
+    start, end = curve[0]["swd2k"], curve[-1]["swd2k"]
+    figures = {
+        "way": (start - end) / (start - reference.floor),
+        "of_mean_image": end / reference.mean_image,
+        "diversity": pairwise_rms(images) / reference.diversity,
+        "outer_yaw": max(bins[0], bins[-1]) / bins[BINS // 2],
+        "relief": relief / reference.relief,
+    }
+    ticks = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    return {
+        "run": run.name,
+        "seed": load_generator(snapshots[-1]).checkpoint_config["seed"],
+        "kimg": curve[-1]["kimg"],
+        "minutes": ticks[-1]["timing"]["total_sec"] / 60,
+        "sec_per_kimg": float(np.median([t["timing"]["sec_per_kimg"] for t in ticks[1:]])),
+        "peak_gib": max(t["timing"]["cpu_peak_gib"] for t in ticks),
+        "swd2k": end,
+        "yaw_bins": bins,
+        "figures": figures,
+        "passed": {name: value >= BARS[name][0] if BARS[name][1] == "at least" else value <= BARS[name][0]
+                   for name, value in figures.items()},
+        "curve": curve,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@torch.no_grad()
+def save_turning_heads(path: Path, runs: list[Path]) -> None:
+    """Four identities of each run, one a row, at seven yaws."""
+    rows = []
+    for run in runs:
+        G = load_generator(max(run.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"]))
+        z = random.normal(0, "benchmark/frontal", range(4), (G.z_dim,))
+        cameras = G.geometry.orbit(torch.linspace(-1, 1, 7)).reshape(1, 7).expand(4, 7)
+        rows.append(G.render(G.synthesis(G.mapping(z)), cameras, resolution=96).image.flatten(0, 1))
+    save_image_grid(torch.cat(rows), path, 7)
+
+
+def save_curve(path: Path, reference: Reference, results: list[dict]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for result in results:
+        kimg, value = zip(*((p["kimg"], p["swd2k"]) for p in result["curve"]), strict=True)
+        axes.plot(kimg, value, marker="o", markersize=3, label=f"seed {result['seed']}")
+    axes.axhline(reference.mean_image, color="0.6", linestyle=":", label="the data's mean image")
+    axes.axhline(reference.floor, color="0.3", linestyle="--", label="real against real")
+    axes.set(xlabel="kimg", ylabel="swd2k of G_ema, mean over levels", ylim=(0, None))
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def report(reference: Reference, results: list[dict]) -> str:
+    lines = [
+        f"real against real {reference.floor:.1f}, mean image {reference.mean_image:.1f}; synthesised identities: "
+        f"pairwise RMS {reference.diversity:.1f}, relief {reference.relief:.3f}",
+    ]
+    for result in results:
+        lines.append(
+            f"{result['run']}: seed {result['seed']}, {result['kimg']:.1f} kimg in {result['minutes']:.1f} min "
+            f"({result['sec_per_kimg']:.1f} s/kimg), peak {result['peak_gib']:.2f} GiB; swd2k "
+            f"{result['curve'][0]['swd2k']:.1f} -> {result['swd2k']:.1f}"
+        )
+        for name, (bar, way, meaning) in BARS.items():
+            verdict = "pass" if result["passed"][name] else "FAIL"
+            lines.append(f"    {verdict}  {name:14s} {result['figures'][name]:.3f} ({way} {bar:g}): {meaning}")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    model = "unknown processor"
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {usable_cores()} cores, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--data", required=True, help="the data set that the runs were trained on")
+@click.option("--outdir", default="docs/images", show_default=True, type=click.Path(path_type=Path))
+@click.option("--identity-seed", default=1000, show_default=True, help="of the synthesised identities to compare with")
+def main(runs: tuple[Path, ...], data: str, outdir: Path, identity_seed: int) -> None:
+    """Judge RUNS; exit status 1 if any misses a bar."""
+    torch.set_num_threads(usable_cores())
+    reference = Reference(ImageDataset(data), identity_seed)
+    results = [judge(run, reference) for run in runs]
+    print(report(reference, results))
+    outdir.mkdir(parents=True, exist_ok=True)
+    record = {
+        "machine": machine(),
+        "floor": reference.floor,
+        "mean_image": reference.mean_image,
+        "diversity_of_data": reference.diversity,
+        "relief_of_data": reference.relief,
+        "bars": {name: f"{way} {bar:g}" for name, (bar, way, _) in BARS.items()},
+        "runs": results,
+    }
+    (outdir / "learning.json").write_text(json.dumps(record, indent=1) + "\n")
+    save_curve(outdir / "learning-curve.png", reference, results)
+    save_turning_heads(outdir / "learning-heads.png", list(runs))
+    sys.exit(0 if all(all(r["passed"].values()) for r in results) else 1)
+
+
+if __name__ == "__main__":
+    main()
