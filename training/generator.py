@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gaussian import Cameras, Gaussians, Geometry, Rendering, render
 from training import hierarchy
+from training.hierarchy import Attributes
 from training.layers import (
     CAMERA_DIM,
     FullyConnected,
@@ -21,6 +21,7 @@ from training.layers import (
     NetworkConfig,
     TransformerBlock,
     normalize_second_moment,
+    stacked_linear,
 )
 
 W_AVG_DECAY = 0.998  # per W_AVG_BATCH images
@@ -182,34 +183,37 @@ class PointTransformer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, low_dtype: torch.dtype | None = None) -> list[Tensor]:
         """x [B, P, C], w [B, w_dim] -> features [B, P, C] of every level."""
-        for block in self.first_layers:
-            x = block(x, w, low_dtype)
-        features = [x]
-        for block in self.resblocks:
-            features.append(block(features[-1], w, low_dtype))
+        blocks = [*self.first_layers, *self.resblocks]
+        layers = [block.modulation_layers() for block in blocks]
+        modulation = iter(stacked_linear(w, [layer for group in layers for layer in group]))
+        features = []
+        for i, (block, group) in enumerate(zip(blocks, layers, strict=True)):
+            x = block(x, [next(modulation)[:, None] for _ in group], low_dtype)
+            if i >= len(self.first_layers) - 1:
+                features.append(x)
         return features
 
 
 class LevelUpsample(nn.Module):
     """Features of the points to features of a level's splats, straight from the transformer's width.
 
-    The result of a splat is (own part + part shared by the splats of its point) / sqrt(2); the two are returned apart,
-    since the heads are linear.
+    The features of a splat are (own part + part shared by the splats of its point) / sqrt(2). The two are returned
+    apart, since the heads are linear, and with the points last, as hierarchy has them.
     """
 
-    def __init__(self, in_features: int, children: int, out_features: int, shared_layer: bool):
+    def __init__(self, in_features: int, num_children: int, out_features: int, shared_layer: bool):
         super().__init__()
-        self.num_children = children
-        self.subpixel = FullyConnected(in_features, children * out_features, "lrelu")
+        self.num_children = num_children
+        self.subpixel = FullyConnected(in_features, num_children * out_features, "lrelu")
         if shared_layer:
             self.res_fc = FullyConnected(in_features, out_features)
 
     def forward(self, x: Tensor, low_dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """x [B, P, C] -> own [B, P a, d], shared [B, P, d]."""
+        """x [M, C] -> own [A, d, M] in low_dtype, shared [d, M]."""
         gain = math.sqrt(0.5)
-        own = self.subpixel(x.to(low_dtype or x.dtype), gain)
-        shared = self.res_fc(x, gain) if hasattr(self, "res_fc") else x * gain
-        return own.unflatten(-1, (self.num_children, -1)).flatten(1, 2), shared
+        own = self.subpixel.transposed(x.to(low_dtype or x.dtype), gain).unflatten(0, (self.num_children, -1))
+        shared = self.res_fc.transposed(x, gain) if hasattr(self, "res_fc") else x.t() * gain
+        return own, shared
 
 
 # Name, rows and initial values of the five heads of a level, in the order of hierarchy's rows.
@@ -249,48 +253,55 @@ class PointGenerator(nn.Module):
         self.anchors = _head_set(config.widths if config.published_keys else config.widths[:-1])
         self.gaussians = _head_set(config.widths)
 
-    def raw_outputs(self, level: int, features: Tensor, low_dtype: torch.dtype | None) -> Tensor:
-        """Head outputs of a level: [B, 2 (anchors, gaussians) or, at the last level, 1 (gaussians), 14, P a]."""
-        own, shared = self.upsample_layers[level](features, low_dtype)
+    def raw_outputs(self, level: int, features: Tensor, low_dtype: torch.dtype | None) -> list[Attributes]:
+        """Head outputs of a level: for anchors and splats or, at the last level, for splats alone."""
+        own, shared = self.upsample_layers[level](features.flatten(0, 1), low_dtype)  # [A, d, M], [d, M]
         sets = (self.anchors, self.gaussians) if level < self.config.num_levels - 1 else (self.gaussians,)
         heads = [heads[name][level] for heads in sets for name, *_ in _HEADS]
         weight = torch.cat([head.weight for head in heads]) * heads[0].weight_gain  # [14 S, d]
         bias = torch.cat([head.bias for head in heads])
-        own = F.linear(own, weight.to(own.dtype)).to(features.dtype)  # [B, P a, 14 S]
-        shared = F.linear(shared, weight, bias)  # [B, P, 14 S]
-        raw = own.unflatten(1, (shared.shape[1], -1)) + shared[:, :, None]
-        return raw.flatten(1, 2).transpose(1, 2).unflatten(1, (len(sets), -1)).contiguous()
+        shared = torch.addmm(bias[:, None], weight, shared)  # [14 S, M]
+        raw = torch.bmm(weight.to(own.dtype).expand(len(own), -1, -1), own) + shared  # [A, 14 S, M]
+        rows = raw.split(hierarchy.ATTRIBUTE_ROWS * len(sets), dim=1)
+        return [Attributes(*rows[i : i + 3]) for i in range(0, len(rows), 3)]
 
     def forward(
         self, points: Tensor, w: Tensor, low_dtype: torch.dtype | None = None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """points [P, 3], w [B, w_dim] -> anchors and splats per level, each [B, 14, N_i] (see hierarchy)."""
-        rule, ratios = self.config.scale_rule, self.config.ratios
+    ) -> tuple[list[Attributes], list[Attributes]]:
+        """points [P, 3], w [B, w_dim] -> anchors and splats per level, M = B P."""
+        rule = self.config.scale_rule
         encoding = self.conv_in(points).expand(w.shape[0], -1, -1)
         features = self.transformer(encoding, w, low_dtype)
 
-        raw = self.raw_outputs(0, features[0], low_dtype)
-        anchors = [hierarchy.coarse_anchors(raw[:, 0], rule)]
-        splats = [hierarchy.children(raw[:, 1:], anchors[0], 1, rule)[:, 0]]
-        for level in range(1, len(ratios)):
-            raw = self.raw_outputs(level, features[level], low_dtype)
-            below = hierarchy.children(raw, anchors[-1], ratios[level], rule)
-            splats.append(below[:, -1])
-            if level < len(ratios) - 1:
-                anchors.append(below[:, 0])
+        coarse, splats_0 = self.raw_outputs(0, features[0], low_dtype)
+        anchors = [hierarchy.coarse_anchors(coarse, rule)]
+        frame = hierarchy.frame_of(anchors[0], rule)
+        splats = [hierarchy.children(splats_0, frame)]
+        for level in range(1, self.config.num_levels):
+            *next_anchors, raw = self.raw_outputs(level, features[level], low_dtype)
+            splats.append(hierarchy.children(raw, frame))
+            if next_anchors:
+                anchors.append(hierarchy.children(next_anchors[0], frame))
+                frame = hierarchy.frame_of(anchors[-1], rule)
         return anchors, splats
 
 
-def _as_gaussians(levels: list[Tensor]) -> dict[str, Tensor | tuple[int, ...]]:
-    """Fields of Gaussians from [B, 14, N_i] per level."""
-    rows = torch.cat(levels, dim=2).transpose(1, 2)  # [B, N, 14]
+def _as_gaussians(levels: list[Attributes], batch: int) -> dict[str, Tensor | tuple[int, ...]]:
+    """Fields of Gaussians from the levels, M = batch P."""
+
+    def joined(parts: tuple[Tensor, ...]) -> Tensor:
+        rows = parts[0].shape[1]  # of [A, rows, B P]
+        return torch.cat([part.flatten(0, 1).t().reshape(batch, -1, rows) for part in parts], dim=1)
+
+    means, log_scales, appearance = (joined(parts) for parts in zip(*levels, strict=True))
+    quats, color, opacity = appearance.split((4, 3, 1), dim=-1)
     return {
-        "means": rows[..., hierarchy.XYZ],
-        "log_scales": rows[..., hierarchy.SCALE],
-        "quats": rows[..., hierarchy.ROTATION],
-        "opacity_logits": rows[..., hierarchy.OPACITY],
-        "sh": rows[..., None, hierarchy.COLOR],
-        "level_sizes": tuple(level.shape[2] for level in levels),
+        "means": means,
+        "log_scales": log_scales,
+        "quats": quats,
+        "opacity_logits": opacity,
+        "sh": color[:, :, None],
+        "level_sizes": tuple(level.xyz.shape[0] * level.xyz.shape[2] // batch for level in levels),
     }
 
 
@@ -351,9 +362,9 @@ class Generator(nn.Module):
                 f"ws must have shape [B, {self.num_ws}, {self.w_dim}] as mapping() returns it, got {list(ws.shape)}"
             )
         anchors, splats = self.point_gen(torch.tanh(self._xyz), ws[:, 0], self.low_dtype)
-        fields = _as_gaussians(splats)
+        fields = _as_gaussians(splats, len(ws))
         fields["means"] = fields["means"].clamp(-SCENE_HALF_WIDTH, SCENE_HALF_WIDTH)
-        return HierarchicalGaussians(**fields, anchors=Gaussians(**_as_gaussians(anchors)))
+        return HierarchicalGaussians(**fields, anchors=Gaussians(**_as_gaussians(anchors, len(ws))))
 
     def render(
         self,

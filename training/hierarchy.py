@@ -1,21 +1,20 @@
 """From the raw outputs of the heads to anchors and splats: the coarse-to-fine rule of GSGAN and CGS-GAN.
 
-Everything here is a pure function of channel-first tensors [B, 14, N]: the 14 numbers of a splat as rows, each row
-contiguous along the points, which is the layout element-wise work is fast in. Rows: see XYZ to OPACITY.
+Everything here is a pure function. Tensors are laid out [A, rows, M]: A splats per transformer point (a splat's
+children are consecutive), the numbers of a splat, and the M points of all scenes. With the points last, element-wise
+work with operands of different A runs over long contiguous stretches.
 
 Sources: Hyun and Heo 2024 (GSGAN, section 3.2), Barthel et al. 2025 (CGS-GAN); constants as published.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-NUM_ATTRIBUTES = 14
-XYZ, SCALE, ROTATION, COLOR, OPACITY = slice(0, 3), slice(3, 6), slice(6, 10), slice(10, 13), slice(13, 14)
-_APPEARANCE = slice(6, 14)  # rotation, color and opacity obey one rule
+from torch.autograd.function import once_differentiable
 
 SQUASH_LIMIT = 20.0
 COARSE_REACH = 0.2  # world units per unit of a coarse anchor's raw position
@@ -23,6 +22,25 @@ QUAT_EPS = 1e-3  # as published: a short quaternion turns less than it should
 MIN_SPLIT_LOG_SCALE = -100.0
 INITIAL_OPACITY_LOGIT = math.log(0.1 / 0.9)
 INITIAL_APPEARANCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, INITIAL_OPACITY_LOGIT)  # unit quaternion, grey, 10 % opaque
+
+ATTRIBUTE_ROWS = (3, 3, 8)  # of Attributes
+
+
+class Attributes(NamedTuple):
+    """Of anchors or splats, or the raw outputs of their heads."""
+
+    xyz: Tensor  # [A, 3, M] world units
+    log_scales: Tensor  # [A, 3, M] ln of world units
+    appearance: Tensor  # [A, 8, M] quaternion wxyz, colour (SH degree 0), opacity logit: they obey one rule
+
+
+class Frame(NamedTuple):
+    """What the children of an anchor start from."""
+
+    xyz: Tensor  # [A, 3, M]
+    axes: Tensor  # [A, 3 (world), 3 (own axes), M]: rotation times scale
+    largest: Tensor  # [A, 3, M] upper bound of the children's log scales
+    appearance: Tensor  # [A, 8, M]
 
 
 @dataclass(frozen=True)
@@ -35,52 +53,76 @@ class ScaleRule:
     split: float  # ln of the ratio by which a child is smaller than its parent
 
 
+def squash_reference(x: Tensor) -> Tensor:
+    """Soft limit to +-20. The slow twin of squash."""
+    return SQUASH_LIMIT * torch.tanh(x / SQUASH_LIMIT)
+
+
+class _Squash(torch.autograd.Function):
+    """squash_reference in one buffer forward and one backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = (x / SQUASH_LIMIT).tanh_().mul_(SQUASH_LIMIT)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.addcmul(grad, grad, y.square(), value=-(SQUASH_LIMIT**-2))
+
+
 def squash(x: Tensor) -> Tensor:
-    """Soft limit to +-20."""
-    return torch.tanh(x * (1 / SQUASH_LIMIT)) * SQUASH_LIMIT
+    """Soft limit to +-20; differentiable once."""
+    return _Squash.apply(x)
 
 
-def rotation_rows(quats: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-    """Nine entries [B, N] of the rotation matrices of quats [B, 4, N] (w, x, y, z), normalised with QUAT_EPS."""
-    w, x, y, z = (quats / (torch.linalg.vector_norm(quats, dim=1, keepdim=True) + QUAT_EPS)).unbind(1)
-    return (
+def rotation_matrices(quats: Tensor) -> Tensor:
+    """quats [A, 4, M] wxyz, divided by (their norm + QUAT_EPS) -> rotation matrices [A, 3, 3, M]."""
+    norm = (quats.square().sum(dim=1, keepdim=True) + 1e-24).sqrt()  # a zero quaternion gets the gradient 0
+    w, x, y, z = (quats / (norm + QUAT_EPS)).unbind(1)
+    rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
         (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
         (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     )
+    return torch.stack([entry for row in rows for entry in row], dim=1).unflatten(1, (3, 3))
 
 
-def coarse_anchors(raw: Tensor, rule: ScaleRule) -> Tensor:
-    """Level-0 anchors from their heads' outputs; raw and result [B, 14, N]."""
-    xyz = COARSE_REACH * raw[:, XYZ]
-    scale = rule.largest - F.softplus(rule.largest - rule.coarse - raw[:, SCALE])  # smooth minimum with the bound
-    start = raw.new_tensor(INITIAL_APPEARANCE)[:, None]
-    return torch.cat([xyz, squash(torch.cat([scale, start + raw[:, _APPEARANCE]], dim=1))], dim=1)
+def coarse_anchors(raw: Attributes, rule: ScaleRule) -> Attributes:
+    """Level-0 anchors from their heads' outputs, A = 1."""
+    bounded = rule.largest - F.softplus(rule.largest - rule.coarse - raw.log_scales)  # smooth minimum with the bound
+    start = raw.appearance.new_tensor(INITIAL_APPEARANCE)[:, None]
+    return Attributes(COARSE_REACH * raw.xyz, squash(bounded), squash(start + raw.appearance))
 
 
-def children(raw: Tensor, parents: Tensor, ratio: int, rule: ScaleRule) -> Tensor:
-    """Splats or anchors that hang on anchors, `ratio` (r) on each.
+def frame_of(anchors: Attributes, rule: ScaleRule) -> Frame:
+    """What the children of these anchors share. Anchors at the smallest scale pass it on undivided."""
+    scale = anchors.log_scales
+    divided = (scale - rule.split).clamp(MIN_SPLIT_LOG_SCALE, 0)
+    is_smallest = scale.detach().amax(dim=1, keepdim=True) <= rule.smallest
+    rotation = rotation_matrices(anchors.appearance.narrow(1, 0, 4))
+    return Frame(
+        anchors.xyz, rotation * scale.exp()[:, None], torch.where(is_smallest, scale, divided), anchors.appearance
+    )
 
-    raw [B, S, 14, N r] for S sets that share the parents [B, 14, N] -> [B, S, 14, N r]; the r children of a parent are
-    consecutive. Positions are offsets in the parent's ellipsoid frame; the scale is at most the parent's, divided by
-    the split ratio unless the parent is already at the smallest scale; the other attributes are added to the parent's.
+
+def children(raw: Attributes, frame: Frame) -> Attributes:
+    """Anchors or splats that hang on anchors, r on each: raw [A r, rows, M], frame [A, rows, M] -> [A r, rows, M].
+
+    Positions are offsets in the parent's ellipsoid, scales at most the frame's; the other attributes are added to the
+    parent's.
     """
-    raw = raw.unflatten(-1, (-1, ratio))  # [B, S, 14, N, r]
-    scales = parents[:, SCALE].exp()
 
-    # Columns of R diag(scales), so that the children need three multiply-adds per coordinate.
-    rows = torch.stack([torch.stack(row, dim=1) for row in rotation_rows(parents[:, ROTATION])], dim=1)  # [B, 3, 3, N]
-    frame = (rows * scales[:, None])[:, None, ..., None]  # [B, 1, 3, 3, N, 1]
-    offset = torch.tanh(raw[:, :, XYZ])
-    xyz = parents[:, None, XYZ, :, None]
-    for axis in range(3):
-        xyz = torch.addcmul(xyz, frame[:, :, :, axis], offset[:, :, axis : axis + 1])
+    def by_parent(x: Tensor) -> Tensor:
+        return x.unflatten(0, (len(frame.xyz), -1))  # [A, r, rows, M]
 
-    log_scale = parents[:, SCALE]
-    divided = (log_scale - rule.split).clamp(MIN_SPLIT_LOG_SCALE, 0)
-    final = log_scale.amax(dim=1, keepdim=True) <= rule.smallest
-    bound = torch.where(final, log_scale, divided)[:, None, ..., None]
-    scale = bound - F.softplus(-raw[:, :, SCALE])
-
-    appearance = parents[:, None, _APPEARANCE, :, None] + raw[:, :, _APPEARANCE]
-    return torch.cat([xyz, squash(torch.cat([scale, appearance], dim=2))], dim=2).flatten(3)
+    xyz = frame.xyz[:, None]
+    offsets = by_parent(torch.tanh(raw.xyz)).split(1, dim=2)
+    for axis, offset in zip(frame.axes[:, None].unbind(3), offsets, strict=True):
+        xyz = torch.addcmul(xyz, axis, offset)
+    scale = squash(frame.largest[:, None] + F.logsigmoid(by_parent(raw.log_scales)))
+    appearance = squash(frame.appearance[:, None] + by_parent(raw.appearance))
+    return Attributes(xyz.flatten(0, 1), scale.flatten(0, 1), appearance.flatten(0, 1))

@@ -5,6 +5,7 @@ instance normalisation, Huang and Belongie 2017; layer scale, Touvron et al. 202
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields
 from typing import Any, Self
 
@@ -55,24 +56,35 @@ class FullyConnected(nn.Module):
         lr_mult: float = 1.0,
         weight_init: float = 1.0,
         bias_init: float = 0.0,
+        input_gain: float = 1.0,  # a factor on x, taken into the weights at run time
     ):
         super().__init__()
         if activation not in ("linear", "lrelu"):
             raise ValueError(f"activation={activation!r} is unknown; legal are linear, lrelu")
         self.activation = activation
-        self.weight_gain = lr_mult / math.sqrt(in_features)
+        self.weight_gain = input_gain * lr_mult / math.sqrt(in_features)
         self.bias_gain = lr_mult
         self.weight = nn.Parameter(torch.randn(out_features, in_features) * (weight_init / lr_mult))
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
 
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """x [..., in] in any dtype, to which the scaled weights are cast; gain multiplies the result."""
+    def _scaled(self, dtype: torch.dtype, gain: float) -> tuple[Tensor, Tensor]:
+        """Weight and bias for a result that is `gain` times as large, in the type of the input."""
         # A positive gain passes through the leaky ReLU, so both gains go into the (smaller) weights.
         gain = gain * LRELU_GAIN if self.activation == "lrelu" else gain
-        weight = (self.weight * (self.weight_gain * gain)).to(x.dtype)
-        bias = (self.bias * (self.bias_gain * gain)).to(x.dtype)
-        y = F.linear(x, weight, bias)
+        bias = self.bias if self.bias_gain * gain == 1 else self.bias * (self.bias_gain * gain)
+        return (self.weight * (self.weight_gain * gain)).to(dtype), bias.to(dtype)
+
+    def _activated(self, y: Tensor) -> Tensor:
         return F.leaky_relu(y, LRELU_SLOPE) if self.activation == "lrelu" else y
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """x [..., in] in any type, which is that of the result [..., out]; gain multiplies the result."""
+        return self._activated(F.linear(x, *self._scaled(x.dtype, gain)))
+
+    def transposed(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """The transpose [out, M] of the result for x [M, in], computed in that layout."""
+        weight, bias = self._scaled(x.dtype, gain)
+        return self._activated(torch.addmm(bias[:, None], weight, x.t()))
 
 
 class MappingNetwork(nn.Module):
@@ -106,21 +118,19 @@ class MappingNetwork(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """Instance normalisation over the points of a sample, scaled and shifted by functions of w."""
-
-    EPS = 1e-8
+    """Instance normalisation over the points of a sample; holds the layers that give its scale and shift from w."""
 
     def __init__(self, features: int, w_dim: int):
         super().__init__()
         self.gamma = FullyConnected(w_dim, features, bias_init=1.0)
         self.beta = FullyConnected(w_dim, features)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """x [B, P, C], w [B, w_dim] -> [B, P, C]."""
-        std, mean = torch.std_mean(x, dim=1, correction=0, keepdim=True)  # [B, 1, C]
-        scale = self.gamma(w)[:, None] / (std + self.EPS)
-        shift = self.beta(w)[:, None] - mean * scale
-        return torch.addcmul(shift, x, scale)
+    def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        """x [B, P, C]; gamma and beta [B, 1, C] -> [B, P, C]."""
+        x = x - x.mean(dim=1, keepdim=True)
+        # 1e-24 gives features that are equal in all points the gradient 0, in place of 0/0.
+        std = (x.square().mean(dim=1, keepdim=True) + 1e-24).sqrt()
+        return torch.addcmul(beta, x, gamma / (std + 1e-8))
 
 
 class Attention(nn.Module):
@@ -133,10 +143,16 @@ class Attention(nn.Module):
         self.c_proj = FullyConnected(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, P, C] -> [B, P, C]."""
-        qkv = self.c_qkv(x).unflatten(-1, (self.num_heads, 3, -1)).transpose(1, 2)  # [B, heads, P, 3, C/heads]
-        x = F.scaled_dot_product_attention(*qkv.unbind(3))  # [B, heads, P, C/heads]
-        return self.c_proj(x.transpose(1, 2).flatten(2))
+        """x [B, P, C] -> [B, P, C] in x's type; the softmax is taken in float32 or better."""
+        qkv = self.c_qkv(x).unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)  # [3, B, heads, P, C/heads]
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            # PyTorch's fused CPU kernel is up to eight times slower in bfloat16 than these two products.
+            q, k, v = qkv.flatten(1, 2).unbind(0)
+            scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))  # [B heads, P, P]
+            y = torch.bmm(scores.softmax(dim=-1, dtype=torch.float32).to(x.dtype), v).unflatten(0, (len(x), -1))
+        else:
+            y = F.scaled_dot_product_attention(*qkv.contiguous().unbind(0))
+        return self.c_proj(y.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -145,11 +161,11 @@ class Mlp(nn.Module):
     def __init__(self, features: int):
         super().__init__()
         self.c_fc = FullyConnected(features, 4 * features)
-        self.c_proj = FullyConnected(4 * features, features)
+        self.c_proj = FullyConnected(4 * features, features, input_gain=math.sqrt(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, P, C] -> [B, P, C]."""
-        return self.c_proj(F.gelu(self.c_fc(x)) * math.sqrt(2))
+        return self.c_proj(F.gelu(self.c_fc(x)))
 
 
 class TransformerBlock(nn.Module):
@@ -164,10 +180,24 @@ class TransformerBlock(nn.Module):
         self.ls_1 = FullyConnected(w_dim, features, weight_init=0.0)
         self.ls_2 = FullyConnected(w_dim, features, weight_init=0.0)
 
-    def forward(self, x: Tensor, w: Tensor, low_dtype: torch.dtype | None = None) -> Tensor:
-        """x [B, P, C], w [B, w_dim] -> [B, P, C]; attention and MLP run in low_dtype, sums and norms in x's type."""
+    def modulation_layers(self) -> list[FullyConnected]:
+        """The layers whose outputs for w are the `modulation` of forward, in its order."""
+        return [self.ln_1.gamma, self.ln_1.beta, self.ls_1, self.ln_2.gamma, self.ln_2.beta, self.ls_2]
+
+    def forward(self, x: Tensor, modulation: Sequence[Tensor], low_dtype: torch.dtype | None = None) -> Tensor:
+        """x [B, P, C], modulation 6 times [B, 1, C] -> [B, P, C].
+
+        Attention and MLP run in low_dtype, sums and norms in x's type.
+        """
+        gamma_1, beta_1, scale_1, gamma_2, beta_2, scale_2 = modulation
         low_dtype = low_dtype or x.dtype
-        update = self.attn(self.ln_1(x, w).to(low_dtype)).to(x.dtype)
-        x = torch.addcmul(x, update, self.ls_1(w)[:, None])
-        update = self.mlp(self.ln_2(x, w).to(low_dtype)).to(x.dtype)
-        return torch.addcmul(x, update, self.ls_2(w)[:, None])
+        x = torch.addcmul(x, self.attn(self.ln_1(x, gamma_1, beta_1).to(low_dtype)).to(x.dtype), scale_1)
+        return torch.addcmul(x, self.mlp(self.ln_2(x, gamma_2, beta_2).to(low_dtype)).to(x.dtype), scale_2)
+
+
+def stacked_linear(x: Tensor, layers: Sequence[FullyConnected]) -> tuple[Tensor, ...]:
+    """The outputs [B, out] of equally shaped linear layers for one input x [B, in], as one matrix product."""
+    weight = torch.cat([layer.weight for layer in layers])
+    bias = torch.cat([layer.bias for layer in layers])
+    y = F.linear(x * layers[0].weight_gain, weight, bias * layers[0].bias_gain)
+    return y.unflatten(1, (len(layers), -1)).unbind(1)
