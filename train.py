@@ -51,12 +51,16 @@ def _dashes(name: str) -> str:
 
 @click.command(context_settings={"token_normalize_func": _dashes, "show_default": True, "max_content_width": 120})
 # Data and place
-@click.option("--data", required=True, metavar="DIR", help="folder of the images, with dataset.json and mask/ beside it")
+@click.option(
+    "--data", required=True, metavar="DIR", help="folder of the images, with dataset.json and mask/ beside it"
+)
 @click.option("--outdir", default="training-runs", metavar="DIR", help="where run folders are made")
 @click.option("--desc", metavar="TEXT", help="goes into the run folder's name")
 @click.option("--mirror", type=bool, help="flip image, mask and camera of every second sample")
 # Model
-@click.option("--preset", metavar="NAME", help=f"{', '.join(presets.PRESETS)}; by default the data's resolution picks it")
+@click.option(
+    "--preset", metavar="NAME", help=f"{', '.join(presets.PRESETS)}; by default the data's resolution picks it"
+)
 @click.option("--resume", metavar="PKL", help="continue this checkpoint in a new run folder")
 # Length
 @click.option("--kimg", type=float, help="length in thousands of real images; fractions are allowed")
@@ -80,7 +84,9 @@ def _dashes(name: str) -> str:
 @click.option("--knn-num-ks", type=click.IntRange(min=1), help="its number of neighbours")
 @click.option("--blur-fade-kimg", type=float, help="kimg over which the initial blur fades")
 # Machine
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA where there is one")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA where there is one"
+)
 @click.option("--gpus", type=click.IntRange(min=1), default=1, help="processes on this machine")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="of the convolutions")
 @click.option("--rasterizer", type=click.Choice(["auto", "torch", "cpu", "gsplat"]), help="back end of the splatting")

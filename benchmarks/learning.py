@@ -87,8 +87,7 @@ class Reference:
         self.mean_image = mean_swd(everything.expand(count, -1, -1, -1), self.set)
         camera = dataset.geometry.frontal().reshape(1).expand(IDENTITIES)
         images, masks, depth = (
-            torch.as_tensor(part)
-            for part in render_heads(identity_seed, range(IDENTITIES), camera, dataset.resolution)
+            torch.as_tensor(part) for part in render_heads(identity_seed, range(IDENTITIES), camera, dataset.resolution)
         )
         self.heads = quantize(composite(images, masks, torch.ones(IDENTITIES, 3)))
         self.diversity = pairwise_rms(self.heads)
@@ -178,7 +177,9 @@ def save_turning_heads(path: Path, runs: list[Path]) -> None:
     """Four identities of each run, one a row, at seven yaws."""
     rows = []
     for run in runs:
-        G = load_generator(max(run.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"]))
+        G = load_generator(
+            max(run.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"])
+        )
         z = random.normal(0, "benchmark/frontal", range(4), (G.z_dim,))
         cameras = G.geometry.orbit(torch.linspace(-1, 1, 7)).reshape(1, 7).expand(4, 7)
         rows.append(G.render(G.synthesis(G.mapping(z)), cameras, resolution=96).image.flatten(0, 1))

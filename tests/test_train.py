@@ -11,7 +11,15 @@ import train
 from training.checkpoint import load_checkpoint, load_generator
 from training.synthetic import synthesize_heads
 
-COMMON = ["--kimg=0.064", "--tick=0.032", "--batch=8", "--batch-gpu=8", "--metrics=none", "--device=cpu", "--precision=fp32"]
+COMMON = [
+    "--kimg=0.064",
+    "--tick=0.032",
+    "--batch=8",
+    "--batch-gpu=8",
+    "--metrics=none",
+    "--device=cpu",
+    "--precision=fp32",
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,14 @@ def finished(heads, tmp_path_factory):
 
 def test_run_folder(finished):
     names = {p.name for p in finished.iterdir()}
-    assert {"training_options.json", "log.txt", "stats.jsonl", "reals.png", "cameras.png", "metric-swd16.jsonl"} <= names
+    assert {
+        "training_options.json",
+        "log.txt",
+        "stats.jsonl",
+        "reals.png",
+        "cameras.png",
+        "metric-swd16.jsonl",
+    } <= names
     options = json.loads((finished / "training_options.json").read_text())
     assert options["preset"] == "micro" and options["total_kimg"] == 0.064 and options["generator"]["num_points"] == 32
     assert Image.open(finished / "fakes000000.png").size == (7 * 32, 6 * 32)
@@ -79,7 +94,10 @@ def test_resume_continues_bit_equal(heads, finished, tmp_path):
     for network in ("G", "D"):
         for name, state in whole["opt"][network].items():
             assert all(torch.equal(v, continued["opt"][network][name][k]) for k, v in state.items()), name
-    last = [json.loads(p.read_text().splitlines()[-1]) for p in (finished / "stats.jsonl", next(tmp_path.glob("*/stats.jsonl")))]
+    last = [
+        json.loads(p.read_text().splitlines()[-1])
+        for p in (finished / "stats.jsonl", next(tmp_path.glob("*/stats.jsonl")))
+    ]
     for line in last:
         line.pop("timing")
     assert last[0] == last[1]

@@ -15,7 +15,7 @@ class Collector:
     """
 
     def __init__(self) -> None:
-        self._moments: dict[str, Tensor] = {}  # name -> [count, sum] float64 
+        self._moments: dict[str, Tensor] = {}  # name -> [count, sum] float64
         self._rows: dict[str, Tensor] = {}  # prefix -> [names, 2]
         self._row_names: dict[str, list[str]] = {}
 
@@ -27,7 +27,7 @@ class Collector:
         self._moments[name] = moments if seen is None else seen + moments
 
     def report_rows(self, prefix: str, names: list[str], values: Tensor) -> None:
-        """Adds `values[i]` to the mean of `prefix/names[i]`, in one operation. The names of a prefix must not change."""
+        """Adds `values[i]` to the mean of `prefix/names[i]` at once. The names of a prefix must not change."""
         if self._row_names.setdefault(prefix, names) != names:
             raise ValueError(f"statistics of {prefix}: the names changed between two reports")
         moments = torch.stack([torch.ones_like(values), values.detach()], dim=1).double()

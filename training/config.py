@@ -1,4 +1,4 @@
-"""The one typed description of a training run. What is written beside a run is this record with every value resolved."""
+"""The one typed description of a training run; what is written beside a run is this record, every value resolved."""
 
 from __future__ import annotations
 
@@ -91,11 +91,18 @@ class TrainingConfig:
         if self.num_views < 1:
             raise ValueError(f"--num-multiview={self.num_views}: at least 1 view is needed")
         if self.multiview and self.batch == 1:
-            raise ValueError("--batch=1 leaves multi-view regularisation only the scene's own camera; use --batch=2 or more")
+            raise ValueError(
+                "--batch=1 leaves multi-view regularisation only the scene's own camera; use --batch=2 or more"
+            )
         points = self.generator.num_points
         if self.knn_weight and not 0 < self.knn_neighbours < points:
             raise ValueError(f"--knn-num-ks={self.knn_neighbours}: legal are 1 to {points - 1} (points - 1)")
-        for flag, value in (("--kimg", self.total_kimg), ("--tick", self.tick_kimg), ("--glr", self.g_lr), ("--dlr", self.d_lr)):
+        for flag, value in (
+            ("--kimg", self.total_kimg),
+            ("--tick", self.tick_kimg),
+            ("--glr", self.g_lr),
+            ("--dlr", self.d_lr),
+        ):
             if not value > 0:
                 raise ValueError(f"{flag}={value}: must be greater than 0")
         if self.gamma < 0:

@@ -94,7 +94,7 @@ def center_distance(points: Tensor) -> Tensor:
 
 
 def blur_sigma_at(nimg: int, sigma: float, fade_nimg: float) -> float:
-    """The blur of both real and fake images falls linearly from `sigma` pixels to 0 over the first `fade_nimg` images."""
+    """The blur of real and fake images: falls linearly from `sigma` pixels to 0 over the first `fade_nimg` images."""
     return max(1.0 - nimg / fade_nimg, 0.0) * sigma if fade_nimg > 0 else 0.0
 
 

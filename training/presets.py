@@ -17,7 +17,7 @@ PUBLISHED = {"cgs256": 256, "cgs512": 512, "cgs1024": 1024, "cgs2048": 2048}
 # fmt: off
 # Networks of the small members. D channels run from the image's resolution down to 4 px.
 NETWORKS = {
-    #        px   points  ratios            widths                   w  blocks heads | D channels                    layers
+    #        px   points  ratios            widths                   w  blocks heads | D channels layers
     "micro": (32,  32,  (1, 4, 4),       (64, 32, 16),             64,  2, 4,  (32, 64, 128, 128),            2),
     "tiny":  (64,  64,  (1, 4, 4, 4),    (128, 64, 32, 16),       128,  3, 4,  (32, 64, 128, 128, 128),       4),
     "small": (128, 128, (1, 4, 4, 4, 2), (256, 128, 64, 32, 16),  256,  4, 8,  (32, 64, 128, 256, 256, 256),  6),
@@ -37,7 +37,7 @@ PRESETS = (*NETWORKS, *PUBLISHED)
 
 
 def resolve(name: str | int, data: str) -> TrainingConfig:
-    """The configuration of a preset, by name or by the resolution of the data. Raises ValueError listing the legal ones."""
+    """The configuration of a preset, by name or by the resolution of the data. ValueError lists the legal ones."""
     by_resolution = {row[0]: preset for preset, row in NETWORKS.items()} | {r: p for p, r in PUBLISHED.items()}
     if isinstance(name, int):
         if name not in by_resolution:
@@ -105,4 +105,3 @@ def _small(name: str, data: str) -> TrainingConfig:
         blur_fade_kimg=0.05 * kimg,
         metrics=metrics,
     )
-

@@ -57,7 +57,9 @@ class SampleStream:
         """Cuts this rank's share of a step, loaded as `batch`, into micro-batches on the device."""
         config, share = self.config, self.share(nimg)
         size, parts = config.batch_gpu, []
-        g_labels = self.camera_labels("G", range(nimg, nimg + config.batch))  # of the total batch: views reach across it
+        g_labels = self.camera_labels(
+            "G", range(nimg, nimg + config.batch)
+        )  # of the total batch
         for start in range(0, len(share), size):
             indices = share[start : start + size]
             rows = slice(start, start + size)
@@ -197,7 +199,7 @@ class GanStep:
     # What happens once per step, to the mean over the total batch.
 
     def apply(self, phase: Phase) -> None:
-        """Sums the gradient over ranks, clips it once, and steps. A non-finite gradient skips the step and is counted."""
+        """Sums the gradient over ranks, clips it once, and steps; a non-finite gradient skips the step."""
         named = [(n, p.grad) for n, p in phase.module.named_parameters() if p.grad is not None]
         distributed.all_reduce_gradients(list(phase.module.parameters()))
         grads = [g for _, g in named]

@@ -108,7 +108,7 @@ class Trainer:
             logger.close()
 
     def _maintain(self, logger: StatsLogger | None, last: bool, tick_start: float, nimg_start: int) -> None:
-        """Once per tick: the status line and the statistics, then pictures, checkpoint and metrics where they are due."""
+        """Once per tick: status line and statistics, then pictures, checkpoint and metrics where they are due."""
         values = {n: v for n, v in self.stats.reduce().items() if v or not n.startswith("NonFinite/")}
         seconds = time.monotonic() - tick_start
         timing = {

@@ -18,7 +18,9 @@ def make_state(seed=0):
     config = resolve("micro", data="somewhere")
     G, D = Generator(config.generator), Discriminator(config.discriminator)
     cameras = Cameras.look_at(
-        torch.tensor([[0.0, 0.0, 2.7], [1.0, 0.0, 2.5]]), (0.0, 0.0, 0.0), intrinsics=torch.diag(torch.tensor([4.26, 4.26, 1]))
+        torch.tensor([[0.0, 0.0, 2.7], [1.0, 0.0, 2.5]]),
+        (0.0, 0.0, 0.0),
+        intrinsics=torch.diag(torch.tensor([4.26, 4.26, 1])),
     )
     optimizer = torch.optim.Adam(D.parameters(), lr=0.001)
     D(torch.randn(4, 3, 32, 32), torch.randn(4, 25)).sum().backward()

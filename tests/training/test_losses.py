@@ -35,7 +35,9 @@ def fixed_pictures(G, views):
     def render(scene, cameras, resolution=None, background=None):
         features = torch.cat([scene.means, scene.sh[:, :, 0]], -1)[:, :64].flatten(1)  # [B, width]
         pose = cameras.labels.mean(-1)[..., None]  # [B, V, 1]
-        pixels = torch.einsum("bf,vfp->bvp", features, planes[: cameras.shape[1]]) + pose + background.mean(-1)[..., None]
+        pixels = (
+            torch.einsum("bf,vfp->bvp", features, planes[: cameras.shape[1]]) + pose + background.mean(-1)[..., None]
+        )
         rgb = pixels.unflatten(-1, (3, G.resolution, G.resolution))
         return Rendering(rgb=rgb, alpha=rgb[:, :, :1], depth=rgb[:, :, :1])
 
@@ -44,7 +46,11 @@ def fixed_pictures(G, views):
 
 def inputs(G, batch=8, views=2):
     labels = torch.randn(batch, views, 25, dtype=torch.float64)
-    return torch.randn(batch, G.z_dim, dtype=torch.float64), Cameras.from_labels(labels), torch.rand(batch, views, 3).double()
+    return (
+        torch.randn(batch, G.z_dim, dtype=torch.float64),
+        Cameras.from_labels(labels),
+        torch.rand(batch, views, 3).double(),
+    )
 
 
 def separate_calls(G, D, z, cameras, background):
@@ -55,7 +61,9 @@ def separate_calls(G, D, z, cameras, background):
 
 
 def gradient(loss, G):
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(G.parameters()), allow_unused=True) if g is not None])
+    return torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, list(G.parameters()), allow_unused=True) if g is not None]
+    )
 
 
 @pytest.mark.parametrize("batch", [2, 4, 8])

@@ -34,7 +34,9 @@ def make_step(batch_gpu, dtype, mbstd=1, **changes):
     pictures = fixed_pictures(G, views=2)
 
     def render(scene, cameras, resolution=None, background=None):
-        rendering = pictures(scene.to(dtype=torch.float64), cameras.to(dtype=torch.float64), background=background.double())
+        rendering = pictures(
+            scene.to(dtype=torch.float64), cameras.to(dtype=torch.float64), background=background.double()
+        )
         return dataclasses.replace(rendering, rgb=rendering.rgb.to(dtype))
 
     G.render = render
