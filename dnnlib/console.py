@@ -4,7 +4,7 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Literal, TextIO
 
 
 class Logger:
@@ -14,11 +14,12 @@ class Logger:
     such a line only the last state is kept, and none when the bar wiped itself.
     """
 
-    def __init__(self, path: str | Path, mode: str = "a"):
+    def __init__(self, path: str | Path, mode: Literal["a", "w"] = "a"):
         """path: the log file; mode: "a" to go on with it, "w" to start it anew."""
         if mode not in ("a", "w"):
             raise ValueError(f"mode is {mode!r}; legal are 'a' (append) and 'w' (overwrite)")
-        self._path, self._mode = Path(path), mode
+        self._path = Path(path)
+        self._mode: Literal["a", "w"] = mode
         self._file: TextIO | None = None
         self._tees: list[_Tee] = []
 
