@@ -17,10 +17,11 @@ struct Scratch {
   Buffer<uint32_t> cursor;
   // blending
   Buffer<float> cull;      // [groups of 16][CULL_FIELDS][16]
-  Buffer<uint32_t> hit_rank;
+  Buffer<uint32_t> hit_position;
   Buffer<uint16_t> hit_mask;
   // backward
-  Buffer<float> rows;      // [pairs][row vectors][16]
+  Buffer<float> rows;      // [reached positions, tile after tile][row vectors][16]
+  Buffer<uint32_t> row_begin;  // [tiles]
   Buffer<float> background;  // [tiles][channels]
   Buffer<F> trail;         // [hits of a block][4]
 };
@@ -44,7 +45,7 @@ inline uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int n, uint32_t spa
   return keys;
 }
 
-// Projects the scene's splats into `image.records`, front to back, and fills rank_of and the pair numbers.
+// Projects the scene's splats into `image.records`, front to back, numbers their pairs and fills range_of.
 inline void project_and_sort(const Problem& p, const View& view, const SceneState& scene, const float* colors,
                              const Team& team, Scratch& scratch, ImageState& image) {
   const int chunks = div_up(p.splats, CHUNK);
@@ -53,7 +54,7 @@ inline void project_and_sort(const Problem& p, const View& view, const SceneStat
   team.loop(chunks, [&](int k) {
     int first = k * CHUNK, end = std::min(first + CHUNK, p.splats);
     scratch.chunk_count[k] = project(p, view, scene, first, end, unsorted + first);
-    std::fill(image.rank_of.data() + first, image.rank_of.data() + end, -1);
+    std::fill(image.range_of.data() + first, image.range_of.data() + end, TileRange());
   });
   uint64_t* keys = scratch.keys.ensure(p.splats);
   int n = 0;
@@ -83,27 +84,28 @@ inline void project_and_sort(const Problem& p, const View& view, const SceneStat
         color[c] = p.color_mode == SH_SHARED ? std::max(SH_DC * value + 0.5f, 0.0f) : value;
       }
       records[rank] = record;
-      image.rank_of[record.splat] = rank;
     }
   });
   uint32_t pairs = 0;
   for (int rank = 0; rank < n; ++rank) {
-    records[rank].first_pair = pairs;
-    pairs += records[rank].pairs();
+    TileRange& range = records[rank].range;
+    range.first_pair = pairs;
+    pairs += range.pairs();
+    image.range_of[records[rank].splat] = range;
   }
   image.pairs = pairs;
 }
 
-// Fills tile_begin and tile_ranks: for every tile the ranks that may reach it, front to back.
+// Fills tile_begin and tile_ranks (for every tile the ranks that may reach it, front to back) and position_of.
 inline void bin(const Problem& p, Scratch& scratch, ImageState& image) {
   const int across = tiles_x(p), count = tiles(p);
   uint32_t* begin = image.tile_begin.ensure(count + 1);
   uint32_t* cursor = scratch.cursor.ensure(count);
   std::fill(cursor, cursor + count, 0u);
   for (int rank = 0; rank < image.visible; ++rank) {
-    const Record& r = image.records[rank];
-    for (int y = r.tile_y0; y <= r.tile_y1; ++y)
-      for (int x = r.tile_x0; x <= r.tile_x1; ++x) ++cursor[y * across + x];
+    const TileRange& r = image.records[rank].range;
+    for (int y = r.y0; y <= r.y1; ++y)
+      for (int x = r.x0; x <= r.x1; ++x) ++cursor[y * across + x];
   }
   uint32_t sum = 0;
   for (int t = 0; t < count; ++t) {
@@ -113,10 +115,16 @@ inline void bin(const Problem& p, Scratch& scratch, ImageState& image) {
   }
   begin[count] = sum;
   uint32_t* ranks = image.tile_ranks.ensure(sum);
+  uint32_t* position_of = image.position_of.ensure(sum);
   for (int rank = 0; rank < image.visible; ++rank) {
-    const Record& r = image.records[rank];
-    for (int y = r.tile_y0; y <= r.tile_y1; ++y)
-      for (int x = r.tile_x0; x <= r.tile_x1; ++x) ranks[cursor[y * across + x]++] = static_cast<uint32_t>(rank);
+    const TileRange& r = image.records[rank].range;
+    for (int y = r.y0; y <= r.y1; ++y)
+      for (int x = r.x0; x <= r.x1; ++x) {
+        const int tile = y * across + x;
+        const uint32_t slot = cursor[tile]++;
+        ranks[slot] = static_cast<uint32_t>(rank);
+        *position_of++ = slot - begin[tile];
+      }
   }
 }
 

@@ -5,14 +5,15 @@
 
 namespace splat {
 
+// The first floats of a Record.
 enum CullField { CULL_U, CULL_V, CULL_EX, CULL_EY, CULL_SLOPE, CULL_SLOPE_X, CULL_LOG2_OPACITY, CULL_FIELDS };
 constexpr float CULL_SLACK = 0.02f;   // log2 units; the blend tests each pixel exactly
-constexpr float DEAD = 1e18f;         // x of a pixel that takes no more splats: every alpha there is 0
 constexpr int CULL_BATCH = 4;         // vectors of splats culled before their survivors are blended
 
 struct BlockPixels {
   int x, y;      // of the corner, pixels
-  F px, py;      // centres, from the image's centre; DEAD outside the image
+  F px, py;      // centres, from the image's centre
+  F inside;      // 1 in the image, 0 outside
 
   BlockPixels(const Problem& p, int tile, int block) {
     const F lane_x = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
@@ -21,7 +22,7 @@ struct BlockPixels {
     y = tile / tiles_x(p) * TILE + block / 4 * BLOCK;
     px = lane_x + (x + 0.5f - 0.5f * p.width);
     py = lane_y + (y + 0.5f - 0.5f * p.height);
-    px = select((lane_x + float(x) < float(p.width)) & (lane_y + float(y) < float(p.height)), px, all(DEAD));
+    inside = select((lane_x + float(x) < float(p.width)) & (lane_y + float(y) < float(p.height)), all(1.0f), F{});
   }
   bool outside(const Problem& p) const { return x >= p.width || y >= p.height; }
 };
@@ -55,19 +56,15 @@ struct CullList {
   float* data;
 
   void gather(int group) {  // of 16
+    F rows[LANES];
+    for (int lane = 0; lane < LANES; ++lane) {
+      int position = std::min(group * LANES + lane, size - 1);
+      std::memcpy(&rows[lane], &records[ranks[position]], sizeof(F));
+    }
+    transpose(rows);
     float* out = data + static_cast<size_t>(group) * CULL_FIELDS * LANES;
-    int n = std::min(size - group * LANES, LANES);
-    for (int lane = 0; lane < n; ++lane) {
-      const Record& r = records[ranks[group * LANES + lane]];
-      out[CULL_U * LANES + lane] = r.u, out[CULL_V * LANES + lane] = r.v;
-      out[CULL_EX * LANES + lane] = r.ex, out[CULL_EY * LANES + lane] = r.ey;
-      out[CULL_SLOPE * LANES + lane] = r.slope, out[CULL_SLOPE_X * LANES + lane] = r.slope_x;
-      out[CULL_LOG2_OPACITY * LANES + lane] = r.log2_opacity;
-    }
-    for (int lane = n; lane < LANES; ++lane) {
-      for (int f = 0; f < CULL_FIELDS; ++f) out[f * LANES + lane] = 0.0f;
-      out[CULL_LOG2_OPACITY * LANES + lane] = -100.0f;
-    }
+    for (int f = 0; f < CULL_FIELDS; ++f) store(out + f * LANES, rows[f]);
+    for (int lane = size - group * LANES; lane < LANES; ++lane) out[CULL_LOG2_OPACITY * LANES + lane] = -100.0f;
     ready = (group + 1) * LANES;
   }
 
@@ -90,9 +87,11 @@ struct CullList {
 
 // Composites one block; returns the number of hits appended to scratch.
 template <int CHANNELS>
-inline size_t blend_block(const Problem& p, const ImageState& image, CullList& list, BlockPixels& pixels, size_t hits,
+inline size_t blend_block(const Problem& p, const ImageState& image, CullList& list, const BlockPixels& pixels, size_t hits,
                           Scratch& scratch, F* color, F& depth, F& transmittance) {
-  F t = all(1.0f), sum_depth = F{}, px = pixels.px, py = pixels.py;
+  // `open` is the transmittance of pixels that still take splats and 0 in the others: it is the only value that one
+  // splat waits for from the one before.
+  F open = pixels.inside, t = all(1.0f), sum_depth = F{};
   F sum_color[CHANNELS] = {};
   const float x0 = pixels.x + 0.5f - 0.5f * p.width, y0 = pixels.y + 0.5f - 0.5f * p.height;
   int32_t survivors[(CULL_BATCH + 1) * LANES];
@@ -101,26 +100,26 @@ inline size_t blend_block(const Problem& p, const ImageState& image, CullList& l
     int n = 0;
     for (int stop = std::min(group + CULL_BATCH, groups); group < stop; ++group)
       n += compress(list.reach(group, x0, x0 + 3, y0, y0 + 3), group * LANES, survivors + n);
-    uint32_t* hit_rank = scratch.hit_rank.ensure_keeping(hits + n, hits);
+    uint32_t* hit_position = scratch.hit_position.ensure_keeping(hits + n, hits);
     uint16_t* hit_mask = scratch.hit_mask.ensure_keeping(hits + n, hits);
     for (int k = 0; k < n; ++k) {
       uint32_t rank = list.ranks[survivors[k]];
       const Record& s = list.records[rank];
-      F log2_a = log2_alpha(s, s.u - px, s.v - py);
+      F log2_a = log2_alpha(s, s.u - pixels.px, s.v - pixels.py);
       F alpha = select(log2_a >= LOG2_MIN_ALPHA, min(exp2_unit(log2_a), all(MAX_ALPHA)), F{});
-      F weight = alpha * t, after = t - weight;
-      I full = after < MIN_TRANSMITTANCE;
-      weight = select(full, F{}, weight);
-      t = select(full, t, after);
-      px = select(full, all(DEAD), px);
+      F after = open * (1.0f - alpha);
+      I takes = after >= MIN_TRANSMITTANCE;
+      F weight = select(takes, alpha * open, F{});
+      t = select(takes, after, t);
+      open = select(takes, after, F{});
       const float* c = CHANNELS <= 3 ? s.color : image.colors.data() + static_cast<size_t>(rank) * CHANNELS;
       for (int j = 0; j < CHANNELS; ++j) sum_color[j] += weight * c[j];
       sum_depth += weight * s.z;
       uint32_t mask = bits(weight > 0.0f);
-      hit_rank[hits] = rank, hit_mask[hits] = static_cast<uint16_t>(mask);
+      hit_position[hits] = static_cast<uint32_t>(survivors[k]), hit_mask[hits] = static_cast<uint16_t>(mask);
       hits += mask != 0;
     }
-    if (!bits(px < 0.5f * DEAD)) break;
+    if (!bits(open > 0.0f)) break;
   }
   for (int j = 0; j < CHANNELS; ++j) color[j] = sum_color[j];
   depth = sum_depth, transmittance = t;
@@ -140,7 +139,7 @@ inline void blend_tile(const Problem& p, const float* background, int tile, cons
   list.size = static_cast<int>(image.tile_begin[tile + 1] - begin);
   list.data = scratch.cull.ensure(static_cast<size_t>(div_up(list.size, LANES)) * LANES * CULL_FIELDS);
   const size_t plane = static_cast<size_t>(p.height) * p.width;
-  uint32_t end[BLOCKS];
+  uint32_t end[BLOCKS], reached = 0;
   size_t hits = 0;
   for (int block = 0; block < BLOCKS; ++block) {
     BlockPixels pixels(p, tile, block);
@@ -151,12 +150,14 @@ inline void blend_tile(const Problem& p, const float* background, int tile, cons
       store_block(p, out.alpha, pixels, 1.0f - t);
       store_block(p, out.depth, pixels, depth);
     }
+    if (hits > (block ? end[block - 1] : 0)) reached = std::max(reached, scratch.hit_position[hits - 1] + 1);
     end[block] = static_cast<uint32_t>(hits);
   }
   if (!p.keep) return;
   TileHits& kept = image.hits[tile];
   std::memcpy(kept.end, end, sizeof end);
-  std::memcpy(kept.rank.ensure(hits), scratch.hit_rank.data(), hits * sizeof(uint32_t));
+  kept.reached = reached;
+  std::memcpy(kept.position.ensure(hits), scratch.hit_position.data(), hits * sizeof(uint32_t));
   std::memcpy(kept.mask.ensure(hits), scratch.hit_mask.data(), hits * sizeof(uint16_t));
 }
 

@@ -37,20 +37,22 @@ struct TrailEntry {
 
 template <int CHANNELS>
 inline void block_backward(const Problem& p, const ImageState& image, int tile, const BlockPixels& pixels, uint32_t first,
-                           uint32_t end, const F* drgb, F dalpha, F ddepth, F rest, float* rows, Scratch& scratch, F& transmittance) {
+                           uint32_t end, const F* drgb, F dalpha, F ddepth, F rest, float* rows, Scratch& scratch,
+                           F& transmittance) {
   constexpr int VECTORS = row_vectors(CHANNELS);
   const TileHits& hits = image.hits[tile];
   const int n = static_cast<int>(end - first), padded = div_up(n, LANES) * LANES;
   TrailEntry* trail = reinterpret_cast<TrailEntry*>(scratch.trail.ensure(static_cast<size_t>(padded) * 3));
   const Record* records = image.records.data();
+  const uint32_t* ranks = image.tile_ranks.data() + image.tile_begin[tile];
   F t = all(1.0f);
   for (int k = 0; k < n; ++k) {
-    uint32_t rank = hits.rank[first + k];
+    uint32_t rank = ranks[hits.position[first + k]];
     const Record& s = records[rank];
     F alpha = min(exp2_unit(log2_alpha(s, s.u - pixels.px, s.v - pixels.py)), all(MAX_ALPHA));
     alpha = select(lanes_of(hits.mask[first + k]), alpha, F{});
     F weight = alpha * t;
-    t -= weight;
+    t *= 1.0f - alpha;
     const float* c = CHANNELS <= 3 ? s.color : image.colors.data() + static_cast<size_t>(rank) * CHANNELS;
     F value = dalpha + s.z * ddepth;
     for (int j = 0; j < CHANNELS; ++j) value += c[j] * drgb[j];
@@ -62,7 +64,6 @@ inline void block_backward(const Problem& p, const ImageState& image, int tile, 
   alignas(64) float pixel_gradient[CHANNELS + 1][LANES];
   for (int j = 0; j < CHANNELS; ++j) store(pixel_gradient[j], drgb[j]);
   store(pixel_gradient[CHANNELS], ddepth);
-  const int tile_x = tile % tiles_x(p), tile_y = tile / tiles_x(p);
   const float x0 = pixels.x + 0.5f - 0.5f * p.width, y0 = pixels.y + 0.5f - 0.5f * p.height;
   for (int group = padded - LANES; group >= 0; group -= LANES) {
     F g[LANES], w[LANES];
@@ -79,9 +80,10 @@ inline void block_backward(const Problem& p, const ImageState& image, int tile, 
     alignas(64) float u[LANES] = {}, v[LANES] = {}, slope[LANES] = {};
     float* target[LANES];
     for (int j = 0; j < m; ++j) {
-      const Record& s = records[hits.rank[first + group + j]];
+      const uint32_t position = hits.position[first + group + j];
+      const Record& s = records[ranks[position]];
       u[j] = s.u, v[j] = s.v, slope[j] = s.slope;
-      target[j] = rows + static_cast<size_t>(s.pair(tile_x, tile_y)) * (VECTORS * LANES);
+      target[j] = rows + static_cast<size_t>(position) * (VECTORS * LANES);
     }
     F row[VECTORS * LANES] = {};
     block_moments(g, load(u) - x0, load(v) - y0, load(slope), row);
@@ -100,17 +102,13 @@ struct UpstreamPlanes {
   const float *rgb, *alpha, *depth;  // of one image
 };
 
-// Fills the tile's part of rows [pairs][row vectors][16] and its row of dbackground [tiles][channels].
+// Fills the tile's rows [reached][row vectors][16] and its row of dbackground [tiles][channels].
 template <int CHANNELS>
 inline void tile_backward(const Problem& p, const float* background, int tile, const ImageState& image, Scratch& scratch,
                           float* rows, float* dbackground, const UpstreamPlanes& in) {
   constexpr int VECTORS = row_vectors(CHANNELS);
   const size_t plane = static_cast<size_t>(p.height) * p.width;
-  const int tile_x = tile % tiles_x(p), tile_y = tile / tiles_x(p);
-  for (uint32_t k = image.tile_begin[tile]; k < image.tile_begin[tile + 1]; ++k) {
-    uint32_t pair = image.records[image.tile_ranks[k]].pair(tile_x, tile_y);
-    std::memset(rows + static_cast<size_t>(pair) * (VECTORS * LANES), 0, VECTORS * LANES * sizeof(float));
-  }
+  std::memset(rows, 0, image.hits[tile].reached * (VECTORS * LANES * sizeof(float)));
   F dback[CHANNELS] = {};
   for (int block = 0; block < BLOCKS; ++block) {
     BlockPixels pixels(p, tile, block);

@@ -166,10 +166,8 @@ inline int project(const Problem& p, const View& view, const SceneState& scene, 
       record.slope = f[4][lane], record.slope_x = f[5][lane];
       record.log2_opacity = f[6][lane], record.z = f[7][lane];
       record.splat = i + lane;
-      record.tile_x0 = static_cast<uint16_t>(static_cast<int>(f[8][lane]) / TILE);
-      record.tile_x1 = static_cast<uint16_t>(static_cast<int>(f[9][lane]) / TILE);
-      record.tile_y0 = static_cast<uint16_t>(static_cast<int>(f[10][lane]) / TILE);
-      record.tile_y1 = static_cast<uint16_t>(static_cast<int>(f[11][lane]) / TILE);
+      int16_t* bounds[4] = {&record.range.x0, &record.range.x1, &record.range.y0, &record.range.y1};
+      for (int k = 0; k < 4; ++k) *bounds[k] = static_cast<int16_t>(static_cast<int>(f[8 + k][lane]) / TILE);
     }
   }
   return count;

@@ -161,11 +161,31 @@ SPLAT_INLINE void transpose(F r[LANES]) {
 #undef ODD4
 }
 
-// Writes first + i for every set bit i of mask (16 bits), in order, to out (room for 16 past the end is needed);
-// returns how many.
+// The positions of the set bits of every byte, in order.
+struct BitTable {
+  uint8_t position[256][8];
+  constexpr BitTable() : position{} {
+    for (int byte = 0; byte < 256; ++byte)
+      for (int bit = 0, n = 0; bit < 8; ++bit)
+        if (byte >> bit & 1) position[byte][n++] = static_cast<uint8_t>(bit);
+  }
+};
+inline constexpr BitTable BIT_TABLE;
+
+// Writes first + i for every set bit i of mask (16 bits), in order, and returns how many; may write 16 entries. A loop
+// over the bits would mispredict its end at almost every mask.
 SPLAT_INLINE int compress(uint32_t mask, int32_t first, int32_t* out) {
+  typedef uint8_t U8 __attribute__((vector_size(8)));
+  typedef int32_t I8 __attribute__((vector_size(32)));
   int n = 0;
-  for (uint32_t rest = mask; rest; rest &= rest - 1) out[n++] = first + __builtin_ctz(rest);
+  for (int half = 0; half < 2; ++half) {
+    uint32_t byte = mask >> (8 * half) & 255;
+    U8 narrow;
+    std::memcpy(&narrow, BIT_TABLE.position[byte], sizeof narrow);
+    I8 wide = __builtin_convertvector(narrow, I8) + (first + 8 * half);
+    std::memcpy(out + n, &wide, sizeof wide);
+    n += __builtin_popcount(byte);
+  }
   return n;
 }
 

@@ -115,7 +115,7 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
     return;
   }
   Scratch& scratch = image_scratch();
-  image.rank_of.ensure(padded_splats(p));
+  image.range_of.ensure(p.splats);
   if (image.hits_size < tiles(p)) {
     delete[] image.hits;
     image.hits = nullptr, image.hits_size = 0;
@@ -144,27 +144,33 @@ void forward(const Problem& p, State& state, const Team& team, const Planes& out
 
 // Sums the rows of one splat over its tiles, in their order.
 template <int VECTORS>
-SPLAT_INLINE void sum_rows(const Record& record, const float* rows, F* out) {
-  const float* row = rows + static_cast<size_t>(record.first_pair) * (VECTORS * LANES);
-  for (int k = 0; k < VECTORS; ++k) out[k] = load(row + k * LANES);
-  for (uint32_t pair = 1; pair < record.pairs(); ++pair)
-    for (int k = 0; k < VECTORS; ++k) out[k] += load(row + (pair * VECTORS + k) * LANES);
+SPLAT_INLINE void sum_rows(const ImageState& image, int across, const TileRange& range, const Scratch& scratch, F* out) {
+  alignas(64) static const float none[VECTORS * LANES] = {};
+  for (int k = 0; k < VECTORS; ++k) out[k] = F{};
+  const uint32_t* position = image.position_of.data() + range.first_pair;
+  for (int y = range.y0; y <= range.y1; ++y)
+    for (int x = range.x0; x <= range.x1; ++x, ++position) {
+      const int tile = y * across + x;
+      const size_t index = static_cast<size_t>(scratch.row_begin[tile]) + *position;
+      const float* row = *position < image.hits[tile].reached ? scratch.rows.data() + index * (VECTORS * LANES) : none;
+      for (int k = 0; k < VECTORS; ++k) out[k] += load(row + k * LANES);
+    }
 }
 
 template <int CHANNELS>
-void unproject(const Problem& p, const View& view, const SceneState& scene, const ImageState& image, const float* rows,
-               int first, int end, const SceneGradient& sums, float* dcolors) {
+void unproject(const Problem& p, const View& view, const SceneState& scene, const ImageState& image,
+               const Scratch& scratch, int first, int end, const SceneGradient& sums, float* dcolors) {
   constexpr int VECTORS = row_vectors(CHANNELS);
   for (int i = first; i < end; i += LANES) {
     F row[LANES];
     uint32_t seen = 0;
     for (int lane = 0; lane < LANES; ++lane) {
-      int rank = i + lane < end ? image.rank_of[i + lane] : -1;
       row[lane] = F{};
-      if (rank < 0) continue;
+      const TileRange range = i + lane < end ? image.range_of[i + lane] : TileRange();
+      if (range.pairs() == 0) continue;
       seen |= 1u << lane;
       F total[VECTORS];
-      sum_rows<VECTORS>(image.records[rank], rows, total);
+      sum_rows<VECTORS>(image, tiles_x(p), range, scratch, total);
       row[lane] = total[0];
       float flat[VECTORS * LANES];
       std::memcpy(flat, total, sizeof flat);
@@ -204,12 +210,16 @@ void scene_backward(const Problem& p, int scene, const State& state, const Team&
     const ImageState& image = *state.images[index];
     float* dcolors = g.colors + color_offset(p, index);
     if (v == 0 || p.color_mode == COLORS_PER_VIEW) std::fill_n(dcolors, color_size, 0.0f);
-    scratch.rows.ensure(static_cast<size_t>(image.pairs) * row_vectors(CHANNELS) * LANES);
+    const int vectors = row_vectors(CHANNELS);
+    uint32_t* row_begin = scratch.row_begin.ensure(tiles(p));
+    uint32_t rows = 0;
+    for (int tile = 0; tile < tiles(p); ++tile) row_begin[tile] = rows, rows += image.hits[tile].reached;
+    scratch.rows.ensure(static_cast<size_t>(rows) * vectors * LANES);
     float* dbackground = scratch.background.ensure(static_cast<size_t>(tiles(p)) * p.channels);
     const UpstreamPlanes in = {g.rgb + index * plane * p.channels, g.alpha + index * plane, g.depth + index * plane};
     team.loop(tiles(p), [&](int tile) {
       tile_backward<CHANNELS>(p, p.background + static_cast<size_t>(index) * p.channels, tile, image, tile_scratch(),
-                              scratch.rows.data(), dbackground + tile * p.channels, in);
+                              scratch.rows.data() + static_cast<size_t>(row_begin[tile]) * vectors * LANES, dbackground + tile * p.channels, in);
     });
     for (int c = 0; c < p.channels; ++c) {
       float total = 0;
@@ -218,8 +228,7 @@ void scene_backward(const Problem& p, int scene, const State& state, const Team&
     }
     const View view(p, p.cameras[index]);
     team.loop(chunks, [&](int k) {
-      unproject<CHANNELS>(p, view, fields, image, scratch.rows.data(), k * CHUNK, std::min((k + 1) * CHUNK, p.splats), sums,
-                          dcolors);
+      unproject<CHANNELS>(p, view, fields, image, scratch, k * CHUNK, std::min((k + 1) * CHUNK, p.splats), sums, dcolors);
     });
   }
   team.loop(chunks, [&](int k) {

@@ -82,6 +82,14 @@ class Buffer {
   size_t capacity_ = 0;
 };
 
+// The tiles that a splat may reach, bounds inclusive; none if y1 < y0. Its (tile, splat) pairs are numbered from
+// first_pair, row after row.
+struct TileRange {
+  int16_t x0 = 0, x1 = -1, y0 = 0, y1 = -1;
+  uint32_t first_pair = 0;
+  uint32_t pairs() const { return (x1 - x0 + 1) * (y1 - y0 + 1); }
+};
+
 // A projected splat, one cache line. log2(alpha) at (dx, dy) from its centre is
 //   log2_opacity - ex dx^2 - ey (dy - slope dx)^2,
 // the LDL' form of the conic: two terms of one sign, so nothing cancels and power > 0 cannot happen.
@@ -94,20 +102,15 @@ struct alignas(64) Record {
   float z;
   float color[3];     // when there are at most three channels
   int32_t splat;
-  uint16_t tile_x0, tile_x1, tile_y0, tile_y1;  // inclusive
-  uint32_t first_pair;  // its (tile, splat) pairs are numbered from here, row-major
-
-  uint32_t pairs() const { return (tile_x1 - tile_x0 + 1u) * (tile_y1 - tile_y0 + 1u); }
-  uint32_t pair(int tile_x, int tile_y) const {
-    return first_pair + (tile_y - tile_y0) * (tile_x1 - tile_x0 + 1u) + (tile_x - tile_x0);
-  }
+  TileRange range;
 };
 
 // Which splats changed which pixels of a tile, block after block, front to back.
 struct TileHits {
-  Buffer<uint32_t> rank;
-  Buffer<uint16_t> mask;  // pixels of the block
-  uint32_t end[BLOCKS];   // of each block's part
+  Buffer<uint32_t> position;  // in the tile's list
+  Buffer<uint16_t> mask;      // pixels of the block
+  uint32_t end[BLOCKS];       // of each block's part
+  uint32_t reached;           // positions from here on hit nothing
 };
 
 struct SceneState {
@@ -122,9 +125,10 @@ struct ImageState {
   uint32_t pairs;
   Buffer<Record> records;      // front to back
   Buffer<float> colors;        // [visible][padded channels], when there are more than three
-  Buffer<int32_t> rank_of;     // [N], -1 where not visible
+  Buffer<TileRange> range_of;   // [N], empty where not visible
   Buffer<uint32_t> tile_begin;  // [tiles + 1]
-  Buffer<uint32_t> tile_ranks;  // [pairs]
+  Buffer<uint32_t> tile_ranks;  // [pairs], tile after tile
+  Buffer<uint32_t> position_of;  // [pairs], splat after splat: where the pair stands in its tile's list
   TileHits* hits = nullptr;
   int hits_size = 0;
   ~ImageState() { delete[] hits; }
