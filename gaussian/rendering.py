@@ -70,9 +70,7 @@ def render(
     return Rendering(rgb=rgb, alpha=alpha, depth=depth)
 
 
-def resolve_backend(
-    name: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> str:
+def resolve_backend(name: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
     """The back end that renders on that device: "torch", "cpu" (our native kernel) or "gsplat" (CUDA).
 
     "auto" takes the fastest that is there, and the PyTorch one for float64. Where it has to fall back to PyTorch it
