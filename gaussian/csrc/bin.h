@@ -22,6 +22,7 @@ struct Scratch {
   // backward
   Buffer<float> rows;      // [reached positions, tile after tile][row vectors][16]
   Buffer<uint32_t> row_begin;  // [tiles]
+  Buffer<float> splat_rows;    // [N][row vectors][16], set where the splat is seen
   Buffer<float> background;  // [tiles][channels]
   Buffer<F> trail;         // [hits of a block][4]
 };
@@ -45,7 +46,7 @@ inline uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int n, uint32_t spa
   return keys;
 }
 
-// Projects the scene's splats into `image.records`, front to back, numbers their pairs and fills range_of.
+// Projects the scene's splats into `image.records`, front to back, numbers their pairs and fills `seen`.
 inline void project_and_sort(const Problem& p, const View& view, const SceneState& scene, const float* colors,
                              const Team& team, Scratch& scratch, ImageState& image) {
   const int chunks = div_up(p.splats, CHUNK);
@@ -54,7 +55,7 @@ inline void project_and_sort(const Problem& p, const View& view, const SceneStat
   team.loop(chunks, [&](int k) {
     int first = k * CHUNK, end = std::min(first + CHUNK, p.splats);
     scratch.chunk_count[k] = project(p, view, scene, first, end, unsorted + first);
-    std::fill(image.range_of.data() + first, image.range_of.data() + end, TileRange());
+    std::fill(image.seen.data() + first, image.seen.data() + end, uint8_t(0));
   });
   uint64_t* keys = scratch.keys.ensure(p.splats);
   int n = 0;
@@ -84,6 +85,7 @@ inline void project_and_sort(const Problem& p, const View& view, const SceneStat
         color[c] = p.color_mode == SH_SHARED ? std::max(SH_DC * value + 0.5f, 0.0f) : value;
       }
       records[rank] = record;
+      image.seen[record.splat] = 1;
     }
   });
   uint32_t pairs = 0;
@@ -91,7 +93,6 @@ inline void project_and_sort(const Problem& p, const View& view, const SceneStat
     TileRange& range = records[rank].range;
     range.first_pair = pairs;
     pairs += range.pairs();
-    image.range_of[records[rank].splat] = range;
   }
   image.pairs = pairs;
 }

@@ -5,6 +5,7 @@
 
 namespace splat {
 
+constexpr uint32_t PREFETCH = 8;     // records ahead
 constexpr float CAPPED = 0.989999f;  // exactly MAX_ALPHA is stored where the cap acted
 
 // Moments of 16 gradient vectors, transposed: g[pixel] holds that pixel of 16 splats. ex, ey: centres of the splats from
@@ -49,6 +50,7 @@ inline void block_backward(const Problem& p, const ImageState& image, int tile, 
   for (int k = 0; k < n; ++k) {
     uint32_t rank = ranks[hits.position[first + k]];
     const Record& s = records[rank];
+    __builtin_prefetch(&records[ranks[hits.position[std::min(first + k + PREFETCH, end - 1)]]]);
     F alpha = min(exp2_unit(log2_alpha(s, s.u - pixels.px, s.v - pixels.py)), all(MAX_ALPHA));
     alpha = select(lanes_of(hits.mask[first + k]), alpha, F{});
     F weight = alpha * t;

@@ -115,7 +115,7 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
     return;
   }
   Scratch& scratch = image_scratch();
-  image.range_of.ensure(p.splats);
+  image.seen.ensure(p.splats);
   if (image.hits_size < tiles(p)) {
     delete[] image.hits;
     image.hits = nullptr, image.hits_size = 0;
@@ -142,21 +142,30 @@ void forward(const Problem& p, State& state, const Team& team, const Planes& out
   }
 }
 
-// Sums the rows of one splat over its tiles, in their order.
-template <int VECTORS>
-SPLAT_INLINE void sum_rows(const ImageState& image, int across, const TileRange& range, const Scratch& scratch, F* out) {
+// Sums the rows of splats over their tiles, in the tiles' order, for the records [first, end). Walking the records keeps
+// every tile's rows a sequential stream.
+template <int CHANNELS>
+void sum_rows(const Problem& p, const ImageState& image, int first, int end, const Scratch& scratch) {
+  constexpr int VECTORS = row_vectors(CHANNELS);
   alignas(64) static const float none[VECTORS * LANES] = {};
-  for (int k = 0; k < VECTORS; ++k) out[k] = F{};
-  const uint32_t* position = image.position_of.data() + range.first_pair;
-  for (int y = range.y0; y <= range.y1; ++y)
-    for (int x = range.x0; x <= range.x1; ++x, ++position) {
-      const int tile = y * across + x;
-      const size_t index = static_cast<size_t>(scratch.row_begin[tile]) + *position;
-      const float* row = *position < image.hits[tile].reached ? scratch.rows.data() + index * (VECTORS * LANES) : none;
-      for (int k = 0; k < VECTORS; ++k) out[k] += load(row + k * LANES);
-    }
+  const int across = tiles_x(p);
+  for (int rank = first; rank < end; ++rank) {
+    const TileRange range = image.records[rank].range;
+    const uint32_t* position = image.position_of.data() + range.first_pair;
+    F total[VECTORS] = {};
+    for (int y = range.y0; y <= range.y1; ++y)
+      for (int x = range.x0; x <= range.x1; ++x, ++position) {
+        const int tile = y * across + x;
+        const size_t index = static_cast<size_t>(scratch.row_begin[tile]) + *position;
+        const float* row = *position < image.hits[tile].reached ? scratch.rows.data() + index * (VECTORS * LANES) : none;
+        for (int k = 0; k < VECTORS; ++k) total[k] += load(row + k * LANES);
+      }
+    float* out = scratch.splat_rows.data() + static_cast<size_t>(image.records[rank].splat) * (VECTORS * LANES);
+    for (int k = 0; k < VECTORS; ++k) store(out + k * LANES, total[k]);
+  }
 }
 
+// Adds one view's gradients of the splats [first, end), whose rows are summed, to the scene's.
 template <int CHANNELS>
 void unproject(const Problem& p, const View& view, const SceneState& scene, const ImageState& image,
                const Scratch& scratch, int first, int end, const SceneGradient& sums, float* dcolors) {
@@ -166,15 +175,11 @@ void unproject(const Problem& p, const View& view, const SceneState& scene, cons
     uint32_t seen = 0;
     for (int lane = 0; lane < LANES; ++lane) {
       row[lane] = F{};
-      const TileRange range = i + lane < end ? image.range_of[i + lane] : TileRange();
-      if (range.pairs() == 0) continue;
+      if (i + lane >= end || !image.seen[i + lane]) continue;
       seen |= 1u << lane;
-      F total[VECTORS];
-      sum_rows<VECTORS>(image, tiles_x(p), range, scratch, total);
-      row[lane] = total[0];
-      float flat[VECTORS * LANES];
-      std::memcpy(flat, total, sizeof flat);
-      for (int c = 0; c < p.channels; ++c) dcolors[static_cast<size_t>(i + lane) * p.channels + c] += flat[COLOR + c];
+      const float* in = scratch.splat_rows.data() + static_cast<size_t>(i + lane) * (VECTORS * LANES);
+      row[lane] = load(in);
+      for (int c = 0; c < p.channels; ++c) dcolors[static_cast<size_t>(i + lane) * p.channels + c] += in[COLOR + c];
     }
     if (!seen) continue;
     transpose(row);
@@ -226,6 +231,10 @@ void scene_backward(const Problem& p, int scene, const State& state, const Team&
       for (int tile = 0; tile < tiles(p); ++tile) total += dbackground[tile * p.channels + c];
       g.background[static_cast<size_t>(index) * p.channels + c] = total;
     }
+    scratch.splat_rows.ensure(static_cast<size_t>(p.splats) * vectors * LANES);
+    team.loop(div_up(image.visible, CHUNK), [&](int k) {
+      sum_rows<CHANNELS>(p, image, k * CHUNK, std::min((k + 1) * CHUNK, image.visible), scratch);
+    });
     const View view(p, p.cameras[index]);
     team.loop(chunks, [&](int k) {
       unproject<CHANNELS>(p, view, fields, image, scratch, k * CHUNK, std::min((k + 1) * CHUNK, p.splats), sums, dcolors);

@@ -82,11 +82,10 @@ class Buffer {
   size_t capacity_ = 0;
 };
 
-// The tiles that a splat may reach, bounds inclusive; none if y1 < y0. Its (tile, splat) pairs are numbered from
-// first_pair, row after row.
+// The tiles that a splat may reach, bounds inclusive. Its (tile, splat) pairs are numbered from first_pair, row by row.
 struct TileRange {
-  int16_t x0 = 0, x1 = -1, y0 = 0, y1 = -1;
-  uint32_t first_pair = 0;
+  int16_t x0, x1, y0, y1;
+  uint32_t first_pair;
   uint32_t pairs() const { return (x1 - x0 + 1) * (y1 - y0 + 1); }
 };
 
@@ -125,10 +124,10 @@ struct ImageState {
   uint32_t pairs;
   Buffer<Record> records;      // front to back
   Buffer<float> colors;        // [visible][padded channels], when there are more than three
-  Buffer<TileRange> range_of;   // [N], empty where not visible
+  Buffer<uint8_t> seen;         // [N], whether the splat has a record
   Buffer<uint32_t> tile_begin;  // [tiles + 1]
   Buffer<uint32_t> tile_ranks;  // [pairs], tile after tile
-  Buffer<uint32_t> position_of;  // [pairs], splat after splat: where the pair stands in its tile's list
+  Buffer<uint32_t> position_of;  // [pairs], in the records' order: where the pair stands in its tile's list
   TileHits* hits = nullptr;
   int hits_size = 0;
   ~ImageState() { delete[] hits; }
