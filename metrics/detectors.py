@@ -33,6 +33,7 @@ class Detector:
     num_features: int
     note: str | None = None  # why its values must not be compared with others; part of every result line
 
+    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         return self.network(images)
 

@@ -139,13 +139,14 @@ def _grid_8(pool: str) -> list[Branch]:
 
 def resize_tf1(images: Tensor, size: int = INPUT) -> Tensor:
     """[B, C, H, W] -> [B, C, size, size] by TensorFlow 1's bilinear rule: output i reads input i H/size, unshifted."""
-    for dim in (-2, -1):
+    for dim in (-1, -2):
         length = images.shape[dim]
         position = torch.arange(size, device=images.device, dtype=torch.float32) * (length / size)
         low = position.floor().long().clamp_max(length - 1)
         high = (low + 1).clamp_max(length - 1)
         share = (position - low).unsqueeze(-1) if dim == -2 else position - low
-        images = torch.lerp(images.index_select(dim, low), images.index_select(dim, high), share)
+        first, second = images.index_select(dim, low), images.index_select(dim, high)
+        images = first + (second - first) * share
     return images
 
 

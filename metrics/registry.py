@@ -110,9 +110,8 @@ def _real_statistics(sampling: Sampling, detector: Detector) -> tuple[tuple[np.n
         if (arrays := cache.load()) is not None:
             return (arrays["mean"], arrays["cov"]), f"cache hit: {cache.path}"
     stats = FeatureStats(detector.num_features, sampling.device)
-    with torch.no_grad():
-        for images in real_images(sampling):
-            stats.add(detector(images))
+    for images in real_images(sampling):
+        stats.add(detector(images))
     mean, cov = (t.numpy() for t in stats.mean_cov())
     if cache is None:
         return (mean, cov), "computed"
