@@ -64,9 +64,10 @@ def render(
     if not scale_modifier > 0:
         raise ValueError(f"scale_modifier must be positive, got {scale_modifier}")
     name = resolve_backend(backend, scene.device, scene.dtype)
-    rgb, alpha, depth = _module(name).rasterize(
-        scene, cameras.to(dtype=scene.dtype), height, width, background, colors, scale_modifier
-    )
+    with torch.autocast(scene.device.type, enabled=False):  # rasterisation needs float32 throughout
+        rgb, alpha, depth = _module(name).rasterize(
+            scene, cameras.to(dtype=scene.dtype), height, width, background, colors, scale_modifier
+        )
     return Rendering(rgb=rgb, alpha=alpha, depth=depth)
 
 
@@ -104,6 +105,8 @@ def _image_size(resolution: int | tuple[int, int]) -> tuple[int, int]:
 
 def _check_scene(scene: Gaussians, cameras: Cameras) -> int:
     """Returns the number of views V."""
+    if scene.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"the scene must be float32 or float64, got {scene.dtype}")
     if len(cameras.shape) != 2 or cameras.shape[0] != scene.batch_size:
         raise ValueError(f"cameras must have leading shape [{scene.batch_size}, V], got {list(cameras.shape)}")
     if cameras.device != scene.device:
@@ -116,6 +119,8 @@ def _check_scene(scene: Gaussians, cameras: Cameras) -> int:
 
 def _check_colors(colors: Tensor, scene: Gaussians, num_views: int) -> int:
     """Returns the number of channels C."""
+    if colors.dtype != scene.dtype:
+        raise ValueError(f"colors must be {scene.dtype} as the scene is, got {colors.dtype}")
     leads = ([scene.batch_size, scene.num_splats], [scene.batch_size, num_views, scene.num_splats])
     if list(colors.shape[:-1]) not in leads or not 1 <= colors.shape[-1] <= MAX_CHANNELS:
         legal = " or ".join(str([*lead, "C"]) for lead in leads)

@@ -185,6 +185,8 @@ def test_backgrounds_broadcast():
         ({"background": torch.zeros(2, 4)}, r"background must broadcast to \[2, 1, 3\], got \[2, 4\]"),
         ({"colors": torch.zeros(2, 4, 3)}, "colors must have shape"),
         ({"colors": torch.zeros(2, 5, 17)}, "C <= 16"),
+        ({"colors": torch.zeros(2, 5, 3, dtype=torch.float16)}, "colors must be torch.float32"),
+        ({"scene": make_scene(2, 5, dtype=torch.bfloat16)}, "float32 or float64"),
         ({"colors": torch.zeros(2, 2, 5, 3)}, "colors"),
         ({"scale_modifier": 0.0}, "scale_modifier"),
         ({"backend": "cuda"}, "legal are"),
@@ -235,3 +237,12 @@ def test_float64_and_gradient_of_the_background():
     assert out.rgb.dtype == torch.float64
     out.rgb.sum().backward()
     torch.testing.assert_close(background.grad, (1 - out.alpha.detach()).sum((-1, -2)).expand(1, 2, 3))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_does_not_reach_the_rasteriser(backend):
+    scene, cameras = make_scene(1, 30), make_cameras(1, 1)
+    expected = render(scene, cameras, 16, backend=backend).rgb
+    with torch.autocast("cpu", torch.bfloat16):
+        got = render(scene, cameras, 16, backend=backend).rgb
+    assert got.dtype == torch.float32 and torch.equal(got, expected)
