@@ -23,7 +23,6 @@ from torch_utils import native
 SOURCE_DIR = Path(__file__).parent / "csrc"
 FLAGS = (*native.DEFAULT_FLAGS, "-fno-math-errno", "-fno-trapping-math")
 SH_SHARED, COLORS_SHARED, COLORS_PER_VIEW = 0, 1, 2  # ColorMode of types.h
-CAMERA_FLOATS = 16  # Camera of types.h: rotation, translation, fx, fy, cx, cy
 
 
 class _Problem(ctypes.Structure):
@@ -34,7 +33,7 @@ class _Problem(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("color_mode", "threads", "keep")),
         ("scale_modifier", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("means", "log_scales", "quats", "logits", "colors")),
-        *((name, ctypes.c_void_p) for name in ("background", "cameras")),
+        *((name, ctypes.c_void_p) for name in ("background", "cam2world", "intrinsics")),
     ]
 
 
@@ -73,7 +72,18 @@ def _load() -> ctypes.CDLL | str:
     library.splat_backward.restype = ctypes.c_int
     library.splat_release.argtypes = [pointer]
     library.splat_release.restype = None
+    library.splat_use_openmp.argtypes = [pointer]
+    library.splat_use_openmp.restype = None
+    library.splat_use_openmp(_torch_openmp())
     return library
+
+
+def _torch_openmp() -> ctypes.c_void_p | None:
+    """The entry point of the GNU OpenMP runtime that torch has loaded, if it is that one."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError):
+        return None
 
 
 def _library() -> ctypes.CDLL:
@@ -105,17 +115,12 @@ def rasterize(
     else:
         colors = scene.sh[:, :, 0]
     fields = (scene.means, scene.log_scales, scene.quats, scene.opacity_logits, colors, background)
-    size = (height, width)
-    return _Rasterize.apply(*fields, _camera_rows(cameras, *size), size, mode, float(scale_modifier))
+    return _Rasterize.apply(*fields, *_matrices(cameras), (height, width), mode, float(scale_modifier))
 
 
-def _camera_rows(cameras: Cameras, height: int, width: int) -> Tensor:
-    """[B, V, 16]: Camera of types.h, from float64 because the inverse of a far camera cancels."""
-    cameras = cameras.map(torch.detach).to(dtype=torch.float64)
-    pose, k = cameras.world2cam, cameras.intrinsics
-    size = k.new_tensor([width, height])
-    lens = torch.cat([k[..., [0, 1], [0, 1]] * size, k[..., :2, 2] * size], dim=-1)  # [B, V, 4]
-    return torch.cat([pose[..., :3, :3].flatten(-2), pose[..., :3, 3], lens], dim=-1).float().contiguous()
+def _matrices(cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """cam2world [B, V, 4, 4] and intrinsics [B, V, 3, 3] as the kernel reads them."""
+    return cameras.cam2world.detach().float().contiguous(), cameras.intrinsics.detach().float().contiguous()
 
 
 class _State:
@@ -132,15 +137,14 @@ class _State:
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *tensors, cameras, (height, width), mode, scale_modifier = arguments
+        *tensors, cam2world, intrinsics, (height, width), mode, scale_modifier = arguments
         inputs = [t.detach().contiguous() for t in tensors]
-        means, colors, background = inputs[0], inputs[4], inputs[5]
+        means, background = inputs[0], inputs[5]
         (scenes, views, channels), splats = background.shape, means.shape[1]
         keep = any(ctx.needs_input_grad)
         problem = _Problem(
             *(scenes, views, splats, channels, height, width, mode, torch.get_num_threads(), keep, scale_modifier),
-            *(t.data_ptr() for t in inputs[:4]),
-            *(colors.data_ptr(), background.data_ptr(), cameras.data_ptr()),
+            *(t.data_ptr() for t in (*inputs, cam2world, intrinsics)),
         )
         rgb = means.new_empty(scenes, views, channels, height, width)
         alpha, depth = (means.new_empty(scenes, views, 1, height, width) for _ in range(2))
@@ -151,17 +155,17 @@ class _Rasterize(torch.autograd.Function):
             raise MemoryError(f"rasterising {scenes} x {views} images of {splats} splats ran out of memory")
         if keep:
             ctx.state, ctx.problem = _State(library, address), problem
-            ctx.save_for_backward(*inputs, cameras)
+            ctx.save_for_backward(*inputs, cam2world, intrinsics)
         return rgb, alpha, depth
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, _cameras = ctx.saved_tensors  # the problem points at all of them
+        *inputs, _, _ = ctx.saved_tensors  # the problem points at all of them
         upstream = tuple(g.contiguous() for g in upstream)
         outputs = [torch.empty_like(t) for t in inputs]
         gradients = _Gradients(*(t.data_ptr() for t in (*upstream, *outputs)))
         ctx.problem.threads = torch.get_num_threads()
         if _library().splat_backward(ctx.state.address, ctx.problem, gradients):
             raise MemoryError("the backward of rasterising ran out of memory")
-        return (*outputs, None, None, None, None)
+        return (*outputs, None, None, None, None, None)

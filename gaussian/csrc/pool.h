@@ -1,4 +1,4 @@
-// A team of threads that shares the items of a loop. Results never depend on which thread takes an item.
+// Threads that share the items of a loop. Results never depend on which thread takes an item.
 #pragma once
 
 #include <atomic>
@@ -11,28 +11,22 @@ namespace splat {
 
 class Pool {
  public:
-  using Body = void (*)(void* context, int item);
+  using Body = void (*)(void* data);
 
-  // body(context, i) for i in [0, n) on at most `threads` threads, the caller among them.
-  void run(int threads, int n, Body body, void* context) {
-    int helpers = (threads < n ? threads : n) - 1;
-    if (helpers <= 0) {
-      for (int i = 0; i < n; ++i) body(context, i);
-      return;
-    }
+  // body(data) once on each of `threads` threads, the caller among them; returns when all are done.
+  void run(int threads, Body body, void* data) {
+    int helpers = threads - 1;
     while (static_cast<int>(workers_.size()) < helpers) start_worker();
     body_ = body;
-    context_ = context;
-    size_ = n;
+    data_ = data;
     helpers_ = helpers;
-    next_.store(0, std::memory_order_relaxed);
     busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> guard(mutex_);
       round_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    take_items();
+    body(data);
     for (int spin = 0; busy_.load(std::memory_order_acquire) > 0; ++spin)
       if (spin > SPINS) std::this_thread::yield();
   }
@@ -46,10 +40,6 @@ class Pool {
     workers_.emplace_back([this, id, seen] { work(id, seen); });
   }
 
-  void take_items() {
-    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < size_;) body_(context_, i);
-  }
-
   void work(int id, unsigned seen) {
     for (;;) {
       for (int spin = 0; spin < SPINS && round_.load(std::memory_order_acquire) == seen; ++spin) pause();
@@ -58,7 +48,7 @@ class Pool {
         wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
       }
       seen = round_.load(std::memory_order_acquire);
-      if (id < helpers_) take_items();
+      if (id < helpers_) body_(data_);
       busy_.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -75,16 +65,21 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<unsigned> round_{0};
-  std::atomic<int> next_{0}, busy_{0};
+  std::atomic<int> busy_{0};
   Body body_ = nullptr;
-  void* context_ = nullptr;
-  int size_ = 0, helpers_ = 0;
+  void* data_ = nullptr;
+  int helpers_ = 0;
 };
 
-// Runs loops on `threads` threads of a pool; one thread needs no pool.
+// GNU OpenMP's entry point: function(data) once on each of up to num_threads threads, the caller among them.
+using OpenMpParallel = void (*)(void (*function)(void*), void* data, unsigned num_threads, unsigned flags);
+
+// Runs loops on at most `threads` threads: those of the OpenMP runtime that torch uses where there is one (they are
+// awake, and a second set would compete with their spinning), else those of a pool. One thread needs neither.
 struct Team {
-  Pool* pool;
-  int threads;
+  Pool* pool = nullptr;
+  OpenMpParallel openmp = nullptr;
+  int threads = 1;
 
   template <class Function>
   void loop(int n, const Function& function) const {
@@ -92,10 +87,25 @@ struct Team {
       for (int i = 0; i < n; ++i) function(i);
       return;
     }
-    pool->run(
-        threads, n, [](void* context, int i) { (*static_cast<const Function*>(context))(i); },
-        const_cast<void*>(static_cast<const void*>(&function)));
+    Job<Function> job{&function, n, {0}};
+    if (openmp) {
+      openmp(&Job<Function>::take_items, &job, static_cast<unsigned>(threads < n ? threads : n), 0);
+    } else {
+      pool->run(threads < n ? threads : n, &Job<Function>::take_items, &job);
+    }
   }
+
+ private:
+  template <class Function>
+  struct Job {
+    const Function* function;
+    int size;
+    std::atomic<int> next;
+    static void take_items(void* data) {
+      Job& job = *static_cast<Job*>(data);
+      for (int i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.size;) (*job.function)(i);
+    }
+  };
 };
 
 }  // namespace splat

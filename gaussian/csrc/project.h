@@ -77,17 +77,31 @@ inline bool activate(const Problem& p, int scene, int first, int end, const Scen
   return bits(good) == 0xffff;
 }
 
+// One camera: world to camera, lens in pixels.
 struct View {
-  const float* r;
-  const float* t;
-  float fx, fy, u0, v0;          // principal point from the image's centre, pixels
+  float r[9], t[3];
+  float fx, fy, u0, v0;                // principal point from the image's centre
   float x_low, x_high, y_low, y_high;  // limits on x/z and y/z inside J
 
-  View(const Problem& p, const Camera& c)
-      : r(c.rotation), t(c.translation), fx(c.fx), fy(c.fy), u0(c.cx - 0.5f * p.width), v0(c.cy - 0.5f * p.height) {
-    float half_x = 0.5f * p.width / fx, half_y = 0.5f * p.height / fy;
-    x_low = -c.cx / fx - LIMIT * half_x, x_high = (p.width - c.cx) / fx + LIMIT * half_x;
-    y_low = -c.cy / fy - LIMIT * half_y, y_high = (p.height - c.cy) / fy + LIMIT * half_y;
+  View(const Problem& p, int index) {
+    const float* m = p.cam2world + static_cast<size_t>(index) * 16;
+    const float* k = p.intrinsics + static_cast<size_t>(index) * 9;
+    for (int i = 0; i < 3; ++i) {
+      double moved = 0;  // in double: the terms of a far camera cancel
+      for (int j = 0; j < 3; ++j) {
+        r[i * 3 + j] = m[j * 4 + i];
+        moved -= static_cast<double>(m[j * 4 + i]) * m[j * 4 + 3];
+      }
+      t[i] = static_cast<float>(moved);
+    }
+    const double width = p.width, height = p.height;
+    fx = static_cast<float>(k[0] * width), fy = static_cast<float>(k[4] * height);
+    u0 = static_cast<float>((k[2] - 0.5) * width), v0 = static_cast<float>((k[5] - 0.5) * height);
+    const double half_x = 0.5 / k[0], half_y = 0.5 / k[4];  // tangents of the half image
+    x_low = static_cast<float>(-k[2] / k[0] - LIMIT * half_x);
+    x_high = static_cast<float>((1.0 - k[2]) / k[0] + LIMIT * half_x);
+    y_low = static_cast<float>(-k[5] / k[4] - LIMIT * half_y);
+    y_high = static_cast<float>((1.0 - k[5]) / k[4] + LIMIT * half_y);
   }
 };
 

@@ -18,6 +18,7 @@ struct State {
 };
 
 struct Globals {
+  OpenMpParallel openmp = nullptr;
   Pool pool;
   std::mutex pool_busy;
   std::mutex states_mutex;
@@ -28,15 +29,17 @@ constexpr size_t MAX_FREE_STATES = 4;
 
 Globals* globals = new Globals;  // never freed: its threads sleep until the process ends
 
-// A forked child has none of the threads and perhaps a locked mutex, so it starts with fresh ones.
+// A forked child has none of the threads (nor does its copy of the OpenMP runtime, which would wait for them) and perhaps
+// a locked mutex, so it starts with a pool of its own.
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] { globals = new Globals; });
 
-// The pool for one call, or a team of one where another call is using it.
+// The threads for one call. The pool serves one caller at a time; another one meanwhile works alone.
 class TeamLease {
  public:
   explicit TeamLease(int threads) : lock_(globals->pool_busy, std::defer_lock) {
+    team_.openmp = globals->openmp;
     team_.pool = &globals->pool;
-    team_.threads = threads > 1 && lock_.try_lock() ? threads : 1;
+    team_.threads = threads > 1 && (team_.openmp || lock_.try_lock()) ? threads : 1;
   }
   const Team& team() const { return team_; }
 
@@ -45,7 +48,7 @@ class TeamLease {
   Team team_;
 };
 
-const Team ALONE = {nullptr, 1};
+const Team ALONE;
 
 std::unique_ptr<State> take_state() {
   std::lock_guard<std::mutex> guard(globals->states_mutex);
@@ -121,7 +124,7 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
     image.hits = nullptr, image.hits_size = 0;
     image.hits = new TileHits[tiles(p)], image.hits_size = tiles(p);
   }
-  project_and_sort(p, View(p, p.cameras[index]), scene, p.colors + color_offset(p, index), team, scratch, image);
+  project_and_sort(p, View(p, index), scene, p.colors + color_offset(p, index), team, scratch, image);
   bin(p, scratch, image);
   const float* background = p.background + static_cast<size_t>(index) * p.channels;
   team.loop(tiles(p), [&](int tile) { blend_tile<CHANNELS>(p, background, tile, image, tile_scratch(), out); });
@@ -235,7 +238,7 @@ void scene_backward(const Problem& p, int scene, const State& state, const Team&
     team.loop(div_up(image.visible, CHUNK), [&](int k) {
       sum_rows<CHANNELS>(p, image, k * CHUNK, std::min((k + 1) * CHUNK, image.visible), scratch);
     });
-    const View view(p, p.cameras[index]);
+    const View view(p, index);
     team.loop(chunks, [&](int k) {
       unproject<CHANNELS>(p, view, fields, image, scratch, k * CHUNK, std::min((k + 1) * CHUNK, p.splats), sums, dcolors);
     });
@@ -261,6 +264,9 @@ void backward(const Problem& p, const State& state, const Team& team, const Grad
 }  // namespace splat
 
 extern "C" {
+
+// Takes the address of GOMP_parallel, or null for threads of our own. Not while another thread renders.
+void splat_use_openmp(splat::OpenMpParallel parallel) { splat::globals->openmp = parallel; }
 
 // Renders all images into rgb [B, V, C, H, W], alpha and depth [B, V, 1, H, W]. Returns the state for splat_backward
 // if problem->keep is set (give it back with splat_release), else null. Sets *failed if memory ran out.

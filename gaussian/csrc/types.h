@@ -12,7 +12,7 @@ namespace splat {
 constexpr int TILE = 16;        // pixels; splats are binned to tiles
 constexpr int BLOCK = 4;        // pixels; a block is one vector of pixels, and culls its tile's splats
 constexpr int BLOCKS = 16;      // blocks per tile
-constexpr int CHUNK = 2048;     // splats per item of parallel loops
+constexpr int CHUNK = 512;      // splats per item of parallel loops
 constexpr float NEAR_Z = 0.2f;  // world units
 constexpr float LOW_PASS = 0.3f;              // px^2
 constexpr float LIMIT = 0.3f;                 // share of the half image by which x/z may leave the image inside J
@@ -24,12 +24,7 @@ constexpr float SH_DC = 0.282094792f;  // Y00
 
 enum ColorMode : int32_t { SH_SHARED = 0, COLORS_SHARED = 1, COLORS_PER_VIEW = 2 };
 
-// The layout is known to backend_cpu.py.
-struct Camera {
-  float rotation[9], translation[3];  // world to camera
-  float fx, fy, cx, cy;               // pixels
-};
-
+// The layouts of Problem and Gradients are known to backend_cpu.py.
 struct Problem {
   int32_t scenes, views, splats, channels, height, width;
   int32_t color_mode, threads, keep;  // keep: what the backward needs
@@ -37,7 +32,7 @@ struct Problem {
   const float *means, *log_scales, *quats, *logits;  // [B, N, 3], [B, N, 3], [B, N, 4], [B, N]
   const float* colors;                               // [B, N, C], or [B, V, N, C]
   const float* background;                           // [B, V, C]
-  const Camera* cameras;                             // [B, V]
+  const float *cam2world, *intrinsics;               // [B, V, 4, 4], [B, V, 3, 3] normalised by the image size
 };
 
 struct Gradients {

@@ -146,6 +146,17 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(params=["torch's OpenMP", "own pool"])
+def runtime(request):
+    """Both kinds of threads that the kernel can run on."""
+    library = backend_cpu._library()
+    if request.param == "own pool":
+        library.splat_use_openmp(None)
+    yield
+    library.splat_use_openmp(backend_cpu._torch_openmp())
+
+
+@pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize(("batch", "views"), [(1, 1), (2, 2), (5, 1)])
 def test_thread_count_does_not_change_a_bit(batch, views, threads):
     """More splats than one item of the parallel loops, so that they are really shared."""
