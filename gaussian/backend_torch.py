@@ -34,7 +34,10 @@ NEVER = -1e30  # log alpha of the padding
 
 @dataclass(frozen=True)
 class Settings:
-    """Constants of the rasteriser; the defaults are those of Kerbl et al.'s implementation."""
+    """Constants of the rasteriser; the defaults of the first six are those of Kerbl et al.'s implementation.
+
+    Raises ValueError for an alpha_cap at which a splat would hide everything, which the gradient divides by.
+    """
 
     alpha_cap: float = 0.99  # alpha is limited to this
     alpha_min: float = 1 / 255  # fainter contributions are left out
@@ -44,6 +47,10 @@ class Settings:
     extent_limit: float = 0.3  # the local affine map is taken at most this far outside the image, in half images
     tile: int = 8  # pixels
     chunk: int = 1 << 19  # (splat, pixel) evaluations held at a time, about 40 bytes each in float32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha_cap < 1:
+            raise ValueError(f"alpha_cap must be between 0 and 1, got {self.alpha_cap}")
 
 
 def available() -> bool:
@@ -77,7 +84,7 @@ def rasterize(
     with torch.no_grad():
         boxes = _tile_boxes(projection, height, width, settings).reshape(num_images, num_splats, 4)
         tiles = _bin(projection.depth.reshape(num_images, num_splats), boxes, height, width, settings.tile)
-    sums = _Blend.apply(rows.flatten(0, 2), tiles, settings)  # [images * tiles, pixels, C + 2]
+    sums = _Blend.apply(rows.flatten(0, 2), tiles, settings)  # [images * tiles, C + 2, pixels]
     images = _assemble(sums, cameras.shape, height, width, settings.tile)  # [B, V, C + 2, H, W]
     rgb, depth, alpha = images.split([colors.shape[-1], 1, 1], dim=2)
     return rgb + (1 - alpha) * background[..., None, None], alpha, depth
@@ -210,31 +217,33 @@ def _num_tiles(length: int, tile: int) -> int:
 
 
 def _assemble(sums: Tensor, shape: torch.Size, height: int, width: int, tile: int) -> Tensor:
-    """Blended tiles [images * tiles, pixels, D] to images [B, V, D, H, W]."""
+    """Blended tiles [images * tiles, D, pixels] to images [B, V, D, H, W]."""
     rows, columns = _num_tiles(height, tile), _num_tiles(width, tile)
-    grid = sums.reshape(*shape, rows, columns, tile, tile, sums.shape[-1])
-    images = grid.permute(0, 1, 6, 2, 4, 3, 5).reshape(*shape, sums.shape[-1], rows * tile, columns * tile)
+    grid = sums.reshape(*shape, rows, columns, sums.shape[1], tile, tile)
+    images = grid.permute(0, 1, 4, 2, 5, 3, 6).reshape(*shape, sums.shape[1], rows * tile, columns * tile)
     return images[..., :height, :width]
 
 
 class _Blend(torch.autograd.Function):
     """Sums of alpha T feature over the splats of each tile.
 
-    rows: [images * N, 6 + D], a splat's shape (see `Projection`) and its features. Returns [images * tiles, pixels, D].
+    rows: [images * N, 6 + D], a splat's shape (see `Projection`) and its features. Returns [images * tiles, D, pixels].
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, tiles: _Tiles, settings: Settings) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(rows, *tiles)
-        ctx.settings = settings
-        sums = rows.new_zeros(len(tiles.counts), settings.tile**2, rows.shape[1] - SHAPE_WIDTH)
+        kept = torch.zeros_like(tiles.splats, dtype=torch.bool)
+        sums = rows.new_zeros(len(tiles.counts), rows.shape[1] - SHAPE_WIDTH, settings.tile**2)
         basis = _pixel_basis(settings.tile, rows)
         for chunk in _chunks(tiles, settings):
-            members, splats, padding = _lists(tiles, chunk)
-            gathered = _gather(rows, splats)
-            polynomial = _polynomial(gathered[..., :SHAPE_WIDTH], tiles.centres[members], padding)
-            weight = _weights(polynomial, basis, settings).weight
-            sums[members] = weight @ gathered[..., SHAPE_WIDTH:]  # [T, pixels, D]
+            positions, padding = _lists(tiles, chunk)
+            shape, features = _gather(rows, tiles.splats[positions])
+            blend = _weights(_polynomial(shape, tiles.centres[chunk], padding), basis, settings)
+            sums[chunk] = features @ blend.weight.transpose(1, 2)  # [T, D, pixels]
+            if ctx.needs_input_grad[0]:
+                kept[positions[_contributing(blend)]] = True
+        ctx.save_for_backward(rows, *_shortened(tiles, kept))
+        ctx.settings = settings
         return sums
 
     @staticmethod
@@ -245,18 +254,17 @@ class _Blend(torch.autograd.Function):
         grad_rows = torch.zeros_like(rows)
         basis = _pixel_basis(settings.tile, rows)
         for chunk in _chunks(tiles, settings):
-            members, splats, padding = _lists(tiles, chunk)
-            gathered = _gather(rows, splats)
-            shape, features = gathered[..., :SHAPE_WIDTH].detach().requires_grad_(), gathered[..., SHAPE_WIDTH:]
+            positions, padding = _lists(tiles, chunk)
+            splats = tiles.splats[positions]
+            shape, features = _gather(rows, splats)
             with torch.enable_grad():
-                polynomial = _polynomial(shape, tiles.centres[members], padding)
+                polynomial = _polynomial(shape.requires_grad_(), tiles.centres[chunk], padding)
             blend = _weights(polynomial.detach(), basis, settings)
-            upstream = grad_sums[members]  # [T, pixels, D]
-            grad_log_alpha = _grad_log_alpha(blend, upstream @ features.transpose(1, 2), settings)  # [T, pixels, L]
-            grad_polynomial = (basis.T @ grad_log_alpha).transpose(1, 2)  # [T, L, 6]
-            (grad_shape,) = torch.autograd.grad(polynomial, shape, grad_polynomial)
-            grad_features = blend.weight.transpose(1, 2) @ upstream  # [T, L, D]
-            grad_rows.index_add_(0, splats.flatten(), torch.cat([grad_shape, grad_features], dim=-1).flatten(0, 1))
+            upstream = grad_sums[chunk]  # [T, D, pixels]
+            grad_log_alpha = _grad_log_alpha(blend, upstream.transpose(1, 2) @ features, settings)  # [T, pixels, L]
+            (grad_shape,) = torch.autograd.grad(polynomial, shape, basis.T @ grad_log_alpha)
+            grads = torch.cat([grad_shape, upstream @ blend.weight], dim=1)  # [T, 6 + D, L]
+            grad_rows.index_add_(0, splats.flatten(), grads.transpose(1, 2).flatten(0, 1))
         return grad_rows, None, None
 
 
@@ -272,18 +280,35 @@ def _chunks(tiles: _Tiles, settings: Settings) -> list[Tensor]:
     return groups
 
 
-def _lists(tiles: _Tiles, members: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The tiles of a chunk [T] that are not empty, their padded lists of splats [T, L], and where these are padding."""
-    counts = tiles.counts[members]
-    slots = torch.arange(int(counts[0]), device=members.device)
+def _lists(tiles: _Tiles, chunk: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in `tiles.splats` the lists of a chunk's tiles are, padded to [T, L], and which entries are padding."""
+    counts = tiles.counts[chunk]
+    slots = torch.arange(int(counts[0]), device=chunk.device)
     padding = slots >= counts[:, None]
-    positions = (tiles.starts[members][:, None] + slots).masked_fill(padding, 0)
-    return members, tiles.splats[positions], padding
+    return (tiles.starts[chunk][:, None] + slots).masked_fill(padding, 0), padding
 
 
-def _gather(rows: Tensor, splats: Tensor) -> Tensor:
-    """rows[splats] of shape [T, L, D], by the faster of the two functions that do it."""
-    return rows.index_select(0, splats.flatten()).unflatten(0, splats.shape)
+def _contributing(blend: _Weights) -> Tensor:
+    """Which entries [T, L] the backward needs: what hits a pixel, up to the last one that any pixel blends.
+
+    In between even a splat with no weight matters: it may be the one before which a pixel has stopped.
+    """
+    slots = torch.arange(blend.weight.shape[2], device=blend.weight.device)
+    last = torch.where(blend.weight.amax(dim=1) > 0, slots, -1).amax(dim=1, keepdim=True)
+    return (blend.alpha.amax(dim=1) > 0) & (slots <= last)
+
+
+def _shortened(tiles: _Tiles, kept: Tensor) -> _Tiles:
+    """The same tiles with only the entries where `kept` [P]."""
+    running = F.pad(kept.cumsum(0), (1, 0))
+    starts = running[tiles.starts]
+    return _Tiles(tiles.splats[kept], starts, running[tiles.starts + tiles.counts] - starts, tiles.centres)
+
+
+def _gather(rows: Tensor, splats: Tensor) -> tuple[Tensor, Tensor]:
+    """Shapes [T, 6, L] and features [T, D, L] of the splats [T, L]; this layout makes the products below fast."""
+    gathered = rows.index_select(0, splats.flatten()).unflatten(0, splats.shape).transpose(1, 2).contiguous()
+    return gathered[:, :SHAPE_WIDTH].detach(), gathered[:, SHAPE_WIDTH:]
 
 
 def _pixel_basis(tile: int, like: Tensor) -> Tensor:
@@ -294,8 +319,8 @@ def _pixel_basis(tile: int, like: Tensor) -> Tensor:
 
 
 def _polynomial(shape: Tensor, centres: Tensor, padding: Tensor) -> Tensor:
-    """Coefficients [T, L, 6] of log alpha over `_pixel_basis`, for splats [T, L, 6] in tiles with centres [T, 2]."""
-    x, y, stretch, shear, tall, log_opacity = shape.unbind(-1)
+    """Coefficients [T, 6, L] of log alpha over `_pixel_basis`, for splats [T, 6, L] in tiles with centres [T, 2]."""
+    x, y, stretch, shear, tall, log_opacity = shape.unbind(1)
     dx, dy = centres[:, :1] - x, centres[:, 1:] - y
     slant, cross = dx + shear * dy, stretch * shear
     constant = log_opacity - 0.5 * (stretch * slant.square() + tall * dy.square())
@@ -307,7 +332,7 @@ def _polynomial(shape: Tensor, centres: Tensor, padding: Tensor) -> Tensor:
         -cross,
         -0.5 * (cross * shear + tall),
     ]
-    return torch.stack(coefficients, dim=-1)
+    return torch.stack(coefficients, dim=1)
 
 
 class _Weights(NamedTuple):
@@ -319,8 +344,8 @@ class _Weights(NamedTuple):
 
 
 def _weights(polynomial: Tensor, basis: Tensor, settings: Settings) -> _Weights:
-    """Blending weights of the splats in order, from the polynomials [T, L, 6] of their log alpha."""
-    alpha = (basis @ polynomial.transpose(1, 2)).exp_()  # [T, pixels, L]
+    """Blending weights of the splats in order, from the polynomials [T, 6, L] of their log alpha."""
+    alpha = (basis @ polynomial).exp_()  # [T, pixels, L]
     torch.threshold_(alpha, math.nextafter(settings.alpha_min, 0), 0.0)
     capped = alpha.clamp(max=settings.alpha_cap)
     passing = 1 - capped
@@ -337,4 +362,5 @@ def _grad_log_alpha(blend: _Weights, grad_weight: Tensor, settings: Settings) ->
     """
     share = grad_weight.mul_(blend.weight)  # w g
     behind = share.sum(dim=2, keepdim=True) - share.cumsum(dim=2)
-    return share.sub_(behind.mul_(blend.odds)).masked_fill_(blend.alpha >= settings.alpha_cap, 0.0)
+    uncapped = (settings.alpha_cap - blend.alpha).sign_().clamp_(min=0)  # 0 or 1; masked_fill_ is far slower
+    return share.sub_(behind.mul_(blend.odds)).mul_(uncapped)

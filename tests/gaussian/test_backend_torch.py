@@ -170,6 +170,8 @@ def test_arguments_of_the_rasteriser_act():
         assert (rasterize(opaque, cameras, settings=settings)[1] - base).abs().max() > 1e-3, settings
     first = rasterize(one_splat((0, 0, 0), 0.5, 20.0), make_cameras(1, 1), settings=Settings(alpha_cap=0.7))[1]
     assert first.max().item() == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="alpha_cap"):
+        Settings(alpha_cap=1.0)
 
 
 def test_equal_depths_blend_in_the_order_of_the_splats():
