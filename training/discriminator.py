@@ -94,10 +94,10 @@ class ConvLayer(nn.Module):
         elif self.weight.shape[-1] == 1:
             y = F.conv2d(ops.downsample(x), weight, bias)
         else:
-            y = ops.conv2d_downsample(x, weight, bias)
+            y = F.conv2d(ops.blur(x, padding=2), weight, bias, stride=2)
         if not self.activate:
             return y
-        return ops.lrelu_clamp(y, None if self.clamp is None else self.clamp * gain)
+        return ops.lrelu_clamp_(y, None if self.clamp is None else self.clamp * gain)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -121,7 +121,7 @@ class DiscriminatorBlock(nn.Module):
         if hasattr(self, "fromrgb"):
             x = self.fromrgb(x)
         gain = math.sqrt(0.5)  # keeps the variance of the sum
-        return self.skip(x, gain) + self.conv1(self.conv0(x), gain)
+        return self.skip(x, gain).add_(self.conv1(self.conv0(x), gain))
 
 
 def minibatch_std(x: Tensor, num_groups: int) -> Tensor:

@@ -13,7 +13,7 @@ from training.discriminator import Discriminator, DiscriminatorConfig
 from training.generator import Generator, GeneratorConfig
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden_cgs.json").read_text())
-TOLERANCE = 1e-4  # absolute; worst seen 3.3e-5 (gaussians.rotation, whose values reach 9)
+TOLERANCE = 5e-5  # absolute; worst seen 7.4e-6 (log scales and opacities, whose values reach 12)
 Z_ID, IMAGE_ID, LABEL_ID = 1000, 1002, 1003
 
 
@@ -96,6 +96,8 @@ def test_discriminator(resolution: int) -> None:
         D = Discriminator(DiscriminatorConfig.published(resolution))
     D = D.to_empty(device="cpu")
     fill(D)
-    images = noise((len(golden), 3, resolution, resolution), IMAGE_ID).clamp(-1, 1)
-    logits = D(images, noise((len(golden), 25), LABEL_ID))
-    torch.testing.assert_close(logits[:, 0], torch.tensor(golden), rtol=0, atol=TOLERANCE)  # worst seen 3e-7
+    # Of two minibatch-std groups (every second sample) one is enough: half the time.
+    group = slice(None, None, max(len(golden) // 4, 1))
+    images = noise((len(golden), 3, resolution, resolution), IMAGE_ID).clamp(-1, 1)[group]
+    logits = D(images, noise((len(golden), 25), LABEL_ID)[group])
+    torch.testing.assert_close(logits[:, 0], torch.tensor(golden)[group], rtol=0, atol=1e-5)  # worst seen 8.1e-7
