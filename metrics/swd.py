@@ -26,8 +26,8 @@ COARSEST = 16  # px, the last level of the pyramid
 PATCH = 7  # px
 PATCHES_PER_IMAGE = 128
 DIRECTIONS = 512
-DIRECTIONS_AT_ONCE = 64  # bounds the memory: 2 sets x 64 directions x patches x 4 bytes
-ROWS_AT_ONCE = 4096  # descriptors turned to float32 at a time, so that they stay in the processor's cache
+PROJECTIONS_AT_ONCE = 1 << 24  # directions x patches of one set projected at a time: 64 MB
+ROWS_AT_ONCE = 65536  # descriptors turned to float32 at a time: 39 MB, few enough calls for a machine that is busy
 FEATURES = 3 * PATCH * PATCH
 
 
@@ -128,14 +128,14 @@ class _Normalised:
         per_feature = [v.repeat_interleave(PATCH * PATCH).float().to(level.device) for v in (mean, std)]
         return _Normalised(descriptors, *per_feature)
 
-    def project(self, directions: Tensor, out: Tensor) -> Tensor:
-        """Projections on directions [D, 147], written to out [D, M]."""
+    def project(self, directions: Tensor, block: Tensor, out: Tensor) -> Tensor:
+        """Projections on directions [D, 147], written to out [D, M]; block [ROWS_AT_ONCE, 147] is room to work in."""
         weights = directions / self.std  # [D, 147]
-        bias = -(weights @ self.mean)  # [D]
         for start in range(0, len(self.descriptors), ROWS_AT_ONCE):
-            chunk = self.descriptors[start : start + ROWS_AT_ONCE].float()
-            out[:, start : start + len(chunk)] = torch.addmm(bias, chunk, weights.T).T
-        return out
+            chunk = self.descriptors[start : start + ROWS_AT_ONCE]
+            values = block[: len(chunk)].copy_(chunk)
+            torch.mm(weights, values.T, out=out[:, start : start + len(chunk)])
+        return out.sub_((weights @ self.mean)[:, None])
 
 
 def _wasserstein_rows(a: Tensor, b: Tensor) -> float:
@@ -168,10 +168,13 @@ def distance(a: PatchDescriptors, b: PatchDescriptors) -> dict[str, float]:
     for r in a.levels:
         sets = [_Normalised.of(s.levels[r]) for s in (a, b)]
         device = a.levels[r].device
-        buffers = torch.empty(2, DIRECTIONS_AT_ONCE, len(sets[0].descriptors), device=device)
+        patches = len(sets[0].descriptors)
+        at_once = min(DIRECTIONS, max(1, PROJECTIONS_AT_ONCE // patches))
+        buffers = torch.empty(2, at_once, patches, device=device)
+        block = torch.empty(ROWS_AT_ONCE, FEATURES, device=device)
         total = 0.0
-        for some in directions.to(device).split(DIRECTIONS_AT_ONCE):
-            projected = [s.project(some, buffer) for s, buffer in zip(sets, buffers, strict=True)]
+        for some in directions.to(device).split(at_once):
+            projected = [s.project(some, block, room[: len(some)]) for s, room in zip(sets, buffers, strict=True)]
             total += _wasserstein_rows(*projected)
         values[f"swd_{r}"] = 1e3 * total / DIRECTIONS
     return {**values, "mean": sum(values.values()) / len(values)}

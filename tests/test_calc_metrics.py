@@ -17,10 +17,10 @@ from training.dataset import ImageDataset
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, geometry):
     random = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=random)
-    masks = torch.zeros(24, 1, 32, 32, dtype=torch.uint8)
+    images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=random)
+    masks = torch.zeros(12, 1, 32, 32, dtype=torch.uint8)
     masks[:, :, 8:24, 8:24] = 255
-    cameras: Cameras = geometry.orbit(torch.rand(24, generator=random) - 0.5)
+    cameras: Cameras = geometry.orbit(torch.rand(12, generator=random) - 0.5)
     return write_dataset(tmp_path_factory.mktemp("heads"), images, masks, cameras)
 
 
@@ -28,7 +28,8 @@ def data(tmp_path_factory, geometry):
 def network(tmp_path_factory, checkpoint_path, data):
     """The shared checkpoint, with the path of its data and a metric of its own."""
     state = load_checkpoint(checkpoint_path)
-    state["config"] = {**state["config"], "data": str(data), "metrics": ["swd12"]}
+    # The PyTorch rasteriser, because a private cache folder would have the native one built anew.
+    state["config"] = {**state["config"], "data": str(data), "metrics": ["swd12"], "rasterizer": "torch"}
     path = tmp_path_factory.mktemp("run") / "network-snapshot-000003.pkl"
     save_checkpoint(path, {key: value for key, value in state.items() if key != "checksum"})
     return path
