@@ -10,6 +10,7 @@ Environment: CXX (compiler), SPLATGAN_CACHE_DIR (default ~/.cache/splatgan), SPL
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -23,14 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 COMPILERS = ("c++", "g++", "clang++")  # tried in this order where CXX is not set
 DEFAULT_FLAGS = ("-std=c++17", "-O3", "-march=native")
-BUILD_TIMEOUT = 50.0  # seconds that a compiler may take
-LOCK_MAX_AGE = 52.0  # seconds after which a lock's holder, on whatever machine, is taken to hang
-LOCK_TIMEOUT = 57.0  # seconds to wait before giving up; above LOCK_MAX_AGE, so that a stale lock never gets there
+BUILD_TIMEOUT = 180.0  # seconds that a compiler may take
+HEARTBEAT = 1.0  # seconds between a builder's signs of life, the changes of its lock file's time
+LOCK_SILENCE = 20.0  # seconds without one after which a lock's holder, on whatever machine, is taken to hang
 POLL = 0.1  # seconds between looks at a lock
 HEADER_SUFFIXES = {".h", ".hpp", ".inc"}
 MESSAGE_TAIL = 2000  # characters of compiler output kept
@@ -62,9 +62,10 @@ def load_library(name: str, sources: Sequence[str | Path], flags: Sequence[str] 
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"{name}-{key}.so"
         if not target.exists():
-            with _build_lock(target.with_suffix(".lock")):
+            lock = target.with_suffix(".lock")
+            with _build_lock(lock):
                 if not target.exists():  # else another process has built it meanwhile
-                    _build(compiler, [p for p in paths if p.suffix not in HEADER_SUFFIXES], flags, target)
+                    _build(compiler, [p for p in paths if p.suffix not in HEADER_SUFFIXES], flags, target, lock)
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise BuildError(f"cannot build or load the library {name!r}: {error}") from error
@@ -120,41 +121,55 @@ def _version(compiler: tuple[str, ...]) -> str:
     return ran.stdout
 
 
-def _build(compiler: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path) -> None:
+def _build(compiler: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path, lock: Path) -> None:
     """Compiles next to `target` and renames, so that the library is there whole or not at all."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.stem, suffix=".tmp")
     os.close(handle)
     command = [*compiler, *flags, "-fPIC", "-shared", "-pthread", *map(str, sources), "-o", temporary]
     try:
-        ran = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=BUILD_TIMEOUT,
-        )
-        if ran.returncode != 0:
-            raise BuildError(f"the C++ compiler {compiler[0]} failed with status {ran.returncode}", ran.stdout)
+        status, output = _run_with_heartbeat(command, lock)
+        if status != 0:
+            raise BuildError(f"the C++ compiler {compiler[0]} failed with status {status}", output)
         ctypes.CDLL(temporary)  # a library that does not load must not enter the cache
         os.replace(temporary, target)
-    except subprocess.TimeoutExpired as error:
-        raise BuildError(f"the C++ compiler {compiler[0]} took over {BUILD_TIMEOUT:.0f} s") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-@contextmanager
-def _build_lock(path: Path) -> Iterator[None]:
-    """Holds the lock file, which names its holder as `host pid`. Raises BuildError after LOCK_TIMEOUT seconds."""
+def _run_with_heartbeat(command: Sequence[str], lock: Path) -> tuple[int, str]:
+    """Exit status and output of `command`; touches the lock file while it runs."""
     start = time.monotonic()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, errors="replace", **pipes) as process:  # type: ignore[call-overload]
+        while True:
+            try:
+                output, _ = process.communicate(timeout=HEARTBEAT)
+                return process.returncode, output
+            except subprocess.TimeoutExpired:
+                if time.monotonic() - start > BUILD_TIMEOUT:
+                    process.kill()
+                    raise BuildError(f"the C++ compiler {command[0]} took over {BUILD_TIMEOUT:.0f} s") from None
+                with contextlib.suppress(FileNotFoundError):  # another process may have taken the lock over
+                    os.utime(lock)
+
+
+@contextlib.contextmanager
+def _build_lock(path: Path) -> Iterator[None]:
+    """Holds the lock file, which names its holder as `host pid`; waits for as long as another one shows life."""
+    seen, since = None, time.monotonic()
     while not _try_create(path):
-        reason = _stale_reason(path)
-        if reason:
-            print(f"taking over the build lock {path}: {reason}", file=sys.stderr, flush=True)
-            _take_away(path)
-        elif time.monotonic() - start > LOCK_TIMEOUT:
-            raise BuildError(f"another process has held the build lock {path} for {LOCK_TIMEOUT:.0f} s")
+        try:
+            state, holder = path.stat().st_mtime_ns, path.read_text()
+        except FileNotFoundError:
+            continue  # released just now
+        if state != seen:  # compared with itself only: another machine's clock may differ
+            seen, since = state, time.monotonic()
+        silence = time.monotonic() - since
+        host, _, pid = holder.partition(" ")
+        if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
+            _take_away(path, f"its holder, process {pid}, is gone")
+        elif silence > LOCK_SILENCE:
+            _take_away(path, f"its holder, {holder or 'unnamed'}, has shown no life for {silence:.0f} s")
         else:
             time.sleep(POLL)
     try:
@@ -177,20 +192,6 @@ def _try_create(path: Path) -> bool:
         os.unlink(temporary)
 
 
-def _stale_reason(path: Path) -> str | None:
-    """Why the lock's holder will not finish, or None if it may."""
-    try:
-        age = time.time() - path.stat().st_mtime
-        host, _, pid = path.read_text().partition(" ")
-    except FileNotFoundError:
-        return None  # released just now
-    if age > LOCK_MAX_AGE:
-        return f"it is {age:.0f} s old"
-    if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
-        return f"its holder, process {pid}, is gone"
-    return None
-
-
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -201,8 +202,9 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _take_away(path: Path) -> None:
+def _take_away(path: Path, reason: str) -> None:
     """Removes a stale lock. The rename lets one of several waiting processes win; the others find it gone."""
+    print(f"taking over the build lock {path}: {reason}", file=sys.stderr, flush=True)
     aside = path.with_name(f"{path.name}.{os.getpid()}.stale")
     try:
         os.rename(path, aside)

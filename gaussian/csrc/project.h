@@ -114,7 +114,7 @@ struct Projected {
   F u, v;
 };
 
-SPLAT_INLINE Projected project_vector(const View& view, const SceneState& scene, int padded, int i) {
+static __attribute__((noinline)) Projected project_vector(const View& view, const SceneState& scene, int padded, int i) {
   Projected o;
   const float *r = view.r, *t = view.t;
   F x = load(scene.field(0, padded) + i), y = load(scene.field(1, padded) + i), z = load(scene.field(2, padded) + i);

@@ -15,7 +15,7 @@ struct SceneGradient {
 SPLAT_INLINE void add(float* p, F v) { store(p, load(p) + v); }
 
 // Adds one view's gradient of 16 splats from its moments: row[slot] holds that slot of all 16.
-SPLAT_INLINE void unproject_vector(const View& view, const SceneState& scene, const SceneGradient& out, int padded, int i,
+static __attribute__((noinline)) void unproject_vector(const View& view, const SceneState& scene, const SceneGradient& out, int padded, int i,
                                    I visible, const F* row) {
   Projected o = project_vector(view, scene, padded, i);
   // X = inverse covariance; with d = (dx, dy), X d = (p dx - slope c t, c t).

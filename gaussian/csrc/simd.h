@@ -124,7 +124,8 @@ SPLAT_INLINE F log2(F x) {
 }
 
 // r[i][j] <-> r[j][i]: pairs and quadruples inside 128-bit lanes, then the lanes themselves.
-SPLAT_INLINE void transpose(F r[LANES]) {
+// Not inlined: it is long, used in many places, and its operands are in memory there anyway.
+static __attribute__((noinline)) void transpose(F* r) {
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #define LOW1(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
 #define HIGH1(a, b) SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
