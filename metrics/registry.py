@@ -43,7 +43,7 @@ class MetricResult:
     protocol: dict[str, Any]  # everything the value depends on besides the weights
     seconds: float
     note: str | None = None  # why the value must not be compared with others
-    real_statistics: str = "computed"  # or "cache hit: FILE", "cache miss: FILE"
+    real_statistics: str = "computed"  # or "cache hit: FILE", "cache miss: FILE", "cache miss, and not kept: REASON"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,10 @@ def _real_statistics(sampling: Sampling, detector: Detector) -> tuple[tuple[np.n
     mean, cov = (t.numpy() for t in stats.mean_cov())
     if cache is None:
         return (mean, cov), "computed"
-    cache.save(mean=mean, cov=cov)
+    try:
+        cache.save(mean=mean, cov=cov)
+    except OSError as error:  # a full or read-only disk costs time, not the value
+        return (mean, cov), f"cache miss, and not kept: {error}"
     return (mean, cov), f"cache miss: {cache.path}"
 
 

@@ -193,6 +193,14 @@ def test_a_damaged_cache_file_is_a_miss(tmp_path, dataset, tiny_detector):
     assert measure().real_statistics == f"cache hit: {file}"
 
 
+def test_a_cache_that_cannot_be_written_changes_no_value(tmp_path, dataset, tiny_detector):
+    (tmp_path / "file").write_text("in the way")
+    options = {"detector": tiny_detector, "name": "fid20_full"}
+    blocked = fid(ToyGenerator(), dataset, cache_dir=tmp_path / "file", **options)
+    assert blocked.real_statistics.startswith("cache miss, and not kept: ")
+    assert blocked.value == fid(ToyGenerator(), dataset, cache=False, **options).value
+
+
 def test_result_line(tmp_path, dataset, tiny_detector):
     seen = []
     result = fid(ToyGenerator(), dataset, tiny_detector, "fid20_full", progress=lambda *step: seen.append(step))
