@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -87,12 +88,13 @@ struct Team {
       for (int i = 0; i < n; ++i) function(i);
       return;
     }
-    Job<Function> job{&function, n, {0}};
+    Job<Function> job{&function, n, {0}, {false}};
     if (openmp) {
       openmp(&Job<Function>::take_items, &job, static_cast<unsigned>(threads < n ? threads : n), 0);
     } else {
       pool->run(threads < n ? threads : n, &Job<Function>::take_items, &job);
     }
+    if (job.out_of_memory) throw std::bad_alloc();
   }
 
  private:
@@ -101,9 +103,14 @@ struct Team {
     const Function* function;
     int size;
     std::atomic<int> next;
-    static void take_items(void* data) {
+    std::atomic<bool> out_of_memory;
+    static void take_items(void* data) {  // an exception must not leave a thread that is not the caller's
       Job& job = *static_cast<Job*>(data);
-      for (int i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.size;) (*job.function)(i);
+      try {
+        for (int i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.size;) (*job.function)(i);
+      } catch (const std::bad_alloc&) {
+        job.out_of_memory = true;
+      }
     }
   };
 };

@@ -123,7 +123,7 @@ SPLAT_INLINE F log2(F x) {
   return p * t + __builtin_convertvector(offset, F);
 }
 
-// r[i][j] <-> r[j][i]: pairs and quadruples inside 128-bit lanes, then the lanes themselves.
+// r[i][j] <-> r[j][i] of 16 vectors: pairs and quadruples inside 128-bit lanes, then the lanes themselves.
 // Not inlined: it is long, used in many places, and its operands are in memory there anyway.
 static __attribute__((noinline)) void transpose(F* r) {
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

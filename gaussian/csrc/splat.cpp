@@ -15,6 +15,12 @@ namespace {
 struct State {
   std::vector<std::unique_ptr<SceneState>> scenes;
   std::vector<std::unique_ptr<ImageState>> images;
+  size_t bytes() const {
+    size_t total = 0;
+    for (const auto& scene : scenes) total += scene->fields.bytes();
+    for (const auto& image : images) total += image->bytes();
+    return total;
+  }
 };
 
 struct Globals {
@@ -25,7 +31,7 @@ struct Globals {
   std::vector<std::unique_ptr<State>> free_states;
 };
 
-constexpr size_t MAX_FREE_STATES = 4;
+constexpr size_t MAX_FREE_STATES = 4, MAX_FREE_BYTES = size_t(256) << 20;  // the latter of each
 
 Globals* globals = new Globals;  // never freed: its threads sleep until the process ends
 
@@ -59,6 +65,7 @@ std::unique_ptr<State> take_state() {
 }
 
 void give_state(std::unique_ptr<State> state) {
+  if (state->bytes() > MAX_FREE_BYTES) return;
   std::lock_guard<std::mutex> guard(globals->states_mutex);
   if (globals->free_states.size() < MAX_FREE_STATES) globals->free_states.push_back(std::move(state));
 }

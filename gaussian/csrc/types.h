@@ -126,6 +126,12 @@ struct ImageState {
   TileHits* hits = nullptr;
   int hits_size = 0;
   ~ImageState() { delete[] hits; }
+  size_t bytes() const {
+    size_t total = records.bytes() + colors.bytes() + seen.bytes() + tile_begin.bytes() + tile_ranks.bytes() +
+                   position_of.bytes();
+    for (int tile = 0; tile < hits_size; ++tile) total += hits[tile].position.bytes() + hits[tile].mask.bytes();
+    return total;
+  }
 };
 
 inline int div_up(int a, int b) { return (a + b - 1) / b; }
