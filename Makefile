@@ -12,7 +12,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
-CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
 DEMO_MINUTES ?= 6
 # The whole demo ends within 10 minutes: training must leave 100 s for what follows it. A DEMO_MINUTES from outside
@@ -25,7 +25,7 @@ DEMO_OUT ?= out/demo
 .PHONY: help setup setup-dev demo test lint clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 # ---------------------------------------------------------------- environment
 
