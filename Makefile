@@ -63,9 +63,9 @@ demo: setup
 	backend=$$(python -W ignore -c "import torch, gaussian; print(gaussian.resolve_backend('auto', $$device))"); \
 	if [ "$$backend" = torch ]; then \
 	  echo "No native renderer could be built here: rendering in PyTorch, which is slower, so the demo trains on fewer images"; \
-	  images=2000 metric=swd200 frames=40 size=64; \
+	  images=2000 metric=swd200 frames=40; \
 	else \
-	  images=4000 metric=swd1k frames=120 size=128; \
+	  images=4000 metric=swd1k frames=120; \
 	fi; \
 	step() { echo; echo "== $$*"; "$$@"; }; \
 	step python dataset_tool.py synthesize --dest=$(DEMO_DATA) --num=$$images --resolution=64 --seed=0; \
@@ -77,8 +77,8 @@ demo: setup
 	step python train.py --data=$(DEMO_DATA)/64 --outdir=$(DEMO_OUT)/training --preset=tiny --minutes=$$minutes --metrics=none; \
 	network=$$(ls -t $(DEMO_OUT)/training/*/network-snapshot-*.pkl | head -n 1); \
 	step python calc_metrics.py --network=$$network --data=$(DEMO_DATA)/64 --metrics=$$metric; \
-	step python gen_videos.py --outdir=$(DEMO_OUT) --trunc=0.7 --seeds=0-3 --grid=2x2 --network=$$network --w-frames=$$frames --resolution=$$size; \
-	step python gen_samples.py --outdir=$(DEMO_OUT) --network=$$network --resolution=$$size; \
+	step python gen_videos.py --outdir=$(DEMO_OUT) --trunc=0.7 --seeds=0-3 --grid=2x2 --network=$$network --w-frames=$$frames --enlarge=3; \
+	step python gen_samples.py --outdir=$(DEMO_OUT) --network=$$network --enlarge=2; \
 	name=$$(basename $$network .pkl); run=$$(dirname $$network); \
 	echo; echo "== Results"; \
 	echo "data set    $(DEMO_DATA)/64"; \

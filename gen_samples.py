@@ -27,12 +27,13 @@ DEFAULT_COLUMNS = 7
 @click.option("--trunc", type=float, default=0.8, help="truncation psi: 0 the mean head, 1 as drawn")
 @click.option("--yaws", metavar="LIST", help="degrees, + towards world +x; by default 7 across the data's range")
 @click.option("--resolution", type=click.IntRange(min=1), help="pixels of one view; by default the generator's own")
+@click.option("--enlarge", type=click.IntRange(1, 16), default=1, help="enlarge the finished pictures so many times")
 @click.option("--depth", is_flag=True, help="also write the same grid with depth as colour")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA where there is one"
 )
 @torch.no_grad()
-def main(network, outdir, seeds, trunc, yaws, resolution, depth, device):
+def main(network, outdir, seeds, trunc, yaws, resolution, enlarge, depth, device):
     """Write a grid of heads (rows) seen from several yaws (columns), and one .ply of splats per head.
 
     \b
@@ -51,10 +52,11 @@ def main(network, outdir, seeds, trunc, yaws, resolution, depth, device):
         folder = Path(outdir)
         folder.mkdir(parents=True, exist_ok=True)
         written = [folder / f"{Path(network).stem}-samples.png"]
-        save_image_grid(quantize(out.image).flatten(0, 1), written[0], columns=len(angles))
+        save_image_grid(quantize(out.image).flatten(0, 1), written[0], len(angles), enlarge)
         if depth:
             written.append(folder / f"{Path(network).stem}-depth.png")
-            save_image_grid(color_depth(out.depth.flatten(0, 1), out.alpha.flatten(0, 1)), written[-1], len(angles))
+            colors = color_depth(out.depth.flatten(0, 1), out.alpha.flatten(0, 1))
+            save_image_grid(colors, written[-1], len(angles), enlarge)
         export = in_label_units(scene, G.geometry)
         for row, seed in enumerate(numbers):
             written.append(folder / f"{Path(network).stem}-seed{seed:04d}.ply")

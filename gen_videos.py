@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 import dnnlib
 from torch_utils import distributed
-from training import video
+from training import video, visualize
 from training.checkpoint import CheckpointError, load_checkpoint, load_generator
 
 
@@ -24,10 +24,11 @@ from training.checkpoint import CheckpointError, load_checkpoint, load_generator
 @click.option("--w-frames", type=click.IntRange(min=1), default=120, help="frames of one round")
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=30, help="frames a second")
 @click.option("--resolution", type=click.IntRange(min=1), help="pixels of one head; by default the generator's own")
+@click.option("--enlarge", type=click.IntRange(1, 16), default=1, help="enlarge the finished frames so many times")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA where there is one"
 )
-def main(network, outdir, seeds, grid, trunc, path, w_frames, fps, resolution, device):
+def main(network, outdir, seeds, grid, trunc, path, w_frames, fps, resolution, enlarge, device):
     """Write a turntable of generated heads as an .mp4 whose last frame leads back to its first.
 
     \b
@@ -46,7 +47,7 @@ def main(network, outdir, seeds, grid, trunc, path, w_frames, fps, resolution, d
         with video.VideoWriter(Path(outdir) / f"{Path(network).stem}-{path}.mp4", fps) as film:
             frames = video.render_frames(G, ws, cameras, columns, resolution)
             for frame in tqdm(frames, total=w_frames, unit="frame", leave=False):
-                film.write(frame)
+                film.write(visualize.enlarge(frame, enlarge))
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if not film.has_ffmpeg:

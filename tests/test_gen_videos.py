@@ -103,12 +103,12 @@ def test_png_frames_without_ffmpeg(checkpoint_path, tmp_path, monkeypatch):
     stale = tmp_path / "network-snapshot-000000-front" / "frame00099.png"
     stale.parent.mkdir()
     stale.touch()
-    result = run(checkpoint_path, tmp_path, "--seeds=0", "--path=front")
+    result = run(checkpoint_path, tmp_path, "--seeds=0", "--path=front", "--enlarge=2")
     assert result.exit_code == 0, result.output
     assert "No ffmpeg was found" in result.output
     frames = sorted(stale.parent.iterdir())
     assert [f.name for f in frames] == [f"frame{k:05d}.png" for k in range(FRAMES)]
-    assert Image.open(frames[0]).size == (32, 32)
+    assert Image.open(frames[0]).size == (64, 64)
 
 
 def test_a_film_that_breaks_off_leaves_nothing(tmp_path):

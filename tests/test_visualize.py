@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from training.loggers import StatsLogger
-from training.visualize import color_depth, image_grid, save_camera_histogram, save_image_grid
+from training.visualize import color_depth, enlarge, image_grid, save_camera_histogram, save_image_grid
 
 
 def test_grid_runs_row_by_row_and_fills_up_with_white(tmp_path):
@@ -22,6 +22,16 @@ def test_grid_runs_row_by_row_and_fills_up_with_white(tmp_path):
     assert grid[0, ::2, ::4].tolist() == [[0, 10, 20], [30, 40, 255]]
     save_image_grid(images, tmp_path / "grid.png", columns=3)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "grid.png")), grid.permute(1, 2, 0).numpy())
+
+
+def test_enlarging_keeps_what_is_where():
+    picture = np.full((4, 6, 3), 50, np.uint8)
+    picture[:, 3:] = 200
+    larger = enlarge(picture, 3)
+    assert larger.shape == (12, 18, 3)
+    assert (larger[:, :3] == 50).all() and (larger[:, -3:] == 200).all()
+    assert (larger[:, 8] < 125).all() and (larger[:, 9] > 125).all()
+    assert enlarge(picture, 1) is picture
 
 
 def test_grid_takes_floats_beyond_their_range():

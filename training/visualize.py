@@ -36,9 +36,21 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
     return cells.reshape(channels, rows * height, columns * width)
 
 
-def save_image_grid(images: Tensor, path: str | Path, columns: int) -> None:
-    """Writes `image_grid` as a picture; the format goes by the file name."""
-    Image.fromarray(image_grid(images, columns).permute(1, 2, 0).numpy()).save(path)
+def save_image_grid(images: Tensor, path: str | Path, columns: int, factor: int = 1) -> None:
+    """Writes `image_grid`, enlarged by `factor`, as a picture; the format goes by the file name."""
+    Image.fromarray(enlarge(image_grid(images, columns).permute(1, 2, 0).numpy(), factor)).save(path)
+
+
+def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
+    """A picture uint8 [H, W, 3] with `factor` times the pixels each way, smoothly: a small generator for the eye.
+
+    Rendering splats finer than in training sharpens them and shows what the discriminator never saw; this does not.
+    """
+    if factor == 1:
+        return picture
+    height, width = picture.shape[:2]
+    image = Image.fromarray(picture).resize((factor * width, factor * height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def color_depth(depth: Tensor, alpha: Tensor, near: float | None = None, far: float | None = None) -> Tensor:
