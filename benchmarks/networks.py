@@ -1,6 +1,7 @@
 """Times the networks of a preset: `python benchmarks/networks.py --preset=tiny`.
 
-Cases take turns, and the least time of each counts, so that other work on the machine disturbs all alike.
+Cases take turns, and the least time of each counts, so that other work on the machine disturbs all alike. On a busy
+machine look at the processor time, with --threads=1.
 """
 
 import sys
@@ -13,21 +14,23 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from torch_utils import memory
 from torch_utils import precision as precisions
 from training import presets
 from training.discriminator import Discriminator
 from training.generator import Generator
 
 
-def interleaved_minima(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """Least seconds per case over `rounds` rounds; one round before is not counted."""
-    least = dict.fromkeys(cases, float("inf"))
+def interleaved_minima(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, tuple[float, float]]:
+    """Least (wall, processor) seconds per case over `rounds` rounds; one round before is not counted."""
+    least = dict.fromkeys(cases, (float("inf"), float("inf")))
     for i in range(rounds + 1):
         for name, run in cases.items():
-            start = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             run()
+            spent = time.perf_counter() - wall, time.process_time() - processor
             if i:
-                least[name] = min(least[name], time.perf_counter() - start)
+                least[name] = min(least[name][0], spent[0]), min(least[name][1], spent[1])
     return least
 
 
@@ -86,6 +89,7 @@ def generator_cases(G: Generator, batch: int, device: str) -> dict[str, Callable
 @click.option("--device", default="cpu", show_default=True)
 def main(preset: str, precision: str, batch: int, rounds: int, threads: int | None, device: str) -> None:
     """Print milliseconds per case and precision."""
+    memory.keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     config = presets.resolve(preset, data="")
@@ -97,8 +101,8 @@ def main(preset: str, precision: str, batch: int, rounds: int, threads: int | No
         label = str(D.low_dtype or torch.float32).removeprefix("torch.")
         cases |= {f"{case}, {label}": _synchronised(run, device) for case, run in found.items()}
     print(f"preset {preset}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}")
-    for case, seconds in sorted(interleaved_minima(cases, rounds).items()):
-        print(f"{case:48s} {seconds * 1e3:9.2f} ms")
+    for case, (wall, processor) in sorted(interleaved_minima(cases, rounds).items()):
+        print(f"{case:48s} {wall * 1e3:9.2f} ms, {processor * 1e3:9.2f} ms of processor time")
 
 
 def _synchronised(run: Callable[[], None], device: str) -> Callable[[], None]:

@@ -29,7 +29,7 @@ class DiscriminatorConfig(NetworkConfig):
     mapping_depth: int = 8  # layers of the camera mapping
     minibatch_std_group: int = 4  # samples that share a statistic; 1 turns it off (then it is a constant)
     num_fp16_blocks: int = 4  # blocks that run in float16 when low_dtype is float16; bfloat16 runs in all
-    conv_clamp: float | None = 256.0  # keeps float16 activations finite
+    conv_clamp: float | None = None  # bound of activations; keeps float16 finite (published: 256, in every type)
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
 
     def __post_init__(self) -> None:
@@ -51,7 +51,11 @@ class DiscriminatorConfig(NetworkConfig):
                 f"no published discriminator for resolution {resolution}; legal are {list(PUBLISHED_RESOLUTIONS)}"
             )
         halvings = range(int(math.log2(resolution // FINAL_RESOLUTION)) + 1)
-        return cls(resolution=resolution, channels=tuple(min(32768 // (resolution >> i), 512) for i in halvings))
+        return cls(
+            resolution=resolution,
+            channels=tuple(min(32768 // (resolution >> i), 512) for i in halvings),
+            conv_clamp=256.0,
+        )
 
     @property
     def block_resolutions(self) -> tuple[int, ...]:
@@ -203,7 +207,9 @@ class Discriminator(nn.Module):
         x = image
         for i, resolution in enumerate(self.config.block_resolutions):
             dtype = self.block_dtype(i)
-            layout = torch.contiguous_format if dtype == full else torch.channels_last
+            # Channels last suits low precision everywhere, and on CPUs float32 too (a third less time).
+            suits = dtype != full or (x.device.type == "cpu" and dtype == torch.float32)
+            layout = torch.channels_last if suits else torch.contiguous_format
             x = getattr(self, f"b{resolution}")(x.to(dtype, memory_format=layout))
         embedding = self.mapping(camera=labels.to(full))
         return self.b4(x.to(full, memory_format=torch.contiguous_format), embedding, groups)

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from training.discriminator import Discriminator, DiscriminatorConfig, minibatch_std
 
-TINY = DiscriminatorConfig(
-    resolution=16, channels=(8, 12, 16), embedding_dim=20, mapping_depth=2, published_keys=False, conv_clamp=None
+TINY = DiscriminatorConfig(resolution=16, channels=(8, 12, 16), embedding_dim=20, mapping_depth=2, published_keys=False)
+TINY_PUBLISHED = DiscriminatorConfig(
+    resolution=16, channels=(8, 12, 16), embedding_dim=20, mapping_depth=2, conv_clamp=256.0
 )
-TINY_PUBLISHED = DiscriminatorConfig(resolution=16, channels=(8, 12, 16), embedding_dim=20, mapping_depth=2)
 
 
 def network(config: DiscriminatorConfig = TINY, dtype: torch.dtype = torch.float32) -> Discriminator:
