@@ -7,6 +7,7 @@ What the fast ones avoid, measured on CPUs: the backward of a strided depthwise 
 PyTorch's double backward of any depthwise convolution, which loops over the channels.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -69,10 +70,14 @@ def downsample(x: Tensor) -> Tensor:
     return _Downsample.apply(x)
 
 
+@functools.lru_cache(maxsize=64)  # a few kB each; making it anew would stall a GPU
+def _depthwise_weight(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return fir_filter(dtype, device).expand(channels, 1, 4, 4).contiguous()
+
+
 def _depthwise_fir(x: Tensor, padding: int, stride: int) -> Tensor:
-    channels = x.shape[1]
-    weight = fir_filter(x.dtype, x.device).expand(channels, 1, 4, 4).contiguous()
-    return F.conv2d(x, weight, padding=padding, stride=stride, groups=channels)
+    weight = _depthwise_weight(x.shape[1], x.dtype, x.device)
+    return F.conv2d(x, weight, padding=padding, stride=stride, groups=x.shape[1])
 
 
 class _Blur(torch.autograd.Function):

@@ -370,7 +370,7 @@ class Generator(nn.Module):
         self,
         scene: Gaussians,
         cameras: Cameras,  # [B, V]
-        resolution: int | None = None,  # the generator's own if None
+        resolution: int | tuple[int, int] | None = None,  # the generator's own if None
         background: Tensor | None = None,  # [B, V, 3] RGB 0..1, white if None
     ) -> Rendering:
         """Images of scenes, in float32."""

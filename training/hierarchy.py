@@ -7,6 +7,7 @@ work with operands of different A runs over long contiguous stretches.
 Sources: Hyun and Heo 2024 (GSGAN, section 3.2), Barthel et al. 2025 (CGS-GAN); constants as published.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -91,10 +92,15 @@ def rotation_matrices(quats: Tensor) -> Tensor:
     return torch.stack([entry for row in rows for entry in row], dim=1).unflatten(1, (3, 3))
 
 
+@functools.lru_cache(maxsize=16)  # making it anew would stall a GPU
+def _initial_appearance(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(INITIAL_APPEARANCE, dtype=dtype, device=device)[:, None]
+
+
 def coarse_anchors(raw: Attributes, rule: ScaleRule) -> Attributes:
     """Level-0 anchors from their heads' outputs, A = 1."""
     bounded = rule.largest - F.softplus(rule.largest - rule.coarse - raw.log_scales)  # smooth minimum with the bound
-    start = raw.appearance.new_tensor(INITIAL_APPEARANCE)[:, None]
+    start = _initial_appearance(raw.appearance.dtype, raw.appearance.device)
     return Attributes(COARSE_REACH * raw.xyz, squash(bounded), squash(start + raw.appearance))
 
 
