@@ -28,7 +28,7 @@ NETWORKS = {
 TRAINING = {
     #        kimg  batch  views gamma  g_lr    d_lr    EMA kimg  tick images snapshots  metrics
     "micro": (20,   16, 16, 2,  2.0,  0.0020, 0.0020,  2.0,      1,   5,     10,      ("swd1k",)),
-    "tiny":  (40,   16, 16, 2,  8.0,  0.0020, 0.0020,  3.0,      1,   5,     10,      ("swd1k",)),
+    "tiny":  (30,   16, 16, 2,  4.0,  0.0020, 0.0020,  3.0,      1,   5,     10,      ("swd1k",)),
     "small": (1000, 16, 8,  2,  4.0,  0.0020, 0.0020,  5.0,      1,   10,    50,      ("swd2k",)),
 }
 # fmt: on
