@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torch_utils import ops
@@ -94,11 +93,11 @@ class ConvLayer(nn.Module):
         weight = (self.weight * (self.weight_gain * total_gain)).to(x.dtype)
         bias = None if self.bias is None else (self.bias * total_gain).to(x.dtype)
         if not self.down:
-            y = F.conv2d(x, weight, bias, padding=self.padding)
+            y = ops.conv2d(x, weight, bias, padding=self.padding)
         elif self.weight.shape[-1] == 1:
-            y = F.conv2d(ops.downsample(x), weight, bias)
+            y = ops.conv2d(ops.downsample(x), weight, bias)
         else:
-            y = F.conv2d(ops.blur(x, padding=2), weight, bias, stride=2)
+            y = ops.conv2d(ops.blur(x, padding=2), weight, bias, stride=2)
         if not self.activate:
             return y
         return ops.lrelu_clamp_(y, None if self.clamp is None else self.clamp * gain)
