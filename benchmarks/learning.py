@@ -182,8 +182,8 @@ def save_turning_heads(path: Path, runs: list[Path]) -> None:
         )
         z = random.normal(0, "benchmark/frontal", range(4), (G.z_dim,))
         cameras = G.geometry.orbit(torch.linspace(-1, 1, 7)).reshape(1, 7).expand(4, 7)
-        rows.append(G.render(G.synthesis(G.mapping(z)), cameras, resolution=96).image.flatten(0, 1))
-    save_image_grid(torch.cat(rows), path, 7)
+        rows.append(G.render(G.synthesis(G.mapping(z)), cameras).image.flatten(0, 1))
+    save_image_grid(torch.cat(rows), path, 7, factor=2)
 
 
 def save_curve(path: Path, reference: Reference, results: list[dict]) -> None:

@@ -1,12 +1,16 @@
 """train.py from the shell: a run's folder, resuming, equal runs, and one line for every mistake."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import calc_metrics
 import train
 from training.checkpoint import load_checkpoint, load_generator
 from training.synthetic import synthesize_heads
@@ -78,6 +82,43 @@ def test_checkpoints_load(finished):
     G = load_generator(paths[0])
     out = G(torch.randn(2, G.z_dim), G.geometry.orbit(torch.tensor([[0.0, 0.5]] * 2)))
     assert out.rgb.shape == (2, 2, 3, 32, 32)
+
+
+def test_the_metric_offline_is_the_metric_of_training(finished, tmp_path):
+    last = sorted(finished.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"])[-1]
+    trained = json.loads((finished / "metric-swd16.jsonl").read_text().splitlines()[-1])
+    assert trained["snapshot_pkl"] == last.name
+    arguments = [f"--network={last}", "--metrics=swd16", f"--outdir={tmp_path}", "--device=cpu"]
+    result = CliRunner().invoke(calc_metrics.main, arguments)
+    assert result.exit_code == 0, result.output
+    offline = json.loads((tmp_path / "metric-swd16.jsonl").read_text())
+    value = trained["results"]["swd16"]
+    assert value > 50 and abs(offline["results"]["swd16"] - value) < 1e-6 * value  # far from 0, and equal
+
+
+def test_trains_without_native_code(heads, tmp_path):
+    """No compiler, no CUDA: the twin renders, one line says so, and the run ends well."""
+    environment = os.environ | {"SPLATGAN_NATIVE": "0", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, train.__file__, f"--data={heads}", f"--outdir={tmp_path}", *COMMON, "--kimg=0.008"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rasterizer torch" in done.stdout and done.stderr.count("slow back end 'torch'") == 1
+    assert list(tmp_path.glob("*/network-snapshot-*.pkl"))
+
+
+def test_two_ranks_train_like_one_process(heads, tmp_path):
+    """gloo: same samples, same micro-batches, so the first step's statistics agree to rounding."""
+    lines = []
+    for ranks in (1, 2):
+        options = [f"--data={heads}", f"--outdir={tmp_path / str(ranks)}", *COMMON, "--kimg=0.008", "--batch-gpu=4"]
+        command = [sys.executable, train.__file__, *options, f"--gpus={ranks}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        lines.append(json.loads(next((tmp_path / str(ranks)).glob("*/stats.jsonl")).read_text().splitlines()[0]))
+    for name in ("Loss/G/adversarial", "Loss/D/fake", "Loss/D/real", "Loss/D/r1_penalty", "Gradient/G/norm"):
+        one, two = (line[name] for line in lines)
+        assert abs(one - two) <= 1e-4 * abs(one), name  # D's logits after a step of G feel the order of sums
 
 
 def test_resume_continues_bit_equal(heads, finished, tmp_path):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 import dnnlib
 import metrics
 from gaussian import Cameras, resolve_backend
-from torch_utils import distributed, precision, random
+from torch_utils import distributed, memory, precision, random
 from torch_utils.training_stats import Collector
 from training import checkpoint
 from training.config import TrainingConfig
@@ -166,7 +166,13 @@ class Trainer:
             {
                 "config": self.config.to_dict(),
                 "geometry": self.dataset.geometry.to_dict(),
-                "progress": {"nimg": self.nimg, "step": self.step, "tick": self.tick},
+                "progress": {
+                    "nimg": self.nimg,
+                    "step": self.step,
+                    "tick": self.tick,
+                    "threads": torch.get_num_threads(),  # float sums depend on both
+                    "ranks": distributed.world_size(),
+                },
                 "G": self.G.state_dict(),
                 "D": self.D.state_dict(),
                 "G_ema": self.G_ema.state_dict(),
@@ -209,21 +215,25 @@ class Trainer:
             metrics.write_result(result, self.options.run_dir, snapshot)
             if name not in self.best or result.value < self.best[name]["value"]:
                 self.best[name] = {"value": result.value, "nimg": self.nimg}
-            print(f"{name} {result.value:.4g} in {dnnlib.format_time(result.seconds)}")
+            note = f" ({result.note})" if result.note else ""
+            print(f"{name} {result.value:.4g} in {dnnlib.format_time(result.seconds)}{note}")
 
     # ------------------------------------------------------------------ what a user sees
 
     def _describe(self) -> None:
         config, data = self.config, self.dataset
         rounds = config.batch // (config.batch_gpu * distributed.world_size())
+        group = config.discriminator.minibatch_std_group
         views = f", {config.num_views} views a scene" if config.multiview else ""
+        groups = f", minibatch-std groups of {group}" if group > 1 else ""
         low = self.D.low_dtype
         lines = [
             f"Preset      {config.preset}: {config.generator.resolution} px, "
             f"{sum(config.generator.level_sizes):,} splats a scene; G {_millions(self.G)}, D {_millions(self.D)}",
             f"Data        {data.name}: {len(data):,} images{'' if data.has_masks else ', no masks'}"
             f"{', mirrored at random' if config.mirror else ''}",
-            f"Batch       {config.batch} = {distributed.world_size()} x {config.batch_gpu} x {rounds} rounds{views}",
+            f"Batch       {config.batch} = {distributed.world_size()} x {config.batch_gpu} x {rounds} rounds"
+            f"{views}{groups}",
             f"Device      {self.device}, {torch.get_num_threads()} threads; rasterizer "
             f"{resolve_backend(config.rasterizer, self.device)}; convolutions "
             f"{'float32' if low is None else str(low).removeprefix('torch.')}",
@@ -291,6 +301,7 @@ def _print_status(tick: int, nimg: int, timing: dict[str, float], values: dict[s
 
 def train(config: TrainingConfig, options: Options, dataset: ImageDataset) -> None:
     """Trains one run. Writes everything into `options.run_dir`, which exists; only rank 0 writes."""
+    memory.keep_freed_memory()
     if distributed.rank() == 0:
         text = json.dumps(config.to_dict(), indent=2)
         (options.run_dir / "training_options.json").write_text(text + "\n")
