@@ -174,14 +174,14 @@ def judge(run: Path, reference: Reference) -> dict:
 
 @torch.no_grad()
 def save_turning_heads(path: Path, runs: list[Path]) -> None:
-    """Four identities of each run, one a row, at seven yaws."""
+    """Two identities of each run, one a row, at seven yaws from -1 to 1 rad."""
     rows = []
     for run in runs:
         G = load_generator(
             max(run.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"])
         )
-        z = random.normal(0, "benchmark/frontal", range(4), (G.z_dim,))
-        cameras = G.geometry.orbit(torch.linspace(-1, 1, 7)).reshape(1, 7).expand(4, 7)
+        z = random.normal(0, "benchmark/frontal", range(2), (G.z_dim,))
+        cameras = G.geometry.orbit(torch.linspace(-1, 1, 7)).reshape(1, 7).expand(2, 7)
         rows.append(G.render(G.synthesis(G.mapping(z)), cameras).image.flatten(0, 1))
     save_image_grid(torch.cat(rows), path, 7, factor=2)
 
