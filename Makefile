@@ -14,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
-DEMO_MINUTES ?= 6
+DEMO_MINUTES ?= 7
 # The whole demo ends within 10 minutes: training must leave 100 s for what follows it. A DEMO_MINUTES from outside
 # is taken as it is.
 DEMO_TRAINED_BY := 500
