@@ -25,7 +25,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from benchmarks.learning import machine
 from gaussian import Geometry, resolve_backend
-from torch_utils import distributed, precision
+from torch_utils import distributed, memory, precision
 from torch_utils.training_stats import Collector
 from training import presets
 from training.dataset import Batch
@@ -123,6 +123,7 @@ def measure(config, device: torch.device, steps: int) -> dict:
 def main(preset: str, batch: int | None, batch_gpu: int | None, steps: int, device: str, json_path: str | None) -> None:
     """Time and memory of a training step."""
     chosen = distributed.initialise(device)
+    memory.keep_freed_memory()  # as the training loop does
     config = presets.resolve(preset, data="")
     config = replace(config, batch=batch or config.batch, batch_gpu=batch_gpu or batch or config.batch_gpu)
     config.check()
