@@ -55,6 +55,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 
 # ---------------------------------------------------------------- demo
 
+# Batch 8 in place of the preset's 16: twice the steps for the same images, and better heads in few minutes.
 # Without a compiler the splatting falls back to PyTorch: the same minutes then train on fewer images, and the metric
 # and the film are made smaller to end in time.
 demo: setup
@@ -74,7 +75,7 @@ demo: setup
 	  left=$$(($(STARTED) + $(DEMO_TRAINED_BY) - $$(date +%s))); \
 	  minutes=$$(python -c "print(round(min($(DEMO_MINUTES), max($$left, 60) / 60), 2))"); \
 	fi; \
-	step python train.py --data=$(DEMO_DATA)/64 --outdir=$(DEMO_OUT)/training --preset=tiny --minutes=$$minutes --metrics=none; \
+	step python train.py --data=$(DEMO_DATA)/64 --outdir=$(DEMO_OUT)/training --preset=tiny --batch=8 --batch-gpu=8 --minutes=$$minutes --metrics=none; \
 	network=$$(ls -t $(DEMO_OUT)/training/*/network-snapshot-*.pkl | head -n 1); \
 	step python calc_metrics.py --network=$$network --data=$(DEMO_DATA)/64 --metrics=$$metric; \
 	step python gen_videos.py --outdir=$(DEMO_OUT) --trunc=0.7 --seeds=0-3 --grid=2x2 --network=$$network --w-frames=$$frames --enlarge=3; \
