@@ -80,9 +80,9 @@ def test_pixels_near_the_order_and_the_stop_are_found():
         pair = dataclasses.replace(one, scene=both(one.scene, other.scene))
         assert bool(undecided(pair, Settings())[0, 0, 0, 4, 4]) == marked
     for share, marked in ((1 + 1e-5, True), (1 + 1e-3, False)):
-        behind = decision(1 - 1e-4 / 0.05 * share, 2.5)
-        pair = dataclasses.replace(one, scene=both(decision(0.95).scene, behind.scene))
-        assert bool(undecided(pair, Settings())[0, 0, 0, 4, 4]) == marked
+        front = both(decision(0.98).scene, decision(0.95, 2.2).scene)  # lets a thousandth through
+        stack = dataclasses.replace(one, scene=both(front, decision(1 - 0.1 * share, 2.5).scene))
+        assert bool(undecided(stack, Settings())[0, 0, 0, 4, 4]) == marked
 
 
 def both(one, other):
