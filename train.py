@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -12,148 +14,179 @@ import click
 
 import dnnlib
 import metrics
+from dnnlib.command import CONTEXT, GroupedCommand, group, option, refuse
+from gaussian.rendering import BACKENDS
 from torch_utils import distributed
-from training import presets
+from training import launch, presets
 from training.checkpoint import CheckpointError
-from training.config import TrainingConfig
 from training.dataset import ImageDataset
-from training.training_loop import Diverged, Options, train
+from training.launch import stated_default
+from training.training_loop import LOADER_WORKERS, Diverged, Options, train
 
-# Options whose only work is to beat one field of the preset.
-FIELDS = {
-    "kimg": "total_kimg",
-    "tick": "tick_kimg",
-    "img_snap": "image_ticks",
-    "network_snap": "snapshot_ticks",
-    "batch": "batch",
-    "batch_gpu": "batch_gpu",
-    "gamma": "gamma",
-    "glr": "g_lr",
-    "dlr": "d_lr",
-    "mirror": "mirror",
-    "seed": "seed",
-    "use_multiview_reg": "multiview",
-    "num_multiview": "num_views",
-    "center_dists": "center_weight",
-    "knn_dists": "knn_weight",
-    "knn_num_ks": "knn_neighbours",
-    "blur_fade_kimg": "blur_fade_kimg",
-    "precision": "precision",
-    "rasterizer": "rasterizer",
-    "detector": "detector",
+COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
+
+REFUSED = {
+    "--g-num-fp16-res": "the published code reads it and never uses it; --precision covers the generator too",
+    "--start-pe": "the published code reads it and never uses it; the points' encoding goes by the preset",
 }
 
 
-def _dashes(name: str) -> str:
-    """Option names arrive without their leading dashes: --batch_gpu is --batch-gpu."""
-    return name.replace("_", "-")
+def field(declaration: str, name: str, *more: str, **attributes):
+    """An option that beats field `name` of the configuration and states the presets' values as its default."""
+    return option(declaration, *more, name, show_default=stated_default(name), **attributes)
 
 
-@click.command(context_settings={"token_normalize_func": _dashes, "show_default": True, "max_content_width": 120})
-# Data and place
-@click.option(
-    "--data", required=True, metavar="DIR", help="folder of the images, with dataset.json and mask/ beside it"
+def _only_true(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value:
+        raise click.UsageError("--cond=False is refused: the discriminator judges an image with its camera", ctx)
+
+
+def _inverted(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
+    return not value
+
+
+def _metrics(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    names = None if value is None else tuple(n for n in re.split(r"[,\s]+", value) if n and n != "none")
+    for name in names or ():
+        try:
+            metrics.parse_metric(name)
+        except ValueError as error:
+            raise click.UsageError(f"--metrics={value}: {error}", ctx) from None
+    return names
+
+
+# fmt: off
+DATA = group(
+    "Data",
+    option("--data", required=True, metavar="DIR", help="folder of the images, with dataset.json and mask/ beside it"),
+    field("--mirror", "mirror", type=bool, help="flip image, mask and camera of every second sample"),
+    option("--background", metavar=launch.BACKGROUNDS, default="auto",
+           help="behind real and generated images, numbers 0 to 255; auto: random with masks, white without"),
+    option("--cond", type=bool, default=True, callback=_only_true, expose_value=False,
+           help="the discriminator is told the cameras; nothing else is legal"),
 )
-@click.option("--outdir", default="training-runs", metavar="DIR", help="where run folders are made")
-@click.option("--desc", metavar="TEXT", help="goes into the run folder's name")
-@click.option("--mirror", type=bool, help="flip image, mask and camera of every second sample")
-# Model
-@click.option(
-    "--preset", metavar="NAME", help=f"{', '.join(presets.PRESETS)}; by default the data's resolution picks it"
+
+REPORTS = group(
+    "Run folder and reports",
+    option("--outdir", default="training-runs", metavar="DIR", help="where run folders are made"),
+    option("--desc", metavar="TEXT", show_default="the preset", help="goes into the run folder's name"),
+    option("--job-id", metavar="TEXT", default="", help="of a cluster's queue; goes into the run folder's name"),
+    field("--tick", "tick_kimg", type=float, help="kimg between two status lines"),
+    field("--img-snap", "image_ticks", type=COUNT, help="ticks between two pictures"),
+    field("--network-snap", "snapshot_ticks", type=COUNT, help="ticks between two checkpoints, each with the metrics"),
+    field("--metrics", "metrics", metavar="LIST", callback=_metrics, help="comma-separated, or none"),
+    option("--detector", metavar="PATH|URL|untrained", show_default="$SPLATGAN_DETECTOR",
+           help="Inception weights for FID"),
+    option("--tensorboard", is_flag=True, help="also write TensorBoard events (needs the package)"),
+    option("--wandb", "wandb_mode", type=click.Choice(["off", "offline", "online"]), default="off",
+           help="also log to W&B"),
 )
-@click.option("--resume", metavar="PKL", help="continue this checkpoint in a new run folder")
-# Length
-@click.option("--kimg", type=float, help="length in thousands of real images; fractions are allowed")
-@click.option("--tick", type=float, help="kimg between two status lines")
-@click.option("--minutes", type=float, help="end the run after this time")
-@click.option("--img-snap", type=click.IntRange(min=1), help="ticks between two pictures")
-@click.option("--network-snap", type=click.IntRange(min=1), help="ticks between two checkpoints")
-@click.option("--metrics", "metric_names", metavar="LIST", help="comma-separated, or none")
-@click.option("--detector", metavar="PATH|URL|untrained", help="Inception weights for FID")
-# Optimisation
-@click.option("--batch", type=click.IntRange(min=1), help="samples a step, over all ranks")
-@click.option("--batch-gpu", type=click.IntRange(min=1), help="samples a micro-batch")
-@click.option("--gamma", type=click.FloatRange(min=0), help="R1 weight")
-@click.option("--glr", type=float, help="learning rate of the generator")
-@click.option("--dlr", type=float, help="learning rate of the discriminator")
-@click.option("--seed", type=click.IntRange(min=0), help="everything random follows from it")
-@click.option("--use-multiview-reg", "--use-multivew-reg", type=bool, help="several views of each scene a step")
-@click.option("--num-multiview", type=click.IntRange(min=1), help="how many")
-@click.option("--center-dists", type=float, help="weight of the centre term")
-@click.option("--knn-dists", type=float, help="weight of the nearest-neighbour term")
-@click.option("--knn-num-ks", type=click.IntRange(min=1), help="its number of neighbours")
-@click.option("--blur-fade-kimg", type=float, help="kimg over which the initial blur fades")
-# Machine
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA where there is one"
+
+NETWORKS = group(
+    "Networks",
+    option("--preset", metavar="NAME", show_default="by the images' resolution", help=", ".join(presets.PRESETS)),
+    field("--gaussian-num-pts", "generator__num_points", type=click.IntRange(min=2),
+          help="points of the coarsest level"),
+    field("--map-depth", "generator__map_depth", type=COUNT, help="layers of the generator's mapping network"),
+    field("--cbase", "channel_base", type=COUNT, help="the discriminator has so many channels / pixels of an edge,"),
+    field("--cmax", "channel_max", type=COUNT, help="and at most so many"),
+    field("--mbstd-group", "discriminator__minibatch_std_group", type=COUNT,
+          help="samples that share a minibatch standard deviation; 1 switches it off"),
+    field("--freezed", "freeze_d", type=FROM_0,
+          help="layers of the discriminator, from the image on, that do not learn"),
 )
-@click.option("--gpus", type=click.IntRange(min=1), default=1, help="processes on this machine")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="of the convolutions")
-@click.option("--rasterizer", type=click.Choice(["auto", "torch", "cpu", "gsplat"]), help="back end of the splatting")
-# Logging
-@click.option("--tensorboard", is_flag=True, help="also write TensorBoard events (needs the package)")
-@click.option("--wandb", type=click.Choice(["off", "offline", "online"]), default="off", help="also log to W&B")
-def main(data, outdir, desc, preset, resume, minutes, metric_names, device, gpus, tensorboard, wandb, **flags):
+
+OPTIMISATION = group(
+    "Optimisation",
+    field("--kimg", "total_kimg", type=float, help="length in thousands of real images; fractions are allowed"),
+    option("--minutes", type=click.FloatRange(min=0, min_open=True), help="end the run after this time"),
+    field("--batch", "batch", type=COUNT, help="samples a step, over all processes"),
+    field("--batch-gpu", "batch_gpu", type=COUNT, help="samples that are held in memory at once"),
+    field("--glr", "g_lr", type=float, help="learning rate of the generator"),
+    field("--dlr", "d_lr", type=float, help="learning rate of the discriminator"),
+    field("--gamma", "gamma", type=float, help="R1 weight"),
+    field("--use-multiview-reg", "multiview", "--use-multivew-reg", type=bool,
+          help="several views of each scene a step"),
+    field("--num-multiview", "num_views", type=COUNT, help="how many"),
+    field("--center-dists", "center_weight", type=float, help="weight of the centre term"),
+    field("--knn-dists", "knn_weight", type=float, help="weight of the nearest-neighbour term"),
+    field("--knn-num-ks", "knn_neighbours", type=COUNT, help="its number of neighbours"),
+    field("--blur-fade-kimg", "blur_fade_kimg", type=float, help="kimg over which the initial blur fades"),
+    field("--disc-c-noise", "label_noise", type=float,
+          help="noise on the cameras that the discriminator is told, in standard deviations of the labels"),
+    field("--seed", "seed", type=FROM_0, help="everything random follows from it"),
+)
+
+RESUMING = group(
+    "Resuming and safety",
+    option("--resume", metavar="PKL", help="continue this checkpoint in a new run folder"),
+)
+
+MACHINE = group(
+    "Machine",
+    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
+           help="auto: CUDA where there is one"),
+    option("--gpus", type=COUNT, default=1,
+           help="processes on this machine, each with a CUDA device of its own or an equal share of the cores"),
+    field("--rasterizer", "rasterizer", type=click.Choice(BACKENDS), help="back end of the splatting"),
+    field("--precision", "precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="of the convolutions"),
+    option("--d-num-fp16-res", "fp16_blocks", type=FROM_0,
+           show_default=stated_default("discriminator__num_fp16_blocks"),
+           help="blocks of the discriminator that fp16 covers; 0 also lifts the clamp that it needs, more set it"),
+    option("--workers", type=FROM_0, default=LOADER_WORKERS, help="threads that read images ahead"),
+    option("--nobench", "bench", is_flag=False, flag_value=True, type=bool, default=False, callback=_inverted,
+           help="do not let cuDNN try out its algorithms"),
+)
+
+TRYING_OUT = group(
+    "Trying out",
+    option("--dry-run", is_flag=True, help="print the resolved configuration as JSON, and do nothing else"),
+)
+# fmt: on
+
+
+@click.command(cls=GroupedCommand, context_settings=CONTEXT)
+@DATA
+@REPORTS
+@NETWORKS
+@OPTIMISATION
+@RESUMING
+@MACHINE
+@TRYING_OUT
+@refuse(REFUSED)
+def main(data, outdir, desc, job_id, device, gpus, dry_run, **choices):
     """Train a 3D GAN on posed images.
+
+    Underscores and dashes are alike in options. A default that differs between presets is given for those of 256 px
+    and more, then for the smaller ones by name.
 
     \b
     python train.py --data=datasets/heads/64 --outdir=training-runs
     python train.py --data=/data/FFHQC/512 --gpus=4 --gamma=1
     """
-    if gpus > 1 and not distributed.is_launched():
-        sys.exit(distributed.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:]]))
+    # A parameter is named after the field that it sets: of the loop's options, or of the configuration.
+    loop = {f.name: choices.pop(f.name) for f in dataclasses.fields(Options) if f.name in choices}
     try:
+        if dry_run:
+            config = launch.resolve_config(ImageDataset(data), data, **choices)
+            config.check(gpus)
+            click.echo(json.dumps(config.to_dict(), indent=2))
+            return
+        launch.check_devices(device, gpus)
+        if gpus > 1 and not distributed.is_launched():
+            sys.exit(distributed.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:]]))
         chosen = distributed.initialise(device)
         dataset = ImageDataset(data)
-        config = resolve(dataset, data, preset, metric_names, flags)
+        config = launch.resolve_config(dataset, data, **choices)
         config.check(distributed.world_size())
-        run_dir = _make_run_dir(Path(outdir), desc or config.preset)
-        options = Options(run_dir, chosen, minutes, resume, tensorboard, wandb)
-        if distributed.rank() == 0:
-            with dnnlib.Logger(run_dir / "log.txt"):
-                train(config, options, dataset)
-        else:
+        run_dir = launch.make_run_dir(Path(outdir), desc or config.preset, job_id)
+        options = Options(run_dir, chosen, **loop)
+        with dnnlib.Logger(run_dir / "log.txt") if distributed.rank() == 0 else contextlib.nullcontext():
             train(config, options, dataset)
     except (CheckpointError, Diverged, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     finally:
         distributed.finalise()
-
-
-def resolve(
-    dataset: ImageDataset, data: str, preset: str | None, metric_names: str | None, flags: dict[str, object]
-) -> TrainingConfig:
-    """The preset's values, beaten by every flag that was given. Raises ValueError for unknown names."""
-    config = presets.resolve(preset or dataset.resolution, data=os.path.abspath(data))
-    if config.generator.resolution != dataset.resolution:
-        raise ValueError(
-            f"--preset={config.preset} is for {config.generator.resolution} px, the images in {data} have "
-            f"{dataset.resolution} px; leave --preset out or convert the data"
-        )
-    given = {FIELDS[name]: value for name, value in flags.items() if value is not None}
-    if metric_names is not None:
-        names = [] if metric_names == "none" else [n for n in re.split(r"[,\s]+", metric_names) if n]
-        for name in names:
-            metrics.parse_metric(name)
-        given["metrics"] = tuple(names)
-    return dataclasses.replace(config, **given)
-
-
-def _make_run_dir(outdir: Path, desc: str) -> Path:
-    """`<outdir>/NNNNN-<desc>` with the next free number; made by rank 0, the others need no folder."""
-    if distributed.rank() != 0:
-        return outdir
-    outdir.mkdir(parents=True, exist_ok=True)
-    slug = re.sub(r"[^\w.=+-]+", "-", desc).strip("-") or "run"
-    numbers = [int(m[1]) for p in outdir.iterdir() if (m := re.match(r"(\d{5})-", p.name))]
-    number = max(numbers, default=-1) + 1
-    while True:
-        path = outdir / f"{number:05d}-{slug}"
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:  # another run took the number
-            number += 1
 
 
 if __name__ == "__main__":

@@ -3,6 +3,15 @@
 from dnnlib.console import Logger
 from dnnlib.download import cache_dir, download
 from dnnlib.formatting import format_bytes, format_time
-from dnnlib.options import parse_grid, parse_ints
+from dnnlib.options import parse_color, parse_grid, parse_ints
 
-__all__ = ["Logger", "cache_dir", "download", "format_bytes", "format_time", "parse_grid", "parse_ints"]
+__all__ = [
+    "Logger",
+    "cache_dir",
+    "download",
+    "format_bytes",
+    "format_time",
+    "parse_color",
+    "parse_grid",
+    "parse_ints",
+]

@@ -27,3 +27,15 @@ def parse_grid(text: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(f"{text!r} is not a grid; write columns x rows, such as 2x2")
     return int(match[1]), int(match[2])
+
+
+def parse_color(text: str) -> tuple[float, float, float]:
+    """Red, green and blue in 0..1 of "white", "black" or "R,G,B" with whole numbers 0..255. Raises ValueError."""
+    named = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+    if text in named:
+        return named[text]
+    match = re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", text)
+    if match is None or max(map(int, match.groups())) > 255:
+        raise ValueError(f"{text!r} is not a colour; legal are white, black and R,G,B with whole numbers from 0 to 255")
+    red, green, blue = (int(part) / 255 for part in match.groups())
+    return red, green, blue

@@ -152,7 +152,7 @@ def test_resume_continues_bit_equal(heads, finished, tmp_path):
         (["--batch=10", "--batch-gpu=4"], "--batch=10 is not a multiple"),
         (["--batch=6", "--batch-gpu=6"], "minibatch-std group of 4"),
         (["--metrics=fid"], "fid<N>_full"),
-        (["--kimg=-1"], "--kimg=-1.0: must be greater than 0"),
+        (["--kimg=-1"], "--kimg=-1.0: must be finite and greater than 0"),
         (["--knn-num-ks=32"], "--knn-num-ks=32: legal are 1 to 31"),
         (["--resume=nothing.pkl"], "nothing.pkl: no such checkpoint"),
         (["--device=cuda"], "sees no CUDA device"),

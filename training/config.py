@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import dnnlib
 from training.discriminator import DiscriminatorConfig
 from training.generator import GeneratorConfig
 
@@ -19,6 +21,7 @@ class TrainingConfig:
     data: str  # folder of the images
     index_list: str | None = None  # JSON list of item numbers
     mirror: bool = True  # flips image, mask and camera of every second sample
+    background: str = "random"  # behind real and fake: "random" (per sample), "white", "black" or "R,G,B" in 0..255
     seed: int = 0
 
     # Schedule
@@ -48,6 +51,8 @@ class TrainingConfig:
     d_clip: float = 5.0
     ema_halflife_kimg: float = 10.0
     ema_rampup: float = 0.05  # the half-life is at most this share of the images seen
+    freeze_d: int = 0  # layers of D, from the image on, that do not learn
+    label_noise: float = 0.0  # of the cameras that D is told, in standard deviations of the data's labels
 
     # Machine and measuring
     precision: str = "auto"  # of the discriminator's convolutions
@@ -55,6 +60,11 @@ class TrainingConfig:
     metrics: tuple[str, ...] = ("fid20k_full",)
     detector: str | None = None  # weights of the 2015 Inception network
     max_bad_steps: int = 10  # skipped steps in a row after which the run stops
+
+    @property
+    def shown_background(self) -> str:
+        """The colour behind pictures, films and metrics: the one of training, white where that is random."""
+        return "white" if self.background == "random" else self.background
 
     @property
     def views(self) -> range:
@@ -103,10 +113,22 @@ class TrainingConfig:
             ("--glr", self.g_lr),
             ("--dlr", self.d_lr),
         ):
-            if not value > 0:
-                raise ValueError(f"{flag}={value}: must be greater than 0")
-        if self.gamma < 0:
-            raise ValueError(f"--gamma={self.gamma}: must be 0 or greater")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{flag}={value}: must be finite and greater than 0")
+        for flag, value in (
+            ("--gamma", self.gamma),
+            ("--center-dists", self.center_weight),
+            ("--knn-dists", self.knn_weight),
+            ("--blur-fade-kimg", self.blur_fade_kimg),
+            ("--disc-c-noise", self.label_noise),
+        ):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
+        layers = self.discriminator.num_freezable
+        if not 0 <= self.freeze_d <= layers:
+            raise ValueError(f"--freezed={self.freeze_d}: legal are 0 to {layers}, the discriminator's layers")
+        if self.background != "random":
+            dnnlib.parse_color(self.background)
 
 
 def _jsonable(value: Any) -> Any:

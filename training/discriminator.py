@@ -16,6 +16,13 @@ from training.layers import CAMERA_DIM, FullyConnected, MappingNetwork, NetworkC
 
 FINAL_RESOLUTION = 4
 PUBLISHED_RESOLUTIONS = (256, 512, 1024, 2048)
+PUBLISHED_CLAMP = 256.0  # of activations
+
+
+def channel_counts(resolution: int, base: int = 32768, maximum: int = 512) -> tuple[int, ...]:
+    """Channels at resolution, resolution/2, ..., 4: base / size, at most `maximum`, as in StyleGAN2."""
+    sizes = [resolution >> i for i in range(int(math.log2(resolution // FINAL_RESOLUTION)) + 1)]
+    return tuple(min(base // size, maximum) for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,12 @@ class DiscriminatorConfig(NetworkConfig):
             raise ValueError(
                 f"no published discriminator for resolution {resolution}; legal are {list(PUBLISHED_RESOLUTIONS)}"
             )
-        halvings = range(int(math.log2(resolution // FINAL_RESOLUTION)) + 1)
-        return cls(
-            resolution=resolution,
-            channels=tuple(min(32768 // (resolution >> i), 512) for i in halvings),
-            conv_clamp=256.0,
-        )
+        return cls(resolution=resolution, channels=channel_counts(resolution), conv_clamp=PUBLISHED_CLAMP)
+
+    @property
+    def num_freezable(self) -> int:
+        """Layers that Freeze-D can hold: three per block, and the one that reads the image."""
+        return 3 * len(self.block_resolutions) + 1
 
     @property
     def block_resolutions(self) -> tuple[int, ...]:
@@ -171,6 +178,11 @@ class Discriminator(nn.Module):
             self.b8_pose = DiscriminatorBlock(*config.channels[-2:], False, clamp, keys)
         self.mapping = MappingNetwork(0, CAMERA_DIM, config.embedding_dim, config.mapping_depth)
         self.b4 = Epilogue(config.channels[-1], config.embedding_dim, clamp, keys)
+
+    def freezable(self) -> list[nn.Module]:
+        """The layers in the order in which Freeze-D (Mo et al. 2020) counts them: from the image downwards."""
+        blocks = [getattr(self, f"b{resolution}") for resolution in self.config.block_resolutions]
+        return [layer for block in blocks for _, layer in block.named_children()]
 
     def num_groups(self, count: int) -> int:
         """Minibatch-std groups among `count` samples. Raises ValueError if they do not divide evenly."""

@@ -39,6 +39,7 @@ def generator_terms(
     background: Tensor,  # [B, V, 3] in 0..1
     blur_sigma: float = 0.0,  # pixels
     knn_neighbours: int = 0,  # 0 leaves both geometry terms out
+    labels: Tensor | None = None,  # [B, V, 25] that D is told; None: those of the cameras
 ) -> GeneratorTerms:
     """One scene per latent, V views of each, all rendered and judged in one batch (multi-view regularisation).
 
@@ -50,7 +51,8 @@ def generator_terms(
     batch, views = z.shape[0], cameras.shape[1]
     images = gaussian_blur(rendering.image.flatten(0, 1), blur_sigma)  # [B V, 3, R, R]
     groups = views * D.num_groups(batch)  # of minibatch-std: as in V separate calls
-    logits = D(images, cameras.labels.flatten(0, 1), groups).view(batch, views)
+    told = cameras.labels if labels is None else labels
+    logits = D(images, told.flatten(0, 1), groups).view(batch, views)
     knn = center = None
     if knn_neighbours:
         coarse = scene.anchors.means[:, : G.config.num_points]  # [B, P, 3] before the clamp of the splats

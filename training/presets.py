@@ -9,19 +9,20 @@ from __future__ import annotations
 from math import log
 
 from training.config import TrainingConfig
-from training.discriminator import DiscriminatorConfig
+from training.discriminator import DiscriminatorConfig, channel_counts
 from training.generator import GeneratorConfig
 
 PUBLISHED = {"cgs256": 256, "cgs512": 512, "cgs1024": 1024, "cgs2048": 2048}
 
 # fmt: off
-# Networks of the small members. D channels run from the image's resolution down to 4 px.
+# Networks of the small members. D has base / size channels at each size, at most max.
 NETWORKS = {
-    #        px   points  ratios            widths                   w  blocks heads | D channels layers
-    "micro": (32,  32,  (1, 4, 4),       (64, 32, 16),             64,  2, 4,  (32, 64, 128, 128),            2),
-    "tiny":  (64,  64,  (1, 4, 4, 4),    (128, 64, 32, 16),       128,  3, 4,  (32, 64, 128, 128, 128),       4),
-    "small": (128, 128, (1, 4, 4, 4, 2), (256, 128, 64, 32, 16),  256,  4, 8,  (32, 64, 128, 256, 256, 256),  6),
+    #        px   points  ratios            widths                   w  blocks heads | D base  max  layers
+    "micro": (32,  32,  (1, 4, 4),       (64, 32, 16),             64,  2, 4,        1024, 128, 2),
+    "tiny":  (64,  64,  (1, 4, 4, 4),    (128, 64, 32, 16),       128,  3, 4,        2048, 128, 4),
+    "small": (128, 128, (1, 4, 4, 4, 2), (256, 128, 64, 32, 16),  256,  4, 8,        4096, 256, 6),
 }
+PUBLISHED_CHANNELS = (32768, 512)  # base and max of D
 
 # Training of the small members, where it differs from the published defaults in TrainingConfig. tick, images and
 # snapshots: kimg per tick, ticks per picture and per checkpoint.
@@ -34,6 +35,11 @@ TRAINING = {
 # fmt: on
 
 PRESETS = (*NETWORKS, *PUBLISHED)
+
+
+def channels(name: str) -> tuple[int, int]:
+    """Base and maximum of the discriminator's channels, see `channel_counts`."""
+    return NETWORKS[name][7:9] if name in NETWORKS else PUBLISHED_CHANNELS
 
 
 def resolve(name: str | int, data: str) -> TrainingConfig:
@@ -61,7 +67,8 @@ def _published(name: str, data: str) -> TrainingConfig:
 
 
 def _small(name: str, data: str) -> TrainingConfig:
-    resolution, points, ratios, widths, w_dim, blocks, heads, channels, layers = NETWORKS[name]
+    resolution, points, ratios, widths, w_dim, blocks, heads, base, most, layers = NETWORKS[name]
+    channels = channel_counts(resolution, base, most)
     kimg, batch, batch_gpu, views, gamma, g_lr, d_lr, ema, tick, images, snapshots, metrics = TRAINING[name]
     generator = GeneratorConfig(
         resolution=resolution,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+import dnnlib
 from gaussian import Cameras
 from torch_utils import distributed, random
 from torch_utils.training_stats import Collector
@@ -23,16 +24,21 @@ from training.gaussian_stats import scene_statistics
 
 @dataclass
 class MicroBatch:
-    """`batch_gpu` consecutive samples of a step, on the device. Cameras and backgrounds are of the fakes."""
+    """`batch_gpu` consecutive samples of a step, on the device. Cameras and backgrounds are of the fakes.
+
+    Labels are what the discriminator is told: those of the cameras, with noise where the configuration has any.
+    """
 
     indices: range  # global sample indices
     real: Tensor  # [b, 3, R, R] in -1..1, composited and flipped
     real_labels: Tensor  # [b, 25]
     g_z: Tensor  # [b, z_dim] latents of the generator phase
     g_cameras: Cameras  # [b, V]
+    g_labels: Tensor  # [b, V, 25]
     g_background: Tensor  # [b, V, 3]
     d_z: Tensor  # [b, z_dim] latents of the discriminator phase
     d_cameras: Cameras  # [b, 1]
+    d_labels: Tensor  # [b, 25]
     d_background: Tensor  # [b, 3], shared by the real and the fake sample of one index
     first: bool  # of this rank's share: carries the scene statistics
 
@@ -43,6 +49,9 @@ class SampleStream:
     def __init__(self, config: TrainingConfig, labels: Tensor, z_dim: int, device: torch.device):
         self.config, self.labels, self.z_dim, self.device = config, labels.cpu(), z_dim, device
         self.order = random.EpochOrder(config.seed, "data", len(labels))
+        # Of all labels: the published code takes the micro-batch's, which changes with its size.
+        self.label_std = self.labels.std(0, correction=0)
+        self.colour = None if config.background == "random" else torch.tensor(dnnlib.parse_color(config.background))
 
     def share(self, nimg: int) -> range:
         """This rank's samples of the step that starts after `nimg` images."""
@@ -57,13 +66,11 @@ class SampleStream:
         """Cuts this rank's share of a step, loaded as `batch`, into micro-batches on the device."""
         config, share = self.config, self.share(nimg)
         size, parts = config.batch_gpu, []
-        g_labels = self.camera_labels(
-            "G", range(nimg, nimg + config.batch)
-        )  # of the total batch
+        g_labels = self.camera_labels("G", range(nimg, nimg + config.batch))  # of the total batch
         for start in range(0, len(share), size):
             indices = share[start : start + size]
             rows = slice(start, start + size)
-            background = self._uniform("background", indices, (3,))
+            background = self._background("background", indices, (3,))
             masks = None if batch.masks is None else batch.masks[rows].to(self.device)
             flip = self._flips("mirror", indices).to(self.device)
             images, masks, labels = mirror(
@@ -71,16 +78,19 @@ class SampleStream:
             )
             own = torch.arange(indices.start - nimg, indices.stop - nimg)
             views = torch.stack([g_labels[(own - v) % config.batch] for v in config.views], dim=1)  # [b, V, 25]
+            d_labels = self.camera_labels("D", indices)
             parts.append(
                 MicroBatch(
                     indices=indices,
                     real=composite(images, masks, background),
-                    real_labels=labels,
+                    real_labels=self._told("real", indices, labels),
                     g_z=self._normal("G/z", indices),
                     g_cameras=Cameras.from_labels(views.to(self.device)),
-                    g_background=self._uniform("G/background", indices, (len(config.views), 3)),
+                    g_labels=self._told("G", indices, views.to(self.device)),
+                    g_background=self._background("G/background", indices, (len(config.views), 3)),
                     d_z=self._normal("D/z", indices),
-                    d_cameras=Cameras.from_labels(self.camera_labels("D", indices)[:, None].to(self.device)),
+                    d_cameras=Cameras.from_labels(d_labels[:, None].to(self.device)),
+                    d_labels=self._told("D", indices, d_labels.to(self.device)),
                     d_background=background,
                     first=start == 0,
                 )
@@ -97,6 +107,19 @@ class SampleStream:
 
     def _flips(self, stream: str, indices: range) -> Tensor:
         return (random.uniform(self.config.seed, stream, indices) < 0.5) & self.config.mirror
+
+    def _told(self, phase: str, indices: range, labels: Tensor) -> Tensor:
+        """Labels [b, ..., 25] as the discriminator gets them."""
+        if not self.config.label_noise:
+            return labels
+        noise = random.normal(self.config.seed, f"{phase}/label noise", indices, tuple(labels.shape[1:]))
+        return labels + (self.config.label_noise * self.label_std * noise).to(labels)
+
+    def _background(self, stream: str, indices: range, shape: tuple[int, ...]) -> Tensor:
+        """RGB in 0..1 of each sample [len(indices), *shape]: its own draw, or the one colour of the run."""
+        if self.colour is None:
+            return self._uniform(stream, indices, shape)
+        return self.colour.expand(len(indices), *shape).to(self.device)
 
     def _uniform(self, stream: str, indices: range, shape: tuple[int, ...]) -> Tensor:
         return random.uniform(self.config.seed, stream, indices, shape).to(self.device)
@@ -115,11 +138,13 @@ class Phase:
     every: int  # steps
     clip: float  # largest norm of the mean gradient over the total batch
     accumulate: Callable[[MicroBatch, float], None]  # (micro-batch, blur sigma)
-    names: list[str] = field(init=False)  # of the parameters that have had a gradient
+    frozen: list[nn.Module] = field(default_factory=list)  # parts of the module that do not learn
+    learning: list[nn.Parameter] = field(init=False)
     bad_in_a_row: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.names = [name for name, _ in self.module.named_parameters()]
+        frozen = {id(p) for part in self.frozen for p in part.parameters()}
+        self.learning = [p for p in self.module.parameters() if id(p) not in frozen]
         self.bad_in_a_row = torch.zeros((), device=next(self.module.parameters()).device)
 
 
@@ -133,12 +158,14 @@ class GanStep:
         # Lazy regularisation (StyleGAN2, appendix B): D takes (interval + 1) / interval as many steps.
         ratio = config.r1_interval / (config.r1_interval + 1) if config.gamma > 0 else 1.0
         self.opt_D = _adam(D, config.d_lr * ratio, (0.0, config.beta2**ratio))
+        frozen = D.freezable()[: config.freeze_d] if config.freeze_d else []
         self.phases = [
             Phase("G", G, self.opt_G, 1, config.g_clip, self.accumulate_G),
-            Phase("D", D, self.opt_D, 1, config.d_clip, self.accumulate_D),
+            Phase("D", D, self.opt_D, 1, config.d_clip, self.accumulate_D, frozen),
         ]
         if config.gamma > 0:
-            self.phases.append(Phase("R1", D, self.opt_D, config.r1_interval, config.d_clip, self.accumulate_R1))
+            r1 = Phase("R1", D, self.opt_D, config.r1_interval, config.d_clip, self.accumulate_R1, frozen)
+            self.phases.append(r1)
 
     def run(self, step: int, nimg: int, micro_batches: list[MicroBatch]) -> None:
         """All phases that are due at `step`, then the moving averages. `nimg`: images seen before this step."""
@@ -147,7 +174,8 @@ class GanStep:
             if step % phase.every:
                 continue
             phase.optimizer.zero_grad(set_to_none=True)
-            phase.module.requires_grad_(True)
+            for parameter in phase.learning:
+                parameter.requires_grad_(True)
             for micro in micro_batches:
                 phase.accumulate(micro, sigma)
             phase.module.requires_grad_(False)
@@ -161,7 +189,7 @@ class GanStep:
         config = self.config
         neighbours = config.knn_neighbours if config.knn_weight or config.center_weight else 0
         terms = losses.generator_terms(
-            self.G, self.D, micro.g_z, micro.g_cameras, micro.g_background, sigma, neighbours
+            self.G, self.D, micro.g_z, micro.g_cameras, micro.g_background, sigma, neighbours, micro.g_labels
         )
         loss = terms.adversarial
         if terms.knn is not None:
@@ -182,8 +210,10 @@ class GanStep:
             w_sum = ws[:, 0].sum(0)
             self.w_sum = w_sum if self.w_sum is None else self.w_sum + w_sum
             rendering = self.G.render(self.G.synthesis(ws), micro.d_cameras, background=micro.d_background[:, None])
-            fake, fake_labels = rendering.image[:, 0], micro.d_cameras.labels[:, 0]
-        for images, labels, real in ((fake, fake_labels, False), (micro.real, micro.real_labels, True)):
+        for images, labels, real in (
+            (rendering.image[:, 0], micro.d_labels, False),
+            (micro.real, micro.real_labels, True),
+        ):
             loss, logits = losses.discriminator_terms(self.D, images, labels, real, sigma)
             (loss.sum() / self.config.batch).backward()
             name = "real" if real else "fake"

@@ -39,6 +39,8 @@ class Options:
     resume: str | None = None  # checkpoint to continue
     tensorboard: bool = False
     wandb_mode: str = "off"
+    workers: int = LOADER_WORKERS  # threads that read images ahead
+    bench: bool = True  # let cuDNN choose its algorithms by trying them out
 
 
 class Diverged(RuntimeError):
@@ -51,6 +53,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig, options: Options, dataset: ImageDataset):
         self.config, self.options, self.dataset = config, options, dataset
         self.device = options.device
+        torch.backends.cudnn.benchmark = options.bench
         torch.manual_seed(config.seed)  # the initial weights are the only draw from torch's own generator
         self.G = Generator(config.generator).to(self.device)
         self.D = Discriminator(config.discriminator).to(self.device)
@@ -86,7 +89,7 @@ class Trainer:
             )
             self._save_reals()
         total = self._total_nimg()
-        loader = iterate(self.dataset, self._item_batches(total), LOADER_WORKERS)
+        loader = iterate(self.dataset, self._item_batches(total), self.options.workers)
         last = self.nimg >= total
         while not last:
             tick_start, nimg_start, first_step = time.monotonic(), self.nimg, self.step == 0
@@ -244,7 +247,7 @@ class Trainer:
     def _save_reals(self) -> None:
         order = random.permutation(self.config.seed, "grid/reals", 0, len(self.dataset))[: GRID_ROWS * GRID_COLUMNS]
         batch = self.dataset.load(order)
-        background = torch.ones(len(order), 3)
+        background = torch.tensor(dnnlib.parse_color(self.config.shown_background)).expand(len(order), 3)
         save_image_grid(
             composite(batch.images, batch.masks, background), self.options.run_dir / "reals.png", GRID_COLUMNS
         )
@@ -252,11 +255,13 @@ class Trainer:
         save_camera_histogram(cameras, self.dataset.geometry, self.options.run_dir / "cameras.png")
 
     def _save_fakes(self) -> None:
-        """One identity a row, one yaw a column, white background, by G_ema."""
+        """One identity a row, one yaw a column, by G_ema."""
+        background = torch.tensor(dnnlib.parse_color(self.config.shown_background))
         with torch.no_grad():
             scene = self.G_ema.synthesis(self.G_ema.mapping(self.grid["z"].to(self.device)))
             cameras = Cameras.from_labels(self.grid["labels"].to(self.device))
-            images = self.G_ema.render(scene, cameras.expand(GRID_ROWS, GRID_COLUMNS)).image.flatten(0, 1)
+            cameras = cameras.expand(GRID_ROWS, GRID_COLUMNS)
+            images = self.G_ema.render(scene, cameras, background=background).image.flatten(0, 1)
         save_image_grid(images, self.options.run_dir / f"fakes{self.nimg // 1000:06d}.png", GRID_COLUMNS)
 
 
