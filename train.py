@@ -61,7 +61,7 @@ DATA = group(
     option("--data", required=True, metavar="DIR", help="folder of the images, with dataset.json and mask/ beside it"),
     field("--mirror", "mirror", type=bool, help="flip image, mask and camera of every second sample"),
     option("--background", metavar=launch.BACKGROUNDS, default="auto",
-           help="behind real and generated images, numbers 0 to 255; auto: random with masks, white without"),
+           help="behind real and generated images, numbers in 0..1; auto: random with masks, white without"),
     option("--cond", type=bool, default=True, callback=_only_true, expose_value=False,
            help="the discriminator is told the cameras; nothing else is legal"),
 )

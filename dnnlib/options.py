@@ -1,5 +1,6 @@
 """Command-line values that stand for several numbers."""
 
+import math
 import re
 
 
@@ -30,12 +31,14 @@ def parse_grid(text: str) -> tuple[int, int]:
 
 
 def parse_color(text: str) -> tuple[float, float, float]:
-    """Red, green and blue in 0..1 of "white", "black" or "R,G,B" with whole numbers 0..255. Raises ValueError."""
+    """Red, green and blue in 0..1 of "white", "black" or "R,G,B" with numbers in 0..1. Raises ValueError."""
     named = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
     if text in named:
         return named[text]
-    match = re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", text)
-    if match is None or max(map(int, match.groups())) > 255:
-        raise ValueError(f"{text!r} is not a colour; legal are white, black and R,G,B with whole numbers from 0 to 255")
-    red, green, blue = (int(part) / 255 for part in match.groups())
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        red = green = blue = math.nan
+    if not all(0 <= part <= 1 for part in (red, green, blue)):
+        raise ValueError(f"{text!r} is not a colour; legal are white, black and R,G,B with numbers from 0 to 1")
     return red, green, blue

@@ -21,7 +21,7 @@ class TrainingConfig:
     data: str  # folder of the images
     index_list: str | None = None  # JSON list of item numbers
     mirror: bool = True  # flips image, mask and camera of every second sample
-    background: str = "random"  # behind real and fake: "random" (per sample), "white", "black" or "R,G,B" in 0..255
+    background: str = "random"  # behind real and fake: "random" (per sample), "white", "black" or "R,G,B" in 0..1
     seed: int = 0
 
     # Schedule

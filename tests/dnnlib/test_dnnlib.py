@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dnnlib import Logger, cache_dir, download, format_bytes, format_time, parse_grid, parse_ints
+from dnnlib import Logger, cache_dir, download, format_bytes, format_time, parse_color, parse_grid, parse_ints
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,14 @@ def test_parse_ints_takes_lists_and_ranges():
 def test_parse_ints_names_what_it_got(text):
     with pytest.raises(ValueError, match=r"whole numbers|backwards"):
         parse_ints(text)
+
+
+def test_parse_color():
+    assert parse_color("white") == (1, 1, 1) and parse_color("black") == (0, 0, 0)
+    assert parse_color("0.25, 0,1") == (0.25, 0, 1)
+    for text in ("255,0,0", "-0.1,0,0", "nan,0,0", "0.5", "0,0,0,0", "red", "", "random"):
+        with pytest.raises(ValueError, match="R,G,B with numbers from 0 to 1"):
+            parse_color(text)
 
 
 def test_parse_grid():
