@@ -53,10 +53,10 @@ def synthesize(
 
 
 @main.command()
-@click.argument("path", type=click.Path(exists=True, file_okay=False))
+@click.argument("path", type=click.Path(exists=True))
 def validate(path: str) -> None:
     """Check the labels, images and masks of the set whose images lie in PATH, and list every offending file."""
-    from training.dataset import validate_set
+    from training.validation import validate_set
 
     problems = validate_set(path)
     for problem in problems:

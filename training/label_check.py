@@ -5,56 +5,23 @@ intrinsics (3x3, row-major, normalised by the image size). Each check has its ow
 the image and the field.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from gaussian import Cameras
 from gaussian.cameras import LABEL_WIDTH
+from training.label_file import LabelError
 
 _ORTHONORMAL_TOLERANCE = 1e-3  # of the entries of R^T R; float32 labels written with 4 digits pass
 _EXACT_TOLERANCE = 1e-5  # of numbers that must be 0 or 1
 _PIXEL_FOCAL = 50.0  # image widths: a field of view of 1.1 degrees; focal lengths in pixels are above
 _PIXEL_CENTRE = 2.0  # image widths; principal points in pixels are above
 _VIEW_MARGIN = 0.5  # image widths by which the middle of the set may miss the picture
-_MISS_FLOOR, _MISS_RATIO = (
-    0.02,
-    4.0,
-)  # stored poses may miss by this (rad) plus this factor times the miss of inverted ones
-
-
-class LabelError(ValueError):
-    """Labels that are missing, malformed or in another convention."""
-
-
-def read_labels(path: Path) -> dict[str, list]:
-    """The labels of a dataset.json by image name without extension; their contents are not looked at.
-
-    Raises LabelError if the file is missing, is not JSON, has no list "labels" of [name, numbers], or names an image
-    twice.
-    """
-    if not path.is_file():
-        raise LabelError(f"{path}: not found; it must hold the camera labels, beside the folder of the images")
-    try:
-        with open(path) as file:
-            content = json.load(file)
-    except ValueError as error:
-        raise LabelError(f"{path}: is not JSON: {error}") from error
-    entries = content.get("labels") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise LabelError(f'{path}: has no list "labels"; legal is {{"labels": [["00000.png", [25 numbers]], ...]}}')
-    labels: dict[str, list] = {}
-    for position, entry in enumerate(entries):
-        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-            raise LabelError(f'{path}: labels[{position}] is not ["name.png", [25 numbers]]')
-        stem = entry[0].rsplit(".", 1)[0]
-        if stem in labels:
-            raise LabelError(f"{path}: {entry[0]}: has two labels")
-        labels[stem] = entry[1]
-    return labels
+# Stored poses may miss by this (rad) plus this factor times the miss of inverted ones.
+_MISS_FLOOR, _MISS_RATIO = 0.02, 4.0
+_LARGEST = 1e6  # of any number in a label; float32 positions beyond resolve no image
 
 
 def check_labels(source: str, names: Sequence[str], labels: Sequence) -> list[str]:
@@ -95,14 +62,17 @@ def _check_numbers(label) -> str | None:
     if not isinstance(label, list | tuple | np.ndarray) or len(label) != LABEL_WIDTH:
         size = f"{len(label)} numbers" if hasattr(label, "__len__") else repr(label)
         return f"label: must be {LABEL_WIDTH} numbers (camera-to-world 4x4, intrinsics 3x3), got {size}"
-    try:
-        values = np.asarray(label, dtype=np.float64)
-    except (TypeError, ValueError):
-        return "label: holds something that is not a number"
-    if values.shape != (LABEL_WIDTH,):
+    if any(hasattr(value, "__len__") and not isinstance(value, str) for value in label):
         return f"label: must be a flat list of {LABEL_WIDTH} numbers"
+    values = np.asarray(label)
+    if values.dtype.kind not in "iuf":  # text, null, booleans, and whole numbers beyond 64 bits
+        return "label: holds something that is not a number"
+    values = values.astype(np.float64)
     if not np.isfinite(values).all():
         return f"label[{int(np.argmin(np.isfinite(values)))}]: must be finite, got NaN or infinity"
+    if np.abs(values).max() > _LARGEST:
+        worst = int(np.abs(values).argmax())
+        return f"label[{worst}]: must lie within {_LARGEST:.0e}, got {values[worst]:.4g}"
     return None
 
 

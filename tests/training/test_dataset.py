@@ -20,10 +20,12 @@ from training.dataset import (
     iterate,
     mirror,
     quantize,
-    validate_set,
 )
-from training.label_check import LabelError, check_labels
+from training.label_check import check_labels
+from training.label_file import LabelError
+from training.layout import Layout
 from training.synthetic import CameraSpread, render_heads, sample_cameras, synthesize_heads
+from training.validation import validate_set
 
 NUM, SIZE = 12, 16
 
@@ -77,7 +79,7 @@ def test_relative_paths_and_trailing_slashes(heads, monkeypatch):
 
 def test_the_memory_and_the_disk_give_the_same(heads, monkeypatch):
     kept = ImageDataset(heads)
-    monkeypatch.setattr(dataset_module, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(dataset_module, "memory_limit", lambda: 0)
     read = ImageDataset(heads)
     for _ in range(2):
         assert torch.equal(kept.load(range(NUM)).images, read.load(range(NUM)).images)
@@ -86,10 +88,8 @@ def test_the_memory_and_the_disk_give_the_same(heads, monkeypatch):
 
 def test_a_kept_set_is_decoded_once(heads, monkeypatch):
     dataset, decoded = ImageDataset(heads), []
-    decode = dataset_module._Folder.decode
-    monkeypatch.setattr(
-        dataset_module._Folder, "decode", lambda self, i, size: decoded.append(i) or decode(self, i, size)
-    )
+    decode = Layout.decode
+    monkeypatch.setattr(Layout, "decode", lambda self, i, size: decoded.append(i) or decode(self, i, size))
     for _ in range(3):
         dataset.load([1, 1, 2])
     assert sorted(decoded) == [1, 2]
@@ -189,7 +189,7 @@ def test_a_missing_mask_is_named(copy):
 
 
 def test_folders_without_images_are_refused(heads, tmp_path):
-    for path in (tmp_path / "nowhere", heads / "00000.png", heads.parent):
+    for path in (tmp_path / "nowhere", heads / "00000.png", heads.parent / "mask" / "00000.png"):
         with pytest.raises(DatasetError):
             ImageDataset(path)
 
