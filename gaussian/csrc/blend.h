@@ -16,8 +16,9 @@ struct BlockPixels {
   F inside;      // 1 in the image, 0 outside
 
   BlockPixels(const Problem& p, int tile, int block) {
-    const F lane_x = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
-    const F lane_y = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    alignas(64) static constexpr float COLUMN[LANES] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
+    alignas(64) static constexpr float ROW[LANES] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+    const F lane_x = load(COLUMN), lane_y = load(ROW);
     x = tile % tiles_x(p) * TILE + block % 4 * BLOCK;
     y = tile / tiles_x(p) * TILE + block / 4 * BLOCK;
     px = lane_x + (x + 0.5f - 0.5f * p.width);

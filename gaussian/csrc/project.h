@@ -71,8 +71,9 @@ inline bool activate(const Problem& p, int scene, int first, int end, const Scen
         store(state.field(SceneState::AXES + row * 3 + k, padded) + i, r.m[row * 3 + k] * s);
     }
     F log2_opacity = -log2(1.0f + exp(-logit[0]));
-    for (int lane = n - i; lane < LANES; ++lane) log2_opacity[lane] = -100.0f;  // padding is never visible
-    store(state.field(SceneState::LOG2_OPACITY, padded) + i, log2_opacity);
+    float* out = state.field(SceneState::LOG2_OPACITY, padded) + i;
+    store(out, log2_opacity);
+    for (int lane = n - i; lane < LANES; ++lane) out[lane] = -100.0f;  // padding is never visible
   }
   return bits(good) == 0xffff;
 }
@@ -167,7 +168,7 @@ inline int project(const Problem& p, const View& view, const SceneState& scene, 
                          (y1 >= 0.0f) & (y0 <= last_y) & is_finite(o.xx) & is_finite(o.yy) & is_finite(o.xy));
     if (!seen) continue;
     alignas(64) float f[12][LANES];
-    F ex = half_log2e / o.xx, ey = o.det < 3.4028235e38f ? half_log2e * o.xx / o.det : half_log2e / o.yy;
+    F ex = half_log2e / o.xx, ey = select(o.det < 3.4028235e38f, half_log2e * o.xx / o.det, half_log2e / o.yy);
     F slope = o.xy / o.xx, slope_x = o.xy / o.yy;
     const F values[12] = {o.u, o.v, ex, ey, slope, slope_x, log2_opacity, o.z,
                           max(x0, F{}), min(x1, all(last_x)), max(y0, F{}), min(y1, all(last_y))};

@@ -1,20 +1,107 @@
 // Sixteen-lane vectors from the compiler's vector extensions (GCC and Clang), so that one source serves every
-// instruction set: one register on AVX-512, two on AVX2, four on SSE and NEON.
+// instruction set. A vector is one register where registers hold 16 floats, else a pair of halves, down to the width of
+// a register: vectors wider than a register are legal too, but compilers keep them in memory (six times slower).
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
+
+#define SPLAT_INLINE static inline __attribute__((always_inline))
 
 namespace splat {
 
 constexpr int LANES = 16;
 
-typedef float F __attribute__((vector_size(64)));
-typedef int32_t I __attribute__((vector_size(64)));
-typedef int8_t B16 __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+constexpr int WIDTH = 16;  // floats in a register
+#elif defined(__AVX2__)
+constexpr int WIDTH = 8;
+#else
+constexpr int WIDTH = 4;
+#endif
 
-#define SPLAT_INLINE static inline __attribute__((always_inline))
+typedef float VF __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t VI __attribute__((vector_size(4 * WIDTH)));
+
+// Twice as many lanes as T has; operators act on each.
+template <class T>
+struct Pair {
+  T lo, hi;
+};
+
+template <class T>
+SPLAT_INLINE Pair<T> pair(T lo, T hi) {
+  return {lo, hi};
+}
+
+template <class T>
+struct Lane;  // the type of one lane
+template <>
+struct Lane<VF> {
+  typedef float Type;
+};
+template <>
+struct Lane<VI> {
+  typedef int32_t Type;
+};
+template <class T>
+struct Lane<Pair<T>> : Lane<T> {};
+
+#define SPLAT_OPERATOR(op)                                                       \
+  template <class T>                                                             \
+  SPLAT_INLINE auto operator op(Pair<T> a, Pair<T> b) {                          \
+    return pair(a.lo op b.lo, a.hi op b.hi);                                     \
+  }                                                                              \
+  template <class T>                                                             \
+  SPLAT_INLINE auto operator op(Pair<T> a, typename Lane<T>::Type b) {           \
+    return pair(a.lo op b, a.hi op b);                                           \
+  }                                                                              \
+  template <class T>                                                             \
+  SPLAT_INLINE auto operator op(typename Lane<T>::Type a, Pair<T> b) {           \
+    return pair(a op b.lo, a op b.hi);                                           \
+  }
+#define SPLAT_ASSIGNMENT(op)                             \
+  template <class T, class Other>                        \
+  SPLAT_INLINE Pair<T>& operator op##=(Pair<T>& a, Other b) { \
+    return a = a op b;                                   \
+  }
+SPLAT_OPERATOR(+)
+SPLAT_OPERATOR(-)
+SPLAT_OPERATOR(*)
+SPLAT_OPERATOR(/)
+SPLAT_OPERATOR(<)
+SPLAT_OPERATOR(>)
+SPLAT_OPERATOR(<=)
+SPLAT_OPERATOR(>=)
+SPLAT_OPERATOR(==)
+SPLAT_OPERATOR(!=)
+SPLAT_OPERATOR(&)
+SPLAT_OPERATOR(<<)
+SPLAT_OPERATOR(>>)
+SPLAT_ASSIGNMENT(+)
+SPLAT_ASSIGNMENT(-)
+SPLAT_ASSIGNMENT(*)
+SPLAT_ASSIGNMENT(&)
+#undef SPLAT_OPERATOR
+#undef SPLAT_ASSIGNMENT
+template <class T>
+SPLAT_INLINE Pair<T> operator-(Pair<T> a) {
+  return {-a.lo, -a.hi};
+}
+
+template <class T, int PARTS>
+struct Vector {
+  typedef Pair<typename Vector<T, PARTS / 2>::Type> Type;
+};
+template <class T>
+struct Vector<T, 1> {
+  typedef T Type;
+};
+typedef Vector<VF, LANES / WIDTH>::Type F;
+typedef Vector<VI, LANES / WIDTH>::Type I;  // comparisons give -1 or 0
+static_assert(sizeof(F) == 4 * LANES && sizeof(I) == 4 * LANES, "the halves of a vector lie side by side");
 
 SPLAT_INLINE F all(float x) { return x - F{}; }
 SPLAT_INLINE I all(int32_t x) { return x - I{}; }
@@ -24,22 +111,37 @@ SPLAT_INLINE F load(const float* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-SPLAT_INLINE void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
-SPLAT_INLINE I as_int(F v) {
-  I r;
-  std::memcpy(&r, &v, sizeof r);
-  return r;
+SPLAT_INLINE I load(const int32_t* p) {
+  I v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
 }
-SPLAT_INLINE F as_float(I v) {
-  F r;
-  std::memcpy(&r, &v, sizeof r);
-  return r;
+SPLAT_INLINE void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
+
+SPLAT_INLINE VI as_int(VF v) { return reinterpret_cast<VI>(v); }
+SPLAT_INLINE VF as_float(VI v) { return reinterpret_cast<VF>(v); }
+SPLAT_INLINE VF to_float(VI v) { return __builtin_convertvector(v, VF); }
+SPLAT_INLINE VF select(VI mask, VF a, VF b) { return mask ? a : b; }
+template <class T>
+SPLAT_INLINE auto as_int(Pair<T> v) {
+  return pair(as_int(v.lo), as_int(v.hi));
+}
+template <class T>
+SPLAT_INLINE auto as_float(Pair<T> v) {
+  return pair(as_float(v.lo), as_float(v.hi));
+}
+template <class T>
+SPLAT_INLINE auto to_float(Pair<T> v) {
+  return pair(to_float(v.lo), to_float(v.hi));
+}
+template <class M, class T>
+SPLAT_INLINE Pair<T> select(Pair<M> mask, Pair<T> a, Pair<T> b) {
+  return {select(mask.lo, a.lo, b.lo), select(mask.hi, a.hi, b.hi)};
 }
 
 // A NaN in `a` yields `b`.
-SPLAT_INLINE F min(F a, F b) { return a < b ? a : b; }
-SPLAT_INLINE F max(F a, F b) { return a > b ? a : b; }
-SPLAT_INLINE F select(I mask, F a, F b) { return mask ? a : b; }
+SPLAT_INLINE F min(F a, F b) { return select(a < b, a, b); }
+SPLAT_INLINE F max(F a, F b) { return select(a > b, a, b); }
 SPLAT_INLINE F abs(F a) { return as_float(as_int(a) & 0x7fffffff); }
 SPLAT_INLINE I is_finite(F a) { return abs(a) < 3.4028235e38f; }
 
@@ -50,25 +152,30 @@ SPLAT_INLINE F sqrt(F a) {
   return load(t);
 }
 
+alignas(64) constexpr int32_t LANE_BITS[LANES] = {1,   2,   4,    8,    16,   32,   64,    128,
+                                                  256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
+
 // Bit i of the result is set where lane i of a comparison is true.
-SPLAT_INLINE uint32_t bits(I mask) {
-  B16 bytes = __builtin_convertvector(mask, B16);
-#ifdef __SSE2__
+SPLAT_INLINE uint32_t bits(VI mask) {
+#if defined(__AVX512F__)
+  typedef int8_t S16 __attribute__((vector_size(16)));
   typedef char C16 __attribute__((vector_size(16)));
-  return static_cast<uint32_t>(__builtin_ia32_pmovmskb128(reinterpret_cast<C16>(bytes)));
+  return static_cast<uint32_t>(__builtin_ia32_pmovmskb128(reinterpret_cast<C16>(__builtin_convertvector(mask, S16))));
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(__builtin_ia32_movmskps256(as_float(mask)));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(__builtin_ia32_movmskps(as_float(mask)));
 #else
-  uint64_t half[2];
-  std::memcpy(half, &bytes, sizeof half);
-  uint32_t low = ((half[0] & 0x8040201008040201ull) * 0x0101010101010101ull) >> 56;
-  uint32_t high = ((half[1] & 0x8040201008040201ull) * 0x0101010101010101ull) >> 56;
-  return low | high << 8;
+  mask &= VI{1, 2, 4, 8};
+  return static_cast<uint32_t>(mask[0] | mask[1] | mask[2] | mask[3]);
 #endif
 }
-
-SPLAT_INLINE I lanes_of(uint32_t mask) {
-  const I bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};
-  return (all(static_cast<int32_t>(mask)) & bit) != 0;
+template <class T>
+SPLAT_INLINE uint32_t bits(Pair<T> mask) {
+  return bits(mask.lo) | bits(mask.hi) << (sizeof(T) / 4);
 }
+
+SPLAT_INLINE I lanes_of(uint32_t mask) { return (all(static_cast<int32_t>(mask)) & load(LANE_BITS)) != 0; }
 
 SPLAT_INLINE float sum(F v) {
   alignas(64) float t[LANES];
@@ -120,74 +227,7 @@ SPLAT_INLINE F log2(F x) {
   p = p * s + 2.88539008f / 5;
   p = p * s + 2.88539008f / 3;
   p = p * s + 2.88539008f;
-  return p * t + __builtin_convertvector(offset, F);
-}
-
-// r[i][j] <-> r[j][i] of 16 vectors: pairs and quadruples inside 128-bit lanes, then the lanes themselves.
-// Not inlined: it is long, used in many places, and its operands are in memory there anyway.
-static __attribute__((noinline)) void transpose(F* r) {
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#define LOW1(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
-#define HIGH1(a, b) SHUFFLE(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
-#define LOW2(a, b) SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
-#define HIGH2(a, b) SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
-#define EVEN4(a, b) SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
-#define ODD4(a, b) SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31)
-  F t[LANES];
-  for (int i = 0; i < LANES; i += 2) {
-    t[i] = LOW1(r[i], r[i + 1]);
-    t[i + 1] = HIGH1(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < LANES; i += 4) {
-    r[i] = LOW2(t[i], t[i + 2]);
-    r[i + 1] = HIGH2(t[i], t[i + 2]);
-    r[i + 2] = LOW2(t[i + 1], t[i + 3]);
-    r[i + 3] = HIGH2(t[i + 1], t[i + 3]);
-  }
-  for (int j = 0; j < 4; ++j) {
-    F even_low = EVEN4(r[j], r[4 + j]), odd_low = ODD4(r[j], r[4 + j]);
-    F even_high = EVEN4(r[8 + j], r[12 + j]), odd_high = ODD4(r[8 + j], r[12 + j]);
-    t[j] = EVEN4(even_low, even_high);
-    t[4 + j] = EVEN4(odd_low, odd_high);
-    t[8 + j] = ODD4(even_low, even_high);
-    t[12 + j] = ODD4(odd_low, odd_high);
-  }
-  for (int i = 0; i < LANES; ++i) r[i] = t[i];
-#undef SHUFFLE
-#undef LOW1
-#undef HIGH1
-#undef LOW2
-#undef HIGH2
-#undef EVEN4
-#undef ODD4
-}
-
-// The positions of the set bits of every byte, in order.
-struct BitTable {
-  uint8_t position[256][8];
-  constexpr BitTable() : position{} {
-    for (int byte = 0; byte < 256; ++byte)
-      for (int bit = 0, n = 0; bit < 8; ++bit)
-        if (byte >> bit & 1) position[byte][n++] = static_cast<uint8_t>(bit);
-  }
-};
-inline constexpr BitTable BIT_TABLE;
-
-// Writes first + i for every set bit i of mask (16 bits), in order, and returns how many; may write 16 entries. A loop
-// over the bits would mispredict its end at almost every mask.
-SPLAT_INLINE int compress(uint32_t mask, int32_t first, int32_t* out) {
-  typedef uint8_t U8 __attribute__((vector_size(8)));
-  typedef int32_t I8 __attribute__((vector_size(32)));
-  int n = 0;
-  for (int half = 0; half < 2; ++half) {
-    uint32_t byte = mask >> (8 * half) & 255;
-    U8 narrow;
-    std::memcpy(&narrow, BIT_TABLE.position[byte], sizeof narrow);
-    I8 wide = __builtin_convertvector(narrow, I8) + (first + 8 * half);
-    std::memcpy(out + n, &wide, sizeof wide);
-    n += __builtin_popcount(byte);
-  }
-  return n;
+  return p * t + to_float(offset);
 }
 
 }  // namespace splat

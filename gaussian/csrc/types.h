@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "simd.h"
+#include "permute.h"
 
 namespace splat {
 

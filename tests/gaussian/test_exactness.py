@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import platform
+import shutil
+import subprocess
 import types
 
 import pytest
@@ -11,6 +14,7 @@ from gaussian import backend_cpu, backend_torch
 from gaussian.backend_torch import Settings
 from tests.gaussian.exactness import KINDS, OUTPUTS, Worst, compare, draw, undecided
 from tests.gaussian.scenes import make_cameras, one_splat
+from torch_utils import native
 
 SCENES = 210
 
@@ -27,6 +31,36 @@ def test_native_kernel_is_exact():
     for name, error in worst.errors.items():
         # Worst of these 210: outputs 1.9e-6 (alpha), gradients 1.1e-5 (dopacity_logits); of 2500: 6.8e-6 and 2.2e-5.
         assert error < (2e-5 if name in OUTPUTS else 2e-4), f"{name}: {error:.1e} at seed {worst.seeds[name]}"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets of x86-64")
+@pytest.mark.skipif(not backend_cpu.available(), reason="no native back end")
+@pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
+def test_kernels_for_narrower_registers_are_exact(march, monkeypatch):
+    """SSE and AVX2 builds, on a processor that has them, over a third of the scenes."""
+    if march == "x86-64-v3" and not {"avx2", "fma"} <= set(native.cpu_features().split()):
+        pytest.skip("this processor has no AVX2")
+    flags = [f"-march={march}" if flag.startswith("-march") else flag for flag in backend_cpu.FLAGS]
+    assert flags != list(backend_cpu.FLAGS)
+    monkeypatch.setattr(backend_cpu, "FLAGS", flags)
+    backend_cpu._load.cache_clear()
+    try:
+        assert backend_cpu.available(), backend_cpu.reason()
+        worst = Worst()
+        for seed in range(0, SCENES, 3):
+            worst.add(seed, compare(draw(seed), backend_cpu))
+    finally:
+        backend_cpu._load.cache_clear()
+    for name, error in worst.errors.items():
+        # Worst seen: outputs 4.5e-6 (alpha), gradients 8.8e-6 (dmeans).
+        assert error < (2e-5 if name in OUTPUTS else 2e-4), f"{name}: {error:.1e} at seed {worst.seeds[name]}"
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no cross compiler for aarch64")
+def test_kernel_compiles_for_aarch64(tmp_path):
+    flags = [flag for flag in backend_cpu.FLAGS if not flag.startswith("-march")]
+    command = ["aarch64-linux-gnu-g++", *flags, "-Wall", "-Werror", "-fPIC", "-shared", "-pthread"]
+    subprocess.run([*command, backend_cpu.SOURCE_DIR / "splat.cpp", "-o", tmp_path / "splat.so"], check=True)
 
 
 @pytest.mark.parametrize("name", ["alpha", "dquats", "dbackground"])
