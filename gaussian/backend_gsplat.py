@@ -1,8 +1,10 @@
 """Splatting on NVIDIA GPUs through gsplat (Apache-2.0), one batched call for all scenes and views.
 
 Written against the documented `rasterization` of gsplat 1.5. Differences to the reference (`backend_torch`): alpha is
-capped at 0.999 inside gsplat, so opacities are limited to 0.99 here (the same for opacities up to 0.99); a pixel also
-stops before a splat that takes the transmittance to exactly 1e-4.
+capped at ALPHA_CAP inside gsplat; a pixel also stops before a splat that takes the transmittance to exactly 1e-4.
+
+gsplat compiles its kernels when they are first used, and removes a build folder that it thinks is stale: so one process
+does that under our lock while the others of the machine wait.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from torch import Tensor
 
 from gaussian.cameras import Cameras
 from gaussian.gaussians import QUAT_EPS, Gaussians
+from torch_utils import native
 
 NEAR = 0.2  # camera z, world units, below which a splat is dropped
 LOW_PASS = 0.3  # square pixels added to both variances
-ALPHA_CAP = 0.99
+ALPHA_CAP = 0.999  # a constant inside gsplat; the published rasteriser has 0.99
 
 
 def available() -> bool:
@@ -35,7 +38,8 @@ def reason() -> str:
     if not torch.cuda.is_available():
         return "no CUDA device"
     try:
-        _draw_one_splat()
+        with native.exclusive_build("gsplat", "gsplat compiles its CUDA kernels, once; this takes some minutes"):
+            _draw_one_splat()
     except Exception as error:  # of the import, of its compiler or of the driver: reported, not swallowed
         return f"gsplat does not work here ({type(error).__name__}: {error})"
     return ""
@@ -51,6 +55,9 @@ def rasterize(
     scale_modifier: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`."""
+    if scene.num_splats == 0:
+        alpha = background.new_zeros(*cameras.shape, 1, height, width)
+        return background[..., None, None] + alpha, alpha, alpha.clone()
     if colors is None:
         colors = scene.colors() if scene.sh_degree == 0 else scene.colors(cameras.positions)
     pixels = torch.tensor([[width], [height], [1]], dtype=scene.dtype, device=scene.device)
@@ -60,7 +67,7 @@ def rasterize(
         means=scene.means.contiguous(),
         quats=torch.where(no_rotation, scene.quats.new_tensor([1.0, 0.0, 0.0, 0.0]), scene.quats),
         scales=scale_modifier * scene.scales(),
-        opacities=scene.opacities()[..., 0].clamp(max=ALPHA_CAP),
+        opacities=scene.opacities()[..., 0],
         colors=colors.contiguous(),
         viewmats=cameras.world2cam.contiguous(),
         Ks=(cameras.intrinsics * pixels).contiguous(),  # [B, V, 3, 3] in pixels

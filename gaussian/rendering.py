@@ -14,7 +14,9 @@ from torch import Tensor
 from gaussian.cameras import Cameras
 from gaussian.gaussians import Gaussians
 
-BACKENDS = ("auto", "torch", "cpu", "gsplat")
+BACKENDS = ("auto", "torch", "cpu", "gsplat", "diff-gaussian-rasterization")
+# What renders on a device beside the PyTorch back end; "auto" takes the first.
+DEVICE_BACKENDS = {"cpu": ("cpu",), "cuda": ("gsplat", "diff-gaussian-rasterization")}
 MAX_CHANNELS = 16  # of `colors`
 
 
@@ -72,7 +74,8 @@ def render(
 
 
 def resolve_backend(name: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """The back end that renders on that device: "torch", "cpu" (our native kernel) or "gsplat" (CUDA).
+    """The back end that renders on that device: "torch", "cpu" (our native kernel), or on CUDA "gsplat" or
+    "diff-gaussian-rasterization" (only when asked for by name).
 
     "auto" takes the fastest that is there, and the PyTorch one for float64. Where it has to fall back to PyTorch it
     warns once, naming the reason. Raises ValueError if a back end asked for by name does not exist or cannot be used.
@@ -82,11 +85,13 @@ def resolve_backend(name: str = "auto", device: torch.device | str = "cpu", dtyp
         raise ValueError(f"backend {name!r} does not exist; legal are {BACKENDS}")
     if name == "torch" or (name == "auto" and dtype != torch.float32):
         return "torch"
-    wanted = {"cpu": "cpu", "cuda": "gsplat"}.get(device.type)
-    if name != "auto" and (name != wanted or dtype != torch.float32):
-        raise ValueError(f"backend {name!r} does not render {dtype} on {device.type}; legal there is 'auto' or 'torch'")
-    if wanted is None:
+    there = DEVICE_BACKENDS.get(device.type, ())
+    if name != "auto" and (name not in there or dtype != torch.float32):
+        legal = ", ".join(repr(n) for n in ("auto", "torch", *(there if dtype == torch.float32 else ())))
+        raise ValueError(f"backend {name!r} does not render {dtype} on {device.type}; legal there: {legal}")
+    if not there:
         return "torch"
+    wanted = there[0] if name == "auto" else name
     reason = _unavailable(wanted)
     if reason is None:
         return wanted
@@ -130,7 +135,7 @@ def _check_colors(colors: Tensor, scene: Gaussians, num_views: int) -> int:
 
 def _module(name: str) -> ModuleType:
     """Back ends are imported when first used: one of them compiles code, another needs CUDA."""
-    return importlib.import_module(f"gaussian.backend_{name}")
+    return importlib.import_module(f"gaussian.backend_{name.replace('-', '_')}")
 
 
 def _unavailable(name: str) -> str | None:

@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ DEFAULT_FLAGS = ("-std=c++17", "-O3", "-march=native")
 BUILD_TIMEOUT = 180.0  # seconds that a compiler may take
 HEARTBEAT = 1.0  # seconds between a builder's signs of life, the changes of its lock file's time
 LOCK_SILENCE = 20.0  # seconds without one after which a lock's holder, on whatever machine, is taken to hang
+ANNOUNCE_AFTER = 5.0  # seconds of a build that another package does, before it is announced
 POLL = 0.1  # seconds between looks at a lock
 HEADER_SUFFIXES = {".h", ".hpp", ".inc"}
 MESSAGE_TAIL = 2000  # characters of compiler output kept
@@ -69,6 +71,37 @@ def load_library(name: str, sources: Sequence[str | Path], flags: Sequence[str] 
         return ctypes.CDLL(str(target))
     except OSError as error:
         raise BuildError(f"cannot build or load the library {name!r}: {error}") from error
+
+
+@contextlib.contextmanager
+def exclusive_build(name: str, announcement: str) -> Iterator[None]:
+    """Lets one process at a time do what makes another package compile code in this process.
+
+    The others wait for the lock `name`. Shows life meanwhile, and prints the announcement if it takes long.
+    Raises OSError if the cache folder cannot be written.
+    """
+    folder = cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f"{name}.lock"
+    done = threading.Event()
+
+    def show_life() -> None:
+        start, announced = time.monotonic(), False
+        while not done.wait(HEARTBEAT):
+            with contextlib.suppress(FileNotFoundError):  # another process may have taken the lock over
+                os.utime(lock)
+            if not announced and time.monotonic() - start > ANNOUNCE_AFTER:
+                announced = True
+                print(announcement, file=sys.stderr, flush=True)
+
+    with _build_lock(lock):
+        thread = threading.Thread(target=show_life, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def cache_dir() -> Path:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -203,3 +204,24 @@ def test_several_processes_build_once(source, monkeypatch, tmp_path):
     for child in children:
         child.join(timeout=30)
     assert count.read_text().split() == ["x"]
+
+
+def test_a_package_that_compiles_by_itself_is_built_by_one_process(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(native, "HEARTBEAT", 0.02)
+    monkeypatch.setattr(native, "ANNOUNCE_AFTER", 0.05)
+    monkeypatch.setattr(native, "POLL", 0.01)
+    order = []
+
+    def second():
+        with native.exclusive_build("other", "never printed"):
+            order.append("second")
+
+    with native.exclusive_build("other", "compiling other"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        time.sleep(0.3)
+        order.append("first")
+    waiting.join(timeout=10)
+    assert order == ["first", "second"] and not list((tmp_path / "native").glob("*.lock"))
+    assert capsys.readouterr().err == "compiling other\n"
