@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from tqdm import tqdm
 
 import metrics
+from torch_utils import distributed
 from training.checkpoint import load_generator
 from training.dataset import ImageDataset
 
 
 class ProgressBar:
-    """A tqdm bar that starts afresh for every kind of image."""
+    """A tqdm bar that starts afresh for every kind of image. With several processes it shows those of the first."""
 
     def __init__(self, name: str) -> None:
         self.name, self.what, self.bar = name, "", tqdm(disable=True)
@@ -34,8 +38,13 @@ class ProgressBar:
 @click.option("--network", required=True, metavar="FILE", help="Checkpoint, network-snapshot-NNNNNN.pkl")
 @click.option("--metrics", "metric_names", metavar="LIST", help="Comma-separated [default: those of the checkpoint]")
 @click.option("--data", metavar="DIR", help="Image folder [default: the one the network was trained on]")
-@click.option("--detector", metavar="PATH|URL|untrained", help="Inception weights [default: $SPLATGAN_DETECTOR]")
+@click.option("--index-list", metavar="FILE|none", help="Which items of it [default: those of the training]")
+@click.option("--detector", metavar="PATH|URL|tiny|untrained", help="Inception weights [default: $SPLATGAN_DETECTOR]")
+@click.option(
+    "--detector-vgg", metavar="PATH|URL|tiny|untrained", help="VGG-16 weights [default: $SPLATGAN_DETECTOR_VGG]"
+)
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Processes; changes no value")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of latents and cameras")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Changes no value")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Keep statistics of real images")
@@ -44,8 +53,11 @@ def main(
     network: str,
     metric_names: str | None,
     data: str | None,
+    index_list: str | None,
     detector: str | None,
+    detector_vgg: str | None,
     device: str,
+    gpus: int,
     seed: int,
     batch_size: int,
     cache: bool,
@@ -53,45 +65,62 @@ def main(
 ) -> None:
     """Compute metrics of a trained generator.
 
-    fid<N>_full, fid3d_<N>_full and swd<N> exist, <N> a number of generated images such as 200 or 50k.
+    fid<N>_full, fid3d_<N>_full, kid<N>_full, pr<N>k3_full, pr_inception<N>k3_full, is<N>, swd<N>, view_drift<N> and
+    fid_yaw<N> exist, <N> a number of generated images such as 200 or 50k.
 
     \b
     python calc_metrics.py --network=runs/00000/network-snapshot-000040.pkl --metrics=swd2k
     """
-    where = _device(device)
+    if gpus > 1 and not distributed.is_launched():
+        sys.exit(distributed.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:]]))
     try:
+        where = _device(device)
         G = load_generator(network, device=where)
-        config = G.checkpoint_config
-        names = _names(metric_names, config)
-        feature_network = None
-        if any(metrics.needs_detector(name) for name in names):
-            feature_network = metrics.load_detector(detector or config.get("detector"), where)
-        dataset = _dataset(data, config)
+        names = _names(metric_names, G.checkpoint_config)
+        detectors = _detectors(names, detector, detector_vgg, G.checkpoint_config, where)
+        dataset = _dataset(data, index_list, G.checkpoint_config)
         for name in names:
             result = metrics.compute_metric(
                 name,
                 G,
                 dataset,
                 seed=seed,
-                detector=feature_network,
+                **detectors,
                 device=where,
                 batch_size=batch_size,
                 cache=cache,
-                progress=ProgressBar(name),
+                progress=ProgressBar(name) if distributed.rank() == 0 else None,
             )
-            if feature_network is not None and metrics.needs_detector(name):
-                click.echo(f"{name}: statistics of the real images: {result.real_statistics}", err=True)
-            line = metrics.write_result(result, outdir or Path(network).parent, network)
-            click.echo(json.dumps(line))
+            if distributed.rank() == 0:
+                if "cache" in result.real_statistics:
+                    click.echo(f"{name}: features of the real images: {result.real_statistics}", err=True)
+                click.echo(json.dumps(metrics.write_result(result, outdir or Path(network).parent, network)))
     except metrics.MetricUnavailable as reason:
         raise click.ClickException(str(reason)) from None
     except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+    finally:
+        distributed.finalise()
+
+
+def _detectors(
+    names: list[str], inception: str | None, vgg: str | None, config: dict[str, Any], device: torch.device
+) -> dict[str, Any]:
+    """Every detector that the metrics need, loaded once; view_drift takes the source as it comes."""
+    sources = {"detector": inception or config.get("detector"), "detector_vgg": vgg or config.get("detector_vgg")}
+    needed = {metrics.needs_detector(name) for name in names}
+    for option, kind in (("detector", "inception"), ("detector_vgg", "vgg")):
+        if kind in needed:
+            sources[option] = metrics.load_on_all_ranks(sources[option], kind, device)
+    return sources
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of this process; joins the other processes if there are any."""
+    if name in ("auto", "cpu", "cuda"):
+        return distributed.initialise(name)
+    if distributed.is_launched():
+        raise click.ClickException(f"--device={name} names one device; with --gpus, auto, cpu and cuda are legal")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
@@ -99,7 +128,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _names(given: str | None, config: dict) -> list[str]:
+def _names(given: str | None, config: dict[str, Any]) -> list[str]:
     names = list(config["metrics"]) if given is None else [name.strip() for name in given.split(",") if name.strip()]
     if not names:
         raise click.ClickException("--metrics names no metric, and the checkpoint has none of its own")
@@ -108,11 +137,17 @@ def _names(given: str | None, config: dict) -> list[str]:
     return names
 
 
-def _dataset(given: str | None, config: dict) -> ImageDataset:
-    if given is not None:
-        return ImageDataset(given)
-    click.echo(f"--data not given: measuring against the training data, {config['data']}", err=True)
-    return ImageDataset(config["data"], config.get("index_list"))
+def _dataset(given: str | None, index_list: str | None, config: dict[str, Any]) -> ImageDataset:
+    """The data at `given` or those of the training, with the training's index list unless another is asked for."""
+    items = config.get("index_list") if index_list is None else index_list
+    items = None if items == "none" else items
+    path = config["data"] if given is None else given
+    if distributed.rank() == 0:
+        if given is None:
+            click.echo(f"--data not given: measuring against the training data, {path}", err=True)
+        if items is not None:
+            click.echo(f"items of {path} by the index list {items}", err=True)
+    return ImageDataset(path, items)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""Metrics: the Fréchet distances FID and FID3D, and the sliced Wasserstein distance SWD."""
+"""Metrics: FID, FID3D, KID, precision and recall, Inception score, SWD, view drift and FID by yaw."""
 
 from metrics.detectors import Detector, load_detector
 from metrics.errors import MetricUnavailable
-from metrics.registry import MetricResult, MetricSpec, compute_metric, needs_detector, parse_metric, write_result
+from metrics.registry import check_detectors, compute_metric, load_on_all_ranks, needs_detector, parse_metric
+from metrics.results import MetricResult, MetricSpec, write_result
+from metrics.samples import background_of
 
 __all__ = [
     "Detector",
     "MetricResult",
     "MetricSpec",
     "MetricUnavailable",
+    "background_of",
+    "check_detectors",
     "compute_metric",
     "load_detector",
+    "load_on_all_ranks",
     "needs_detector",
     "parse_metric",
     "write_result",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-KEY_VERSION = 1  # raise it when the way statistics are computed changes
+KEY_VERSION = 2  # raise it when the way statistics are computed changes
 
 
 class StatisticsCache:

@@ -1,4 +1,4 @@
-"""Feature extractors for FID, found, checked and loaded before any image is made."""
+"""Feature extractors, found, checked and loaded before any image is made."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 import dnnlib
-from metrics import inception
-from metrics.errors import MetricUnavailable
+from metrics import inception, tiny, vgg
+from metrics.errors import MetricUnavailable, one_line
 
-ENVIRONMENT = "SPLATGAN_DETECTOR"
-UNTRAINED = "untrained"
-UNTRAINED_VERSION = 1  # raise it when `inception.untrained` changes its weights
-UNTRAINED_NOTE = "untrained detector: a smoke test, not comparable with any other FID"
+DetectorKind = Literal["inception", "vgg"]
+INCEPTION: DetectorKind = "inception"
+VGG: DetectorKind = "vgg"
+UNTRAINED, TINY = "untrained", "tiny"
+VERSION = 1  # raise it when the weights of an untrained detector change
+NOTES = {
+    UNTRAINED: "untrained detector: a smoke test, not comparable with any other value",
+    TINY: "tiny detector: a smoke test, not comparable with any other value",
+}
 
 
 @dataclass(frozen=True)
@@ -32,34 +39,90 @@ class Detector:
     network: nn.Module
     num_features: int
     note: str | None = None  # why its values must not be compared with others; part of every result line
+    classifier: Tensor | None = None  # [classes, num_features]: features to logits without bias
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         return self.network(images)
 
 
-def load_detector(source: str | Detector | None = None, device: torch.device | str = "cpu") -> Detector:
-    """The detector at a path or URL, or "untrained"; None takes $SPLATGAN_DETECTOR.
+@dataclass(frozen=True)
+class _Registered:
+    """What is known about a kind of detector."""
 
+    title: str
+    flag: str
+    environment: str
+    file: str  # name under which the weights are published, without what ports put before it
+    num_features: int
+    make: Callable[[], nn.Module]
+    untrained: Callable[[], nn.Module]
+
+
+REGISTRY: dict[DetectorKind, _Registered] = {
+    INCEPTION: _Registered(
+        "2015 Inception network",
+        "--detector",
+        "SPLATGAN_DETECTOR",
+        "inception-2015-12-05-6726825d.pth",
+        inception.NUM_FEATURES,
+        inception.Inception2015,
+        inception.untrained,
+    ),
+    VGG: _Registered(
+        "VGG-16 network",
+        "--detector-vgg",
+        "SPLATGAN_DETECTOR_VGG",
+        "vgg16-397923af.pth",
+        vgg.NUM_FEATURES,
+        vgg.VGG16,
+        vgg.untrained,
+    ),
+}
+
+
+def load_detector(
+    source: str | Detector | None = None, device: torch.device | str = "cpu", kind: DetectorKind = INCEPTION
+) -> Detector:
+    """The detector at a path or URL, or "untrained" or "tiny".
+
+    None takes $SPLATGAN_DETECTOR ($SPLATGAN_DETECTOR_VGG for kind "vgg"), else the published file where the download
+    cache holds it.
     Where a file's name ends in a hash, as in NAME-6726825d.pth, that must be the start of its SHA-256.
     Raises MetricUnavailable with one line: none given, no such file, no network, wrong hash, wrong content.
     """
     if isinstance(source, Detector):
         return source
-    source = source or os.environ.get(ENVIRONMENT)
+    known = REGISTRY[kind]
+    source = source or os.environ.get(known.environment) or _downloaded(known)
     if not source:
         raise MetricUnavailable(
-            f"it needs the weights of the 2015 Inception network: --detector=PATH|URL or ${ENVIRONMENT}"
-            f" (or --detector={UNTRAINED} for a smoke test)"
+            f"it needs the weights of the {known.title}: {known.flag}=PATH|URL or ${known.environment}"
+            f" (or {known.flag}={TINY} or {UNTRAINED} for a smoke test)"
         )
+    if source == TINY:
+        small = tiny.TinyDetector().to(device)
+        key = f"{TINY}-{VERSION}"
+        return Detector(f"{kind}-{TINY}", key, small, tiny.NUM_FEATURES, NOTES[TINY], small.classifier)
     if source == UNTRAINED:
-        network: nn.Module = inception.untrained()
-        key, note = f"{UNTRAINED}-{UNTRAINED_VERSION}", UNTRAINED_NOTE
-        return Detector(f"inception-{UNTRAINED}", key, network.to(device), inception.NUM_FEATURES, note)
+        network = known.untrained().to(device)
+        key = f"{kind}-{UNTRAINED}-{VERSION}"
+        return Detector(f"{kind}-{UNTRAINED}", key, network, known.num_features, NOTES[UNTRAINED], _classifier(network))
     path, name = _local_file(source)
     digest = _check_hash(path, name)
-    network = _read_weights(path).to(device)
-    return Detector(Path(name).stem, f"sha256:{digest}", network, inception.NUM_FEATURES)
+    network = _read_weights(path, known).to(device)
+    return Detector(Path(name).stem, f"sha256:{digest}", network, known.num_features, None, _classifier(network))
+
+
+def _classifier(network: nn.Module) -> Tensor | None:
+    layer = getattr(network, "fc", None)
+    return layer.weight if isinstance(layer, nn.Linear) else None
+
+
+def _downloaded(known: _Registered) -> str | None:
+    """The published weights in the download cache, put there by an earlier run or by hand."""
+    found = sorted(dnnlib.cache_dir("downloads").glob(f"*{known.file}"))
+    return str(found[0]) if found else None
 
 
 def _local_file(source: str) -> tuple[Path, str]:
@@ -68,7 +131,7 @@ def _local_file(source: str) -> tuple[Path, str]:
         try:
             path = dnnlib.download(source)
         except (OSError, ValueError) as error:
-            raise MetricUnavailable(f"detector: {_one_line(error)}") from None
+            raise MetricUnavailable(f"detector: {one_line(error)}") from None
         return path, source.rsplit("/", 1)[-1].split("?")[0]
     path = Path(source).expanduser()
     if not path.is_file():
@@ -88,23 +151,18 @@ def _check_hash(path: Path, name: str) -> str:
     return digest
 
 
-def _read_weights(path: Path) -> inception.Inception2015:
+def _read_weights(path: Path, known: _Registered) -> nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise MetricUnavailable(f"detector: {path} does not load as a PyTorch state dict: {_one_line(error)}") from None
+        raise MetricUnavailable(f"detector: {path} does not load as a PyTorch state dict: {one_line(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise MetricUnavailable(f"detector: {path} holds no state dict of tensors")
-    network = inception.Inception2015()
+    network = known.make()
     # The batch counters mean nothing outside training, and not every port of the weights has them.
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
     try:
         network.load_state_dict({**counters, **state})
     except RuntimeError as error:
-        raise MetricUnavailable(f"detector: {path} is not the 2015 Inception network: {_one_line(error)}") from None
+        raise MetricUnavailable(f"detector: {path} is not the {known.title}: {one_line(error)}") from None
     return network
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."

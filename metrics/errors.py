@@ -3,3 +3,9 @@
 
 class MetricUnavailable(Exception):
     """The metric cannot give a number here; the message is the one-line reason. Training leaves it out and goes on."""
+
+
+def one_line(error: Exception) -> str:
+    """What the error says, short enough for a terminal."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

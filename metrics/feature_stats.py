@@ -1,9 +1,11 @@
-"""Mean and covariance of a stream of feature vectors, in float64 and bounded memory."""
+"""Features of a stream of images, over all ranks: mean and covariance in bounded memory, or the rows themselves."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from torch_utils import distributed
 
 
 class FeatureStats:
@@ -24,10 +26,39 @@ class FeatureStats:
     def mean_cov(self) -> tuple[Tensor, Tensor]:
         """Mean [F] and covariance [F, F] = E[x x^T] - mean mean^T, the biased estimate that published FIDs use.
 
-        float64 on the CPU. ValueError with fewer than 2 features.
+        Of the features of all ranks, on all ranks, float64 on the CPU. ValueError with fewer than 2 features.
         """
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 feature vectors, got {self.count}")
-        mean = self._sum / self.count
-        cov = self._outer / self.count - torch.outer(mean, mean)
-        return mean.cpu(), cov.cpu()
+        count = sum(distributed.gather_objects(self.count))
+        if count < 2:
+            raise ValueError(f"a covariance needs at least 2 feature vectors, got {count}")
+        # Copies, so that more features may follow.
+        total, outer = (t.to("cpu", copy=True) for t in (self._sum, self._outer))
+        distributed.add_over_ranks_(total)
+        distributed.add_over_ranks_(outer)
+        mean = total / count
+        return mean, outer / count - torch.outer(mean, mean)
+
+
+class FeatureRows:
+    """The features [count, F] themselves, float32; each rank keeps those that it computed until they are gathered."""
+
+    def __init__(self, count: int, num_features: int) -> None:
+        self.count, self.num_features = count, num_features
+        self._indices: list[Tensor] = []
+        self._rows: list[Tensor] = []
+
+    def add(self, indices: range, features: Tensor) -> None:
+        """Features [B, F] of the samples `indices`, which may come in any order."""
+        self._indices.append(torch.tensor(indices))
+        self._rows.append(features.float().cpu())
+
+    def gather(self) -> Tensor | None:
+        """[count, F] in the order of the samples on rank 0, None elsewhere."""
+        places = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.int64), *self._indices]))
+        parts = distributed.gather_rows(torch.cat([torch.zeros(0, self.num_features), *self._rows]))
+        if places is None or parts is None:
+            return None
+        rows = torch.empty(self.count, self.num_features)
+        for indices, part in zip(places, parts, strict=True):
+            rows[indices] = part
+        return rows

@@ -208,6 +208,9 @@ def untrained(seed: int = 0) -> Inception2015:
             weight = torch.empty(module.weight.shape).normal_(generator=generator)
             weight -= weight.mean(dim=(1, 2, 3), keepdim=True)
             module.weight.copy_(weight * gain / weight[0].numel() ** 0.5)
+    # The classifier, which only the Inception score reads.
+    network.fc.weight.normal_(std=NUM_FEATURES**-0.5, generator=generator)
+    network.fc.bias.zero_()
     # All that follows scales with its input, so this one factor brings the features' deviation between images to O(1).
     network.Conv2d_4a_3x3.bn.weight.fill_(UNTRAINED_GAIN)
     return network

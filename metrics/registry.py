@@ -2,131 +2,65 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import dnnlib
-from metrics import swd
-from metrics.cache import StatisticsCache
-from metrics.detectors import Detector, load_detector
-from metrics.errors import MetricUnavailable
-from metrics.feature_stats import FeatureStats
-from metrics.frechet import frechet_distance
-from metrics.samples import BACKGROUNDS, Sampling, fake_images, real_images
+from metrics.detectors import INCEPTION, VGG, Detector, DetectorKind, load_detector
+from metrics.errors import MetricUnavailable, one_line
+from metrics.fid import fid, fid_yaw
+from metrics.inception_score import SPLITS, inception_score
+from metrics.kid import kid
+from metrics.precision_recall import NEIGHBOURS, precision_and_recall
+from metrics.results import MetricResult, MetricSpec, Outcome
+from metrics.samples import Sampling, background_colour, background_of
+from metrics.swd import sliced_wasserstein
+from metrics.view_drift import view_drift
+from torch_utils import distributed
 from training.dataset import ImageDataset
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    """A parsed metric name."""
-
-    kind: str  # a key of KINDS
-    count: int  # generated images
-    name: str
-
-
-@dataclass(frozen=True)
-class MetricResult:
-    name: str
-    value: float  # the one number that snapshots are ranked by; smaller is better
-    values: dict[str, float]  # all numbers
-    protocol: dict[str, Any]  # everything the value depends on besides the weights
-    seconds: float
-    note: str | None = None  # why the value must not be compared with others
-    real_statistics: str = "computed"  # or "cache hit: FILE", "cache miss: FILE", "cache miss, and not kept: REASON"
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    value: float
-    values: dict[str, float]
-    protocol: dict[str, Any] = field(default_factory=dict)
-    note: str | None = None
-    real_statistics: str = "computed"
 
 
 @dataclass(frozen=True)
 class _Kind:
     form: str  # how the name is written, <N> for the count
-    compute: Callable[[MetricSpec, Sampling, Detector | None], _Outcome]
-    needs_detector: bool
+    compute: Callable[[MetricSpec, Sampling, Any], Outcome]  # the third argument is a Detector or None
+    detector: DetectorKind | None = None
+    optional: bool = False  # works without the detector too
+    larger_is_better: bool = False
+    least: int = 2  # smallest count
 
     def match(self, name: str) -> str | None:
         found = re.fullmatch(re.escape(self.form).replace("<N>", "([1-9][0-9]*k?)"), name)
         return found[1] if found else None
 
 
-def _swd(spec: MetricSpec, sampling: Sampling, _: Detector | None) -> _Outcome:
-    count = min(spec.count, len(sampling.dataset))
-    real, fake = (swd.PatchDescriptors(sampling.G.resolution, count, sampling.seed, sampling.device) for _ in range(2))
-    for images in real_images(sampling, count):
-        real.add(images)
-    for images in fake_images(sampling, count):
-        fake.add(images)
-    values = swd.distance(real, fake)
-    return _Outcome(values["mean"], values, {"num_real": count, "num_fake": count})
-
-
-def _fid(spec: MetricSpec, sampling: Sampling, detector: Detector | None) -> _Outcome:
-    assert detector is not None
-    frontal = spec.kind == "fid3d"
-    (mean_real, cov_real), found = _real_statistics(sampling, detector)
-    stats = FeatureStats(detector.num_features, sampling.device)
-    for images in fake_images(sampling, spec.count, frontal_conditioning=frontal):
-        stats.add(detector(images))
-    value = frechet_distance(*stats.mean_cov(), mean_real, cov_real)
-    protocol = {
-        "num_real": len(sampling.dataset),
-        "num_fake": spec.count,
-        "detector": detector.name,
-        "detector_key": detector.key,
-        "conditioning": "the data's frontal camera" if frontal else "the rendering camera",
-    }
-    return _Outcome(value, {spec.name: value}, protocol, detector.note, found)
-
-
-def _real_statistics(sampling: Sampling, detector: Detector) -> tuple[tuple[np.ndarray, np.ndarray], str]:
-    """Mean and covariance of the features of all reals, and where they came from."""
-    cache = None
-    if sampling.cache_dir is not None:
-        key = {
-            "data": sampling.dataset.content_key(),
-            "resolution": sampling.dataset.resolution,
-            "detector": detector.key,
-            "background": sampling.background,
-            "mirror": False,
-        }
-        cache = StatisticsCache(sampling.cache_dir, detector.name, key)
-        if (arrays := cache.load()) is not None:
-            return (arrays["mean"], arrays["cov"]), f"cache hit: {cache.path}"
-    stats = FeatureStats(detector.num_features, sampling.device)
-    for images in real_images(sampling):
-        stats.add(detector(images))
-    mean, cov = (t.numpy() for t in stats.mean_cov())
-    if cache is None:
-        return (mean, cov), "computed"
-    try:
-        cache.save(mean=mean, cov=cov)
-    except OSError as error:  # a full or read-only disk costs time, not the value
-        return (mean, cov), f"cache miss, and not kept: {error}"
-    return (mean, cov), f"cache miss: {cache.path}"
+def _swd(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
+    return sliced_wasserstein(spec, sampling)
 
 
 KINDS = {
-    "fid": _Kind("fid<N>_full", _fid, needs_detector=True),
-    "fid3d": _Kind("fid3d_<N>_full", _fid, needs_detector=True),
-    "swd": _Kind("swd<N>", _swd, needs_detector=False),
+    "fid": _Kind("fid<N>_full", fid, INCEPTION),
+    "fid3d": _Kind("fid3d_<N>_full", fid, INCEPTION),
+    "fid_yaw": _Kind("fid_yaw<N>", fid_yaw, INCEPTION),
+    "kid": _Kind("kid<N>_full", kid, INCEPTION),
+    "pr": _Kind("pr<N>k3_full", precision_and_recall, VGG, larger_is_better=True, least=NEIGHBOURS + 1),
+    "pr_inception": _Kind(
+        "pr_inception<N>k3_full", precision_and_recall, INCEPTION, larger_is_better=True, least=NEIGHBOURS + 1
+    ),
+    "is": _Kind("is<N>", inception_score, INCEPTION, larger_is_better=True, least=SPLITS),
+    "view_drift": _Kind("view_drift<N>", view_drift, INCEPTION, optional=True),
+    "swd": _Kind("swd<N>", _swd),
 }
+# This published name means 50,000 images and 3 neighbours. Here k3 is part of every name, so that 200 images can be
+# asked for as pr200k3_full; the published name keeps its meaning, and other thousands are written pr20kk3_full.
+PUBLISHED = {"pr50k3_full": 50_000, "pr_inception50k3_full": 50_000}
 
 
 def parse_metric(name: str) -> MetricSpec:
@@ -134,16 +68,38 @@ def parse_metric(name: str) -> MetricSpec:
     for kind, entry in KINDS.items():
         if (digits := entry.match(name)) is not None:
             count = int(digits.rstrip("k")) * (1000 if digits.endswith("k") else 1)
-            if count < 2:
-                raise ValueError(f"metric {name!r} needs a count of at least 2")
+            count = PUBLISHED.get(name, count)
+            if count < entry.least:
+                raise ValueError(f"metric {name!r} needs a count of at least {entry.least}")
             return MetricSpec(kind, count, name)
     forms = ", ".join(entry.form for entry in KINDS.values())
     raise ValueError(f"metric {name!r} does not exist; legal are {forms} with <N> like 200 or 50k")
 
 
-def needs_detector(name: str) -> bool:
-    """Whether the metric reads features of the Inception network. ValueError as `parse_metric`."""
-    return KINDS[parse_metric(name).kind].needs_detector
+def needs_detector(name: str) -> Literal["inception", "vgg"] | None:
+    """The network whose features the metric cannot do without, if any. ValueError as `parse_metric`."""
+    entry = KINDS[parse_metric(name).kind]
+    return None if entry.optional else entry.detector
+
+
+def check_detectors(
+    names: Iterable[str], detector: str | Detector | None = None, detector_vgg: str | Detector | None = None
+) -> list[str]:
+    """Loads every detector that the metrics `names` need, as training does before its first step.
+
+    Returns one line for each metric that has to be left out because no detector was given. Raises MetricUnavailable
+    where one was given and cannot be used.
+    """
+    sources: dict[str, str | Detector | None] = {INCEPTION: detector, VGG: detector_vgg}
+    missing: dict[str, str] = {}
+    for kind in sorted({kind for name in names if (kind := needs_detector(name))}):
+        try:
+            load_on_all_ranks(sources[kind], kind, torch.device("cpu"))
+        except MetricUnavailable as reason:
+            if sources[kind] is not None:
+                raise
+            missing[kind] = str(reason)
+    return [f"{name} will be left out: {missing[kind]}" for name in names if (kind := needs_detector(name)) in missing]
 
 
 def compute_metric(
@@ -152,31 +108,32 @@ def compute_metric(
     dataset: ImageDataset,  # unmirrored
     *,
     seed: int = 0,
-    detector: str | Detector | None = None,  # path, URL or "untrained"; None: $SPLATGAN_DETECTOR
+    detector: str | Detector | None = None,  # path, URL, "tiny" or "untrained"; None: see load_detector
+    detector_vgg: str | Detector | None = None,  # the same for the metrics of VGG-16 features
     device: torch.device | str | None = None,  # where G is; None: found from its parameters
     batch_size: int = 32,
-    cache_dir: str | Path | None = None,  # for statistics of reals; None: the user's cache folder
+    cache_dir: str | Path | None = None,  # for features of reals; None: the user's cache folder
     cache: bool = True,
-    background: str = "white",  # or "black"; of reals and fakes
+    background: str | None = None,  # of reals and fakes: white, black or R,G,B; None: that of G's training, or white
     weights: str = "ema",  # recorded: which weights G holds, "ema" or "raw"
     progress: Callable[[str, int, int], None] | None = None,  # called with ("reals" or "fakes", done, total)
 ) -> MetricResult:
     """The value of metric `name` for generator G against `dataset`. docs/metrics.md has the protocols.
 
-    Raises MetricUnavailable with a one-line reason if it cannot run, ValueError for an illegal argument.
+    With several ranks all of them call it with equal arguments; they share the images and all get the result.
+    Raises MetricUnavailable (on all ranks) with a one-line reason if it cannot run, ValueError for an illegal argument.
     """
     spec = parse_metric(name)
-    if background not in BACKGROUNDS:
-        raise ValueError(f"background {background!r} does not exist; legal are {', '.join(BACKGROUNDS)}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
+    background = _background(G, background)
     _check_inputs(G, dataset)
     start = time.perf_counter()
     where = torch.device(device) if device is not None else _device_of(G)
     entry = KINDS[spec.kind]
-    network = load_detector(detector, where) if entry.needs_detector else None
+    network = _detector_for(entry, detector_vgg if entry.detector == VGG else detector, where)
     folder = (Path(cache_dir) if cache_dir is not None else dnnlib.cache_dir("metrics")) if cache else None
-    sampling = Sampling(G, dataset, seed, where, batch_size, background, folder, progress)
+    sampling = Sampling(G, dataset, seed, where, batch_size, background, folder, progress, _content_key(dataset))
     outcome = entry.compute(spec, sampling, network)
     protocol = {
         "background": background if dataset.has_masks else f"{background}; reals as stored (no masks)",
@@ -186,14 +143,33 @@ def compute_metric(
         "cameras": "of random data items",
         "conditioning": "the rendering camera",
         "weights": weights,
-        "detector": None,
+        "detector": None if network is None else network.name,
+        **({} if network is None else {"detector_key": network.key}),
         "data": dataset.name,
-        "data_key": dataset.content_key(),
+        "data_key": sampling.data_key,
         "resolution": dataset.resolution,
         **outcome.protocol,
     }
-    seconds = time.perf_counter() - start
-    return MetricResult(name, outcome.value, outcome.values, protocol, seconds, outcome.note, outcome.real_statistics)
+    notes = [note for note in (None if network is None else network.note, outcome.note) if note]
+    return MetricResult(
+        name,
+        outcome.value,
+        outcome.values,
+        protocol,
+        time.perf_counter() - start,
+        "; ".join(notes) or None,
+        outcome.real_statistics,
+        entry.larger_is_better,
+    )
+
+
+def _background(G: Any, asked: str | None) -> str:
+    """The one background of this metric. MetricUnavailable if G was trained over another fixed one."""
+    training = (getattr(G, "checkpoint_config", None) or {}).get("background", "random")
+    background = background_of(training) if asked is None else asked
+    if background_colour(background) != background_colour(background_of(training)) and training != "random":
+        raise MetricUnavailable(f"the network was trained over {training}, the metric asks for {background}")
+    return background
 
 
 def _check_inputs(G: Any, dataset: ImageDataset) -> None:
@@ -203,34 +179,39 @@ def _check_inputs(G: Any, dataset: ImageDataset) -> None:
         raise MetricUnavailable(f"the data set {dataset.name} has {len(dataset)} image; a metric needs at least 2")
 
 
+def _detector_for(entry: _Kind, source: str | Detector | None, device: torch.device) -> Detector | None:
+    if entry.detector is None:
+        return None
+    try:
+        return load_on_all_ranks(source, entry.detector, device)
+    except MetricUnavailable:
+        if entry.optional and source is None:
+            return None
+        raise
+
+
+def load_on_all_ranks(source: str | Detector | None, kind: DetectorKind, device: torch.device) -> Detector:
+    """`load_detector` on rank 0 first, so that one process downloads. What fails on one rank fails on all."""
+    if distributed.world_size() > 1:
+        distributed.on_main(lambda: load_detector(source, device, kind).name)
+    found, reason = None, None
+    try:
+        found = load_detector(source, device, kind)
+    except MetricUnavailable as error:
+        reason = str(error)
+    reasons = [r for r in distributed.gather_objects(reason) if r is not None]
+    if found is None or reasons:
+        raise MetricUnavailable(reasons[0])
+    return found
+
+
+def _content_key(dataset: ImageDataset) -> str:
+    try:
+        return distributed.on_main(dataset.content_key)
+    except OSError as error:  # an image that is gone
+        raise MetricUnavailable(one_line(error)) from None
+
+
 def _device_of(G: Any) -> torch.device:
     tensors: list[Tensor] = list(G.parameters()) if hasattr(G, "parameters") else []
     return tensors[0].device if tensors else torch.device("cpu")
-
-
-def result_line(result: MetricResult, snapshot: str | Path | None, num_gpus: int | None = None) -> dict[str, Any]:
-    """The JSON-able record of a result; `snapshot` is named, not read."""
-    if num_gpus is None:
-        num_gpus = 1 if torch.cuda.is_available() else 0
-    line: dict[str, Any] = {
-        "results": {result.name: result.value, **result.values},
-        "metric": result.name,
-        "total_time": round(result.seconds, 3),
-        "total_time_str": dnnlib.format_time(result.seconds),
-        "num_gpus": num_gpus,
-        "snapshot_pkl": None if snapshot is None else Path(snapshot).name,
-        "timestamp": datetime.now(UTC).timestamp(),
-        "protocol": result.protocol,
-        "real_statistics": result.real_statistics,
-    }
-    return line if result.note is None else {**line, "note": result.note}
-
-
-def write_result(result: MetricResult, run_dir: str | Path, snapshot: str | Path | None) -> dict[str, Any]:
-    """Appends one JSON line to `run_dir`/metric-<name>.jsonl and returns what it holds."""
-    line = result_line(result, snapshot)
-    folder = Path(run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"metric-{result.name}.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    return line

@@ -1,28 +1,50 @@
 """The images that metrics compare: reals from the data set and fakes from a generator, both uint8.
 
 A generator here is anything with `z_dim`, `resolution`, `mapping`, `synthesis` and `render` (docs/design.md). Sample i
-has its own latent and its own data item, functions of (seed, i) alone, so that the batch size changes nothing.
+has its own latent and its own data item, functions of (seed, i) alone, so that the batch size changes nothing. Batches
+go to the ranks in turns: with R ranks, rank r makes batches r, r + R, ...
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gaussian import Cameras
-from metrics.errors import MetricUnavailable
-from torch_utils import random
+from metrics.errors import MetricUnavailable, one_line
+from torch_utils import distributed, random
 from training.dataset import ImageDataset, composite, iterate, quantize
 
-BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
+COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 CLEAR = 1 / 512  # alpha below which a pixel shows its background
 BACKGROUND_TOLERANCE = 0.02  # in -1..1; clear pixels reach 2/512
 LOADER_WORKERS = 2
+
+Batches = Iterator[tuple[range, Tensor]]
+
+
+def background_colour(name: str) -> tuple[float, ...]:
+    """`white`, `black` or `R,G,B` with numbers in 0..1, as RGB in 0..1. ValueError for anything else."""
+    if name in COLOURS:
+        return COLOURS[name]
+    try:
+        colour = tuple(float(part) for part in name.split(","))
+    except ValueError:
+        colour = ()
+    if len(colour) != 3 or not all(0 <= c <= 1 for c in colour):
+        raise ValueError(f"background {name!r} does not exist; legal are {', '.join(COLOURS)} and R,G,B in 0..1")
+    return colour
+
+
+def background_of(training: str) -> str:
+    """The background of metrics for a network trained over `training`: white for random ones, else the same."""
+    return "white" if training == "random" else training
 
 
 @dataclass(frozen=True)
@@ -34,19 +56,39 @@ class Sampling:
     seed: int
     device: torch.device
     batch_size: int
-    background: str  # a name in BACKGROUNDS
-    cache_dir: Path | None  # where statistics of reals are kept; None: nowhere
+    background: str  # see background_colour
+    cache_dir: Path | None  # where features of reals are kept; None: nowhere
     progress: Callable[[str, int, int], None] | None  # called with (what, done, total)
+    data_key: str = ""  # hash of the data set's content
 
     def colour(self) -> Tensor:
-        return torch.tensor(BACKGROUNDS[self.background], device=self.device)
+        return torch.tensor(background_colour(self.background), device=self.device)
 
     def tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(what, done, total)
 
     def batches(self, count: int) -> list[range]:
-        return [range(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
+        """This rank's batches of `count` samples."""
+        batches = [range(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
+        return batches[distributed.rank() :: distributed.world_size()]
+
+
+def each(batches: Iterable[tuple[range, Tensor]], consume: Callable[[range, Tensor], None]) -> None:
+    """Hands this rank's share to `consume`. What keeps one rank from it is raised as MetricUnavailable on all."""
+    reason = None
+    try:
+        for indices, images in batches:
+            consume(indices, images)
+    except MetricUnavailable as error:
+        reason = str(error)
+    except (OSError, ValueError) as error:  # an image that cannot be read
+        reason = one_line(error)
+    except torch.cuda.OutOfMemoryError:
+        reason = "the device ran out of memory; a smaller batch size needs less"
+    for failed in distributed.gather_objects(reason):
+        if failed is not None:
+            raise MetricUnavailable(failed)
 
 
 def check_background(image: Tensor, alpha: Tensor, colour: Tensor, whose: str) -> None:
@@ -64,47 +106,77 @@ def check_background(image: Tensor, alpha: Tensor, colour: Tensor, whose: str) -
         raise MetricUnavailable(f"the background of the {whose} images is {found} where the metric asks for {asked}")
 
 
-def real_images(sampling: Sampling, count: int | None = None) -> Iterator[Tensor]:
-    """Batches uint8 [B, 3, R, R] of `count` different data items in a seeded order, or of all items in theirs.
+def random_items(sampling: Sampling, count: int) -> np.ndarray:
+    """`count` different data items (all, if there are fewer) in a seeded order."""
+    return random.permutation(sampling.seed, "metric/real", 0, len(sampling.dataset))[:count]
+
+
+def real_images(sampling: Sampling, items: np.ndarray | None = None) -> Batches:
+    """This rank's batches uint8 [B, 3, R, R] of the data items `items` (None: all), with their places among them.
 
     Unmirrored and over the metric's background. Images without masks stay as stored.
     """
     dataset, colour = sampling.dataset, sampling.colour()
-    total = len(dataset) if count is None else min(count, len(dataset))
-    order = random.permutation(sampling.seed, "metric/real", 0, len(dataset)) if count is not None else range(total)
-    batches = sampling.batches(total)
-    loaded = iterate(dataset, [[int(order[i]) for i in batch] for batch in batches], LOADER_WORKERS)
+    items = np.arange(len(dataset)) if items is None else items
+    batches = sampling.batches(len(items))
+    loaded = iterate(dataset, [items[batch.start : batch.stop].tolist() for batch in batches], LOADER_WORKERS)
     for indices, batch in zip(batches, loaded, strict=True):
         masks = None if batch.masks is None else batch.masks.to(sampling.device)
         image = composite(batch.images.to(sampling.device), masks, colour.expand(len(indices), 3))
-        if masks is not None and indices.start == 0:
+        if masks is not None and indices is batches[0]:
             check_background(image, masks / 255, colour, "real")
-        yield quantize(image)
-        sampling.tell("reals", indices.stop, total)
+        yield indices, quantize(image)
+        sampling.tell("reals", indices.stop, len(items))
+
+
+def latents(sampling: Sampling, indices: range) -> Tensor:
+    return random.normal(sampling.seed, "metric/z", indices, (sampling.G.z_dim,)).to(sampling.device)
+
+
+def data_cameras(sampling: Sampling, items: Tensor | np.ndarray) -> Cameras:
+    """The cameras of data items, of the shape of `items`."""
+    return Cameras.from_labels(torch.as_tensor(sampling.dataset.labels)[items].to(sampling.device))
+
+
+def frontal_cameras(sampling: Sampling, count: int) -> Cameras:
+    """The one frontal camera of the data's geometry, `count` times."""
+    return sampling.dataset.geometry.frontal().to(sampling.device).expand(count)
 
 
 @torch.no_grad()
-def fake_images(sampling: Sampling, count: int, frontal_conditioning: bool = False) -> Iterator[Tensor]:
-    """Batches uint8 [B, 3, R, R] of `count` generated images, each rendered from the camera of a random data item.
+def picture(sampling: Sampling, z: Tensor, condition: Cameras, cameras: Cameras, check: bool = False) -> Tensor:
+    """Latents [B, z_dim] mapped under `condition` [B] and rendered from `cameras` [B]: uint8 [B, 3, R, R].
+
+    check: compare the background too. Raises MetricUnavailable for images that are not finite.
+    """
+    G, colour = sampling.G, sampling.colour()
+    scene = G.synthesis(G.mapping(z, cameras=condition))
+    rendering = G.render(scene, cameras.reshape(len(z), 1), background=colour.expand(len(z), 1, 3))
+    image = rendering.image[:, 0]
+    if not torch.isfinite(image).all():
+        raise MetricUnavailable("the generator's images hold NaN or infinite values")
+    if check:
+        check_background(image, rendering.alpha[:, 0], colour, "generated")
+    return quantize(image)
+
+
+def fake_images(
+    sampling: Sampling,
+    count: int,
+    frontal_conditioning: bool = False,
+    pool: np.ndarray | None = None,  # data items whose cameras are drawn; None: all
+    first: int = 0,  # number of the first sample
+) -> Batches:
+    """This rank's batches uint8 [B, 3, R, R] of `count` generated images, each from the camera of a random data item.
 
     The mapping is conditioned on that same camera, or, as FID3D asks, on the one frontal camera of the data.
-    Raises MetricUnavailable for images that are not finite.
     """
-    G, dataset, seed, colour = sampling.G, sampling.dataset, sampling.seed, sampling.colour()
-    labels = torch.as_tensor(dataset.labels)
-    for indices in sampling.batches(count):
-        z = random.normal(seed, "metric/z", indices, (G.z_dim,)).to(sampling.device)
-        items = random.integers(seed, "metric/label", indices, len(dataset))
-        cameras = Cameras.from_labels(labels[items].to(sampling.device))  # [B]
-        condition = cameras
-        if frontal_conditioning:
-            condition = dataset.geometry.frontal().to(sampling.device).expand(len(indices))
-        scene = G.synthesis(G.mapping(z, cameras=condition))
-        rendering = G.render(scene, cameras.reshape(len(indices), 1), background=colour)
-        image = rendering.image[:, 0]
-        if not torch.isfinite(image).all():
-            raise MetricUnavailable("the generator's images hold NaN or infinite values")
-        if indices.start == 0:
-            check_background(image, rendering.alpha[:, 0], colour, "generated")
-        yield quantize(image)
+    pool = np.arange(len(sampling.dataset)) if pool is None else pool
+    batches = sampling.batches(count)
+    for indices in batches:
+        samples = range(first + indices.start, first + indices.stop)
+        items = pool[random.integers(sampling.seed, "metric/label", samples, len(pool))]
+        cameras = data_cameras(sampling, items)
+        condition = frontal_cameras(sampling, len(indices)) if frontal_conditioning else cameras
+        yield indices, picture(sampling, latents(sampling, samples), condition, cameras, indices is batches[0])
         sampling.tell("fakes", indices.stop, count)

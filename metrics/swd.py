@@ -20,7 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils import random
+from metrics.errors import MetricUnavailable
+from metrics.results import MetricSpec, Outcome
+from metrics.samples import Sampling, each, fake_images, random_items, real_images
+from torch_utils import distributed, random
 
 COARSEST = 16  # px, the last level of the pyramid
 PATCH = 7  # px
@@ -76,11 +79,12 @@ class PatchDescriptors:
 
     def __init__(self, resolution: int, count: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
         self.count, self.seed, self.filled = count, seed, 0
+        self.indices = torch.zeros(count, dtype=torch.int64)  # numbers of the images, which decide the patches' places
         shape = (count, PATCHES_PER_IMAGE, FEATURES)
         self.levels = {r: torch.empty(shape, dtype=torch.float16, device=device) for r in levels_of(resolution)}
 
-    def add(self, images: Tensor) -> None:
-        """The next images, uint8 [B, 3, R, R]."""
+    def add(self, indices: range, images: Tensor) -> None:
+        """Images uint8 [B, 3, R, R] and their numbers in the set."""
         batch = images.shape[0]
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"swd takes uint8 images [B, 3, R, R], got {images.dtype} {list(images.shape)}")
@@ -88,10 +92,28 @@ class PatchDescriptors:
         if images.shape[-2:] != (resolution, resolution) or self.filled + batch > self.count:
             got = f"{self.filled + batch} images of {list(images.shape[-2:])} px"
             raise ValueError(f"got {got} for a set of {self.count} of {resolution} px")
-        indices = range(self.filled, self.filled + batch)
+        rows = slice(self.filled, self.filled + batch)
+        self.indices[rows] = torch.tensor(indices)
         for level in laplacian_pyramid(images.to(next(iter(self.levels.values())).device)):
-            self.levels[level.shape[-1]][self.filled : self.filled + batch] = self._patches(level, indices)
+            self.levels[level.shape[-1]][rows] = self._patches(level, indices)
         self.filled += batch
+
+    def gather(self) -> PatchDescriptors | None:
+        """The sets of all ranks as one in the order of the images, on rank 0; None elsewhere."""
+        if distributed.world_size() == 1:
+            return self
+        device = self.levels[min(self.levels)].device
+        places = distributed.gather_rows(self.indices)
+        whole = None
+        for r, own in self.levels.items():
+            parts = distributed.gather_rows(own.cpu())
+            if parts is None or places is None:
+                continue
+            order = torch.cat(places)
+            whole = whole or PatchDescriptors(max(self.levels), len(order), self.seed, device)
+            whole.filled, whole.indices = len(order), order.sort().values
+            whole.levels[r][order.to(device)] = torch.cat(parts).to(device)
+        return whole
 
     def _patches(self, level: Tensor, indices: range) -> Tensor:
         """[B, 3, r, r] -> [B, 128, 147], channel-major, at uniform places that depend on (seed, image index) alone."""
@@ -184,7 +206,7 @@ def describe(images: Tensor, seed: int = 0, batch_size: int = 64) -> PatchDescri
     """All patches of images uint8 [N, 3, R, R] (a set measured against several others is described once)."""
     descriptors = PatchDescriptors(images.shape[-1], len(images), seed, images.device)
     for batch in images.split(batch_size):
-        descriptors.add(batch)
+        descriptors.add(range(descriptors.filled, descriptors.filled + len(batch)), batch)
     return descriptors
 
 
@@ -192,3 +214,24 @@ def swd(images_a: Tensor | np.ndarray, images_b: Tensor | np.ndarray, seed: int 
     """Distances of two sets of as many uint8 images [N, 3, R, R]: one per level and their mean (see `distance`)."""
     a, b = (describe(torch.as_tensor(images), seed) for images in (images_a, images_b))
     return distance(a, b)
+
+
+def sliced_wasserstein(spec: MetricSpec, sampling: Sampling) -> Outcome:
+    """`swd<N>`: as many reals as fakes, min(N, size of the set)."""
+    count = min(spec.count, len(sampling.dataset))
+    mine = sum(len(batch) for batch in sampling.batches(count))
+    try:
+        own = [PatchDescriptors(sampling.G.resolution, mine, sampling.seed, sampling.device) for _ in range(2)]
+    except ValueError as error:  # a resolution without a pyramid
+        raise MetricUnavailable(str(error)) from None
+    sources = (real_images(sampling, random_items(sampling, count)), fake_images(sampling, count))
+    for descriptors, images in zip(own, sources, strict=True):
+        each(images, descriptors.add)
+    real, fake = (descriptors.gather() for descriptors in own)
+
+    def measure() -> dict[str, float]:
+        assert real is not None and fake is not None
+        return distance(real, fake)
+
+    values = distributed.on_main(measure)
+    return Outcome(values["mean"], values, {"num_real": count, "num_fake": count})

@@ -8,13 +8,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
+
 _TIMEOUT = timedelta(minutes=10)  # of a collective: a lost rank ends the others instead of hanging them
+# Of the waits for work that takes as long as it takes. A rank that ends closes its connections, and the waits of the
+# others fail at once whatever this is.
+_PATIENCE = timedelta(days=30)
+_patient_group: Any = None  # gloo over all ranks, whatever the backend of the training collectives
 
 
 def initialise(device: str) -> torch.device:
@@ -35,13 +42,21 @@ def initialise(device: str) -> torch.device:
         torch.set_flush_denormal(True)  # second moments decay into denormals, which are many times slower
     if world > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=_TIMEOUT)
+        _open_patient_group()
     return chosen
+
+
+def _open_patient_group() -> None:
+    global _patient_group
+    _patient_group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def finalise() -> None:
     """Leaves the process group, if there is one."""
+    global _patient_group
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        _patient_group = None
 
 
 def usable_cores() -> int:
@@ -89,6 +104,62 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 def barrier() -> None:
     if world_size() > 1:
         torch.distributed.barrier()
+
+
+# The functions below wait as long as the slowest rank needs, past the timeout of a collective: for metrics, whose
+# shares and last steps take minutes to hours. They take CPU tensors and plain objects. A rank that ends fails them at
+# once.
+
+
+def wait_for_all() -> None:
+    """A barrier without a timeout."""
+    if world_size() > 1:
+        torch.distributed.barrier(group=_patient_group)
+
+
+def gather_objects(value: T) -> list[T]:
+    """The picklable values of all ranks in rank order, on all ranks."""
+    if world_size() == 1:
+        return [value]
+    wait_for_all()
+    values: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(values, value, group=_patient_group)
+    return values
+
+
+def on_main(act: Callable[[], T]) -> T:
+    """Calls `act` on rank 0 while the others wait; all get its (picklable) result, or its exception."""
+    if world_size() == 1:
+        return act()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = act()
+        except Exception as error:  # raised below, on all ranks
+            outcome[1] = error
+    torch.distributed.broadcast_object_list(outcome, src=0, group=_patient_group)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def add_over_ranks_(values: Tensor) -> None:
+    """Replaces `values`, on the CPU, by their sum over all ranks."""
+    if world_size() > 1:
+        wait_for_all()
+        torch.distributed.all_reduce(values, group=_patient_group)
+
+
+def gather_rows(rows: Tensor) -> list[Tensor] | None:
+    """The `rows` [n_r, ...] of every rank r on rank 0, in rank order; None elsewhere. Ranks may hold none."""
+    if world_size() == 1:
+        return [rows]
+    counts = gather_objects(len(rows))
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts] if rank() == 0 else None
+    torch.distributed.gather(padded, parts, dst=0, group=_patient_group)
+    return None if parts is None else [part[:n] for part, n in zip(parts, counts, strict=True)]
 
 
 def launch(ranks: int, arguments: Sequence[str]) -> int:

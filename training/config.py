@@ -59,6 +59,7 @@ class TrainingConfig:
     rasterizer: str = "auto"
     metrics: tuple[str, ...] = ("fid20k_full",)
     detector: str | None = None  # weights of the 2015 Inception network
+    detector_vgg: str | None = None  # weights of the VGG-16 network
     max_bad_steps: int = 10  # skipped steps in a row after which the run stops
 
     @property

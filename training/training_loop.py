@@ -204,22 +204,33 @@ class Trainer:
         self.grid, self.best = state["grid"], state["best"]
 
     def _measure(self, snapshot: Path | None) -> None:
-        """All metrics of the configuration on G_ema. One that cannot run says so in a line and is left out."""
-        if distributed.rank() != 0 or snapshot is None:
-            return
+        """All metrics of the configuration on G_ema, shared by all ranks; rank 0, which has `snapshot`, writes.
+
+        One that cannot run says so in a line and is left out.
+        """
+        main = snapshot is not None
         for name in self.config.metrics:
             try:
                 result = metrics.compute_metric(
-                    name, self.G_ema, self.dataset, detector=self.config.detector, device=self.device
+                    name,
+                    self.G_ema,
+                    self.dataset,
+                    detector=self.config.detector,
+                    detector_vgg=self.config.detector_vgg,
+                    device=self.device,
+                    background=metrics.background_of(getattr(self.config, "background", "random")),
                 )
             except metrics.MetricUnavailable as reason:
-                print(f"{name} left out: {reason}")
+                if main:
+                    print(f"{name} left out: {reason}", flush=True)
                 continue
-            metrics.write_result(result, self.options.run_dir, snapshot)
-            if name not in self.best or result.value < self.best[name]["value"]:
+            best = self.best.get(name)
+            if result.beats(best and best["value"]):
                 self.best[name] = {"value": result.value, "nimg": self.nimg}
-            note = f" ({result.note})" if result.note else ""
-            print(f"{name} {result.value:.4g} in {dnnlib.format_time(result.seconds)}{note}")
+            if main:
+                metrics.write_result(result, self.options.run_dir, snapshot)
+                note = f" ({result.note})" if result.note else ""
+                print(f"{name} {result.value:.4g} in {dnnlib.format_time(result.seconds)}{note}", flush=True)
 
     # ------------------------------------------------------------------ what a user sees
 
@@ -305,9 +316,14 @@ def _print_status(tick: int, nimg: int, timing: dict[str, float], values: dict[s
 
 
 def train(config: TrainingConfig, options: Options, dataset: ImageDataset) -> None:
-    """Trains one run. Writes everything into `options.run_dir`, which exists; only rank 0 writes."""
+    """Trains one run. Writes everything into `options.run_dir`, which exists; only rank 0 writes.
+
+    Raises metrics.MetricUnavailable if a detector was given that cannot be used.
+    """
     memory.keep_freed_memory()
+    left_out = metrics.check_detectors(config.metrics, config.detector, config.detector_vgg)  # before any work
     if distributed.rank() == 0:
+        print("".join(f"{line}\n" for line in left_out), end="")
         text = json.dumps(config.to_dict(), indent=2)
         (options.run_dir / "training_options.json").write_text(text + "\n")
     Trainer(config, options, dataset).run()

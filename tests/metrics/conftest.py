@@ -1,4 +1,4 @@
-"""A data set on disk, a generator made of a few lines, and a detector of one convolution."""
+"""A data set on disk, a generator made of a few lines, and the small detector."""
 
 import json
 from types import SimpleNamespace
@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from gaussian import Rendering
-from metrics import Detector
+from metrics import Detector, load_detector
 
 RESOLUTION = 32
 
@@ -39,26 +38,18 @@ class ToyGenerator:
         assert cameras.shape[1] == 1
         if self.background is not None:
             background = torch.tensor(self.background)
+        background = background.expand(*cameras.shape, 3)[:, 0, :, None, None]  # [B, 3, 1, 1]
         colour = self.brightness + 0.15 * scene.ws[:, 0, :3].tanh()  # [B, 3]
         across = (torch.arange(RESOLUTION) + 0.5) / RESOLUTION - 0.5
         x = cameras.positions[:, 0, 0, None, None] / 10
         alpha = ((across - x).square() + across[:, None].square() < 0.09).float()[:, None]  # [B, 1, R, R]
-        rgb = alpha * colour[..., None, None] + (1 - alpha) * background[:, None, None]
+        rgb = alpha * colour[..., None, None] + (1 - alpha) * background
         return Rendering(rgb[:, None], alpha[:, None], alpha[:, None])
 
 
 @pytest.fixture(scope="session")
 def tiny_detector() -> Detector:
-    """64 features by a seeded convolution: quick, and sensitive to colours, places and edges."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        conv = nn.Conv2d(3, 16, 4, stride=4)
-
-    class Network(nn.Module):
-        def forward(self, images):
-            return nn.functional.adaptive_avg_pool2d(conv(images.float() / 25).relu(), 2).flatten(1)
-
-    return Detector("tiny", "tiny-1", Network(), 64, "test detector")
+    return load_detector("tiny")
 
 
 def write_dataset(root, images, masks, cameras):

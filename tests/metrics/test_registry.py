@@ -10,7 +10,7 @@ from PIL import Image
 
 import metrics
 from metrics import MetricUnavailable, compute_metric, parse_metric, write_result
-from metrics.samples import Sampling, fake_images, real_images
+from metrics.samples import Sampling, fake_images, random_items, real_images
 from tests.metrics.conftest import ToyGenerator
 from training.dataset import ImageDataset
 
@@ -25,25 +25,53 @@ def fid(G, dataset, detector, name="fid96_full", **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "count"),
+    ("name", "kind", "count", "detector"),
     [
-        ("fid200_full", "fid", 200),
-        ("fid50k_full", "fid", 50000),
-        ("fid3d_2k_full", "fid3d", 2000),
-        ("swd1k", "swd", 1000),
+        ("fid200_full", "fid", 200, "inception"),
+        ("fid50k_full", "fid", 50000, "inception"),
+        ("fid3d_2k_full", "fid3d", 2000, "inception"),
+        ("kid20k_full", "kid", 20000, "inception"),
+        ("pr200k3_full", "pr", 200, "vgg"),
+        ("pr20kk3_full", "pr", 20000, "vgg"),
+        ("pr50k3_full", "pr", 50000, "vgg"),  # as published
+        ("pr_inception128k3_full", "pr_inception", 128, "inception"),
+        ("is50k", "is", 50000, "inception"),
+        ("swd1k", "swd", 1000, None),
+        ("view_drift64", "view_drift", 64, None),
+        ("fid_yaw2k", "fid_yaw", 2000, "inception"),
     ],
 )
-def test_names(name, kind, count):
+def test_names(name, kind, count, detector):
     spec = parse_metric(name)
     assert (spec.kind, spec.count, spec.name) == (kind, count, name)
-    assert metrics.needs_detector(name) == (kind != "swd")
+    assert metrics.needs_detector(name) == detector
 
 
 @pytest.mark.parametrize(
-    "name", ["fid", "fid_full", "fid2k", "fid3d2k_full", "swd", "swd0", "swd1", "swd2kk", "swd2m", "FID2k_full"]
+    "name",
+    [
+        "fid",
+        "fid_full",
+        "fid2k",
+        "fid3d2k_full",
+        "swd",
+        "swd0",
+        "swd1",
+        "swd2kk",
+        "swd2m",
+        "FID2k_full",
+        "is9",
+        "pr3k3_full",
+        "pr20_full",
+        "kid2k",
+        "view_drift1",
+        "fid_yaw",
+    ],
 )
 def test_illegal_names(name):
-    with pytest.raises(ValueError, match=r"fid<N>_full, fid3d_<N>_full, swd<N>|at least 2"):
+    with pytest.raises(
+        ValueError, match=r"fid<N>_full, fid3d_<N>_full, .*fid_yaw<N>, kid<N>_full.* swd<N>|at least \d"
+    ):
         parse_metric(name)
 
 
@@ -101,15 +129,21 @@ def sampling(G, dataset, **changes):
     return Sampling(G, dataset, **{**options, "cache_dir": None, "progress": None, **changes})
 
 
+def reals(dataset, count=None, **changes):
+    options = sampling(ToyGenerator(), dataset, **changes)
+    items = None if count is None else random_items(options, count)
+    return torch.cat([images for _, images in real_images(options, items)])
+
+
 def test_reals_are_composited_and_drawn_without_repetition(dataset):
-    images = torch.cat(list(real_images(sampling(ToyGenerator(), dataset), 20)))
+    images = reals(dataset, 20)
     assert images.shape == (20, 3, 32, 32)
     assert (images[:, :, 0, 0] == 255).all()
     assert len(torch.unique(images.flatten(1), dim=0)) == 20
-    black = torch.cat(list(real_images(sampling(ToyGenerator(), dataset, background="black"), 20)))
+    black = reals(dataset, 20, background="black")
     assert (black[:, :, 0, 0] == 0).all()
     assert torch.equal(black[:, :, 16, 16], images[:, :, 16, 16])
-    assert len(torch.cat(list(real_images(sampling(ToyGenerator(), dataset))))) == len(dataset)
+    assert len(reals(dataset)) == len(dataset)
 
 
 def test_fakes_use_cameras_of_the_data(dataset):
@@ -212,7 +246,7 @@ def test_result_line(tmp_path, dataset, tiny_detector):
     line = json.loads(lines[0])
     assert line["results"] == {"fid20_full": result.value}
     assert line["snapshot_pkl"] == "network-snapshot-000001.pkl"
-    assert line["note"] == "test detector"
+    assert line["note"].startswith("tiny detector")
     assert set(line) >= {"metric", "total_time", "total_time_str", "num_gpus", "timestamp", "protocol"}
     protocol = line["protocol"]
     assert protocol["data_key"] == dataset.content_key()

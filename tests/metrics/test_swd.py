@@ -113,4 +113,4 @@ def test_illegal_input():
     with pytest.raises(ValueError, match="same count and size"):
         swd(images, images[:3])
     with pytest.raises(ValueError, match=r"5 images .* a set of 4"):
-        PatchDescriptors(32, 4).add(blobs(5, 0))
+        PatchDescriptors(32, 4).add(range(5), blobs(5, 0))

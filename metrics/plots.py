@@ -1,0 +1,28 @@
+"""Pictures of metrics. Imported where one is drawn, as matplotlib is slow to load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from metrics.results import MetricResult
+
+
+def save_fid_by_yaw(result: MetricResult, path: Path) -> None:
+    """A bar per yaw bin of `fid_yaw<N>`, as wide as its bin; bins with few reals are hatched."""
+    edges, few = result.protocol["yaw_edges_deg"], result.protocol["bins_with_few_reals"]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    heights = list(result.values.values())
+    for b, (low, high, height) in enumerate(zip(edges, edges[1:], heights, strict=False), start=1):
+        axes.bar(low, height, high - low, align="edge", edgecolor="white", hatch="//" if b in few else None)
+        axes.annotate(f"{height:.3g}", ((low + high) / 2, height), ha="center", va="bottom")
+    axes.axhline(result.value, linestyle="--", color="black", linewidth=1)
+    axes.set_xlabel("yaw of the camera (degrees, + towards world +x)")
+    axes.set_ylabel(f"FID ({result.protocol['detector']})")
+    hatched = "; hatched: few reals" if few else ""
+    axes.set_title(f"{result.name}: mean {result.value:.4g} (dashed){hatched}")
+    figure.savefig(path, dpi=100)

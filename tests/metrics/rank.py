@@ -1,0 +1,95 @@
+"""One rank of test_ranks.py: `python -m tests.metrics.rank DATA OUT`, started with the environment of torchrun.
+
+Writes what it saw to OUT/<world size>-<rank>.json. Collectives time out after 2 s here.
+"""
+
+import json
+import os
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from metrics import MetricUnavailable, compute_metric, load_detector
+from metrics.detectors import Detector
+from tests.metrics.conftest import ToyGenerator
+from torch_utils import distributed
+from training.dataset import ImageDataset
+
+METRICS = (
+    "fid60_full",
+    "fid3d_60_full",
+    "kid60_full",
+    "pr_inception60k3_full",
+    "is60",
+    "swd40",
+    "view_drift30",
+    "fid_yaw20",
+)
+TIMEOUT_S = 2
+
+
+class SlowOnRank0(torch.nn.Module):
+    """The small detector with one pause that is longer than the timeout of a collective."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.rested = network, distributed.rank() > 0
+
+    def forward(self, images):
+        if not self.rested:
+            time.sleep(2 * TIMEOUT_S)
+            self.rested = True
+        return self.network(images)
+
+
+class BlackOnRank1(ToyGenerator):
+    """Gives images that are not finite, on one rank only."""
+
+    def render(self, *arguments, **options):
+        if distributed.rank() == 1:
+            self.brightness = float("nan")
+        return super().render(*arguments, **options)
+
+
+def measure(dataset, world):
+    """Values of all metrics; with several ranks also what a slow and a failing one do."""
+    tiny = load_detector("tiny")
+    G = ToyGenerator(leak=0.3)
+    results = {}
+    for name in METRICS:
+        # 7 does not divide 60, and leaves the ranks unequal shares.
+        results[name] = compute_metric(name, G, dataset, detector=tiny, batch_size=7).values
+    if world > 1:
+        slow = Detector("slow", "slow", SlowOnRank0(tiny.network), tiny.num_features)
+        results["slow"] = compute_metric("fid60_full", G, dataset, detector=slow, batch_size=7).values
+        distributed.barrier()  # the collectives of training still work
+        try:
+            compute_metric("swd40", BlackOnRank1(), dataset, batch_size=7)
+        except MetricUnavailable as reason:
+            results["refused"] = str(reason)
+    return results
+
+
+def main(data, out):
+    distributed._TIMEOUT = timedelta(seconds=TIMEOUT_S)
+    distributed.initialise("cpu")
+    torch.set_num_threads(1)
+    world, rank = distributed.world_size(), distributed.rank()
+    results = measure(ImageDataset(data), world)
+    if world == 2:
+        if rank == 1:
+            os._exit(0)  # without a word to the others
+        start = time.monotonic()
+        try:
+            distributed.wait_for_all()
+        except RuntimeError:
+            results["noticed_the_loss_after_s"] = time.monotonic() - start
+    Path(out, f"{world}-{rank}.json").write_text(json.dumps(results))
+    os._exit(0)  # the group cannot be left in order where a rank is lost
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
