@@ -181,11 +181,14 @@ def main(data, outdir, desc, job_id, device, gpus, dry_run, **choices):
         dataset = ImageDataset(data)
         config = launch.resolve_config(dataset, data, **choices)
         config.check(distributed.world_size())
+        left_out = metrics.check_detectors(config.metrics, config.detector, config.detector_vgg)
+        if left_out and distributed.rank() == 0:
+            click.echo("\n".join(left_out))
         run_dir = launch.make_run_dir(Path(outdir), desc or config.preset, job_id)
         options = Options(run_dir, chosen, **loop)
         with dnnlib.Logger(run_dir / "log.txt") if distributed.rank() == 0 else contextlib.nullcontext():
             train(config, options, dataset)
-    except (CheckpointError, Diverged, ValueError, OSError) as error:
+    except (CheckpointError, Diverged, metrics.MetricUnavailable, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     finally:
         distributed.finalise()

@@ -155,7 +155,8 @@ def _read_weights(path: Path, known: _Registered) -> nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise MetricUnavailable(f"detector: {path} does not load as a PyTorch state dict: {one_line(error)}") from None
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise MetricUnavailable(f"detector: {path} does not load as a PyTorch state dict ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise MetricUnavailable(f"detector: {path} holds no state dict of tensors")
     network = known.make()

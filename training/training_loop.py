@@ -316,14 +316,9 @@ def _print_status(tick: int, nimg: int, timing: dict[str, float], values: dict[s
 
 
 def train(config: TrainingConfig, options: Options, dataset: ImageDataset) -> None:
-    """Trains one run. Writes everything into `options.run_dir`, which exists; only rank 0 writes.
-
-    Raises metrics.MetricUnavailable if a detector was given that cannot be used.
-    """
+    """Trains one run. Writes everything into `options.run_dir`, which exists; only rank 0 writes."""
     memory.keep_freed_memory()
-    left_out = metrics.check_detectors(config.metrics, config.detector, config.detector_vgg)  # before any work
     if distributed.rank() == 0:
-        print("".join(f"{line}\n" for line in left_out), end="")
         text = json.dumps(config.to_dict(), indent=2)
         (options.run_dir / "training_options.json").write_text(text + "\n")
     Trainer(config, options, dataset).run()

@@ -24,7 +24,8 @@ def good(tmp_path_factory, checkpoint_path) -> tuple[Path, Path]:
 @pytest.fixture
 def place(good, tmp_path, monkeypatch) -> Place:
     monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("SPLATGAN_DETECTOR", raising=False)
+    for name in ("SPLATGAN_DETECTOR", "SPLATGAN_DETECTOR_VGG"):
+        monkeypatch.delenv(name, raising=False)
     own = empty(tmp_path / "case")
     monkeypatch.chdir(own)
     return Place(own, *good)

@@ -91,4 +91,5 @@ def data_folder(tmp_path_factory, make_dataset):
 def private_cache(tmp_path, monkeypatch):
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("SPLATGAN_DETECTOR", raising=False)
+    for name in ("SPLATGAN_DETECTOR", "SPLATGAN_DETECTOR_VGG"):
+        monkeypatch.delenv(name, raising=False)
