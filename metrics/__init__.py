@@ -4,14 +4,12 @@ from metrics.detectors import Detector, load_detector
 from metrics.errors import MetricUnavailable
 from metrics.registry import check_detectors, compute_metric, load_on_all_ranks, needs_detector, parse_metric
 from metrics.results import MetricResult, MetricSpec, write_result
-from metrics.samples import background_of
 
 __all__ = [
     "Detector",
     "MetricResult",
     "MetricSpec",
     "MetricUnavailable",
-    "background_of",
     "check_detectors",
     "compute_metric",
     "load_detector",

@@ -20,7 +20,7 @@ from metrics.inception_score import SPLITS, inception_score
 from metrics.kid import kid
 from metrics.precision_recall import NEIGHBOURS, precision_and_recall
 from metrics.results import MetricResult, MetricSpec, Outcome
-from metrics.samples import Sampling, background_colour, background_of
+from metrics.samples import Sampling
 from metrics.swd import sliced_wasserstein
 from metrics.view_drift import view_drift
 from torch_utils import distributed
@@ -165,11 +165,12 @@ def compute_metric(
 
 def _background(G: Any, asked: str | None) -> str:
     """The one background of this metric. MetricUnavailable if G was trained over another fixed one."""
-    training = (getattr(G, "checkpoint_config", None) or {}).get("background", "random")
-    background = background_of(training) if asked is None else asked
-    if background_colour(background) != background_colour(background_of(training)) and training != "random":
-        raise MetricUnavailable(f"the network was trained over {training}, the metric asks for {background}")
-    return background
+    trained = (getattr(G, "checkpoint_config", None) or {}).get("background", "random")
+    if asked is None:
+        return "white" if trained == "random" else trained
+    if dnnlib.parse_color(asked) != dnnlib.parse_color(asked if trained == "random" else trained):
+        raise MetricUnavailable(f"the network was trained over {trained}, the metric asks for {asked}")
+    return asked
 
 
 def _check_inputs(G: Any, dataset: ImageDataset) -> None:

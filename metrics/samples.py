@@ -16,35 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dnnlib
 from gaussian import Cameras
 from metrics.errors import MetricUnavailable, one_line
 from torch_utils import distributed, random
 from training.dataset import ImageDataset, composite, iterate, quantize
 
-COLOURS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 CLEAR = 1 / 512  # alpha below which a pixel shows its background
 BACKGROUND_TOLERANCE = 0.02  # in -1..1; clear pixels reach 2/512
 LOADER_WORKERS = 2
 
 Batches = Iterator[tuple[range, Tensor]]
-
-
-def background_colour(name: str) -> tuple[float, ...]:
-    """`white`, `black` or `R,G,B` with numbers in 0..1, as RGB in 0..1. ValueError for anything else."""
-    if name in COLOURS:
-        return COLOURS[name]
-    try:
-        colour = tuple(float(part) for part in name.split(","))
-    except ValueError:
-        colour = ()
-    if len(colour) != 3 or not all(0 <= c <= 1 for c in colour):
-        raise ValueError(f"background {name!r} does not exist; legal are {', '.join(COLOURS)} and R,G,B in 0..1")
-    return colour
-
-
-def background_of(training: str) -> str:
-    """The background of metrics for a network trained over `training`: white for random ones, else the same."""
-    return "white" if training == "random" else training
 
 
 @dataclass(frozen=True)
@@ -56,13 +38,13 @@ class Sampling:
     seed: int
     device: torch.device
     batch_size: int
-    background: str  # see background_colour
+    background: str  # see dnnlib.parse_color
     cache_dir: Path | None  # where features of reals are kept; None: nowhere
     progress: Callable[[str, int, int], None] | None  # called with (what, done, total)
     data_key: str = ""  # hash of the data set's content
 
     def colour(self) -> Tensor:
-        return torch.tensor(background_colour(self.background), device=self.device)
+        return torch.tensor(dnnlib.parse_color(self.background), device=self.device)
 
     def tell(self, what: str, done: int, total: int) -> None:
         if self.progress is not None:

@@ -218,7 +218,7 @@ class Trainer:
                     detector=self.config.detector,
                     detector_vgg=self.config.detector_vgg,
                     device=self.device,
-                    background=metrics.background_of(getattr(self.config, "background", "random")),
+                    background=self.config.shown_background,
                 )
             except metrics.MetricUnavailable as reason:
                 if main:
