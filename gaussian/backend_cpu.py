@@ -2,7 +2,8 @@
 
 Semantics are the PyTorch twin's (`backend_torch`). One call renders the whole [B, V] batch on `torch.get_num_threads()`
 threads; the number of threads does not change a bit, nor does a scene's place in its batch. float32 only.
-A scene that holds NaN or infinity renders to NaN, and so do its gradients.
+A scene rendered from anything that is NaN or infinite (the splats in use, colours, cameras, backgrounds) gives NaN in
+all its images, and so do its gradients; the kernel looks at every number anyway, so this costs nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class _Problem(ctypes.Structure):
         ("scale_modifier", ctypes.c_float),
         *((name, ctypes.c_void_p) for name in ("means", "log_scales", "quats", "logits", "colors")),
         *((name, ctypes.c_void_p) for name in ("background", "cam2world", "intrinsics")),
+        *((name, ctypes.c_int64) for name in ("rows", "color_rows")),
+        *((name, ctypes.c_void_p) for name in ("index", "color_index")),
     ]
 
 
@@ -101,21 +104,35 @@ def rasterize(
     background: Tensor,  # [B, V, C]
     colors: Tensor | None,  # [B, N, C] or [B, V, N, C], C <= 16; None is the scene's SH, C = 3
     scale_modifier: float,
+    subset: slice | Tensor | None = None,  # the splats to draw: rows start:stop, or their numbers (int64)
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns rgb [B, V, C, H, W] over the background, alpha and depth [B, V, 1, H, W]; see `gaussian.render`.
 
+    A subset of contiguous fields is read where it lies (view-dependent SH alone are selected first).
     Differentiable in the scene, the colours and the background, not in the cameras.
     Raises ValueError if the back end is not available, MemoryError if the splats' tile lists do not fit into memory.
     """
-    mode = SH_SHARED
+    mode, of_colors = SH_SHARED, subset
     if colors is not None:
         mode = COLORS_SHARED if colors.ndim == 3 else COLORS_PER_VIEW
     elif scene.sh_degree > 0:
-        colors, mode = scene.colors(cameras.positions), COLORS_PER_VIEW
+        shown = scene if subset is None else scene.select(subset)
+        colors, mode, of_colors = shown.colors(cameras.positions), COLORS_PER_VIEW, None
     else:
         colors = scene.sh[:, :, 0]
     fields = (scene.means, scene.log_scales, scene.quats, scene.opacity_logits, colors, background)
-    return _Rasterize.apply(*fields, *_matrices(cameras), (height, width), mode, float(scale_modifier))
+    settings = _Settings((height, width), mode, float(scale_modifier), subset, of_colors)
+    return _Rasterize.apply(*fields, *_matrices(cameras), settings)
+
+
+class _Settings(NamedTuple):
+    """What a call has beside its tensors."""
+
+    size: tuple[int, int]  # height, width
+    color_mode: int
+    scale_modifier: float
+    subset: slice | Tensor | None  # of the fields
+    color_subset: slice | Tensor | None  # of the colours: None where they are the subset's only
 
 
 def _matrices(cameras: Cameras) -> tuple[Tensor, Tensor]:
@@ -134,17 +151,32 @@ class _State:
         self._release(self.address)
 
 
+def _start(subset: slice | Tensor | None) -> int:
+    return subset.start if isinstance(subset, slice) else 0
+
+
+def _count(subset: slice | Tensor | None, rows: int) -> int:
+    if subset is None:
+        return rows
+    return subset.stop - subset.start if isinstance(subset, slice) else len(subset)
+
+
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *tensors, cam2world, intrinsics, (height, width), mode, scale_modifier = arguments
+        *tensors, cam2world, intrinsics, settings = arguments
         inputs = [t.detach().contiguous() for t in tensors]
-        means, background = inputs[0], inputs[5]
-        (scenes, views, channels), splats = background.shape, means.shape[1]
+        (means, *_, colors, background), (height, width) = inputs, settings.size
+        scenes, views, channels = background.shape
+        indices = [s.contiguous() if isinstance(s, Tensor) else None for s in (settings.subset, settings.color_subset)]
+        starts = [_start(settings.subset)] * 4 + [_start(settings.color_subset), 0]
         keep = any(ctx.needs_input_grad)
         problem = _Problem(
-            *(scenes, views, splats, channels, height, width, mode, torch.get_num_threads(), keep, scale_modifier),
-            *(t.data_ptr() for t in (*inputs, cam2world, intrinsics)),
+            *(scenes, views, _count(settings.subset, means.shape[1]), channels, height, width),
+            *(settings.color_mode, torch.get_num_threads(), keep, settings.scale_modifier),
+            *(t.data_ptr() + start * t.shape[-1] * t.element_size() for t, start in zip(inputs, starts, strict=True)),
+            *(cam2world.data_ptr(), intrinsics.data_ptr(), means.shape[1], colors.shape[-2]),
+            *(None if index is None else index.data_ptr() for index in indices),
         )
         rgb = means.new_empty(scenes, views, channels, height, width)
         alpha, depth = (means.new_empty(scenes, views, 1, height, width) for _ in range(2))
@@ -152,20 +184,37 @@ class _Rasterize(torch.autograd.Function):
         library = _library()
         address = library.splat_forward(problem, rgb.data_ptr(), alpha.data_ptr(), depth.data_ptr(), failed)
         if failed.value:
-            raise MemoryError(f"rasterising {scenes} x {views} images of {splats} splats ran out of memory")
+            raise MemoryError(f"rasterising {scenes} x {views} images of {problem.splats} splats ran out of memory")
         if keep:
-            ctx.state, ctx.problem = _State(library, address), problem
-            ctx.save_for_backward(*inputs, cam2world, intrinsics)
+            ctx.state, ctx.problem, ctx.settings = _State(library, address), problem, settings
+            ctx.save_for_backward(*inputs, cam2world, intrinsics, *indices)
         return rgb, alpha, depth
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, _, _ = ctx.saved_tensors  # the problem points at all of them
-        upstream = tuple(g.contiguous() for g in upstream)
-        outputs = [torch.empty_like(t) for t in inputs]
+        *inputs, _, _, index, color_index = ctx.saved_tensors  # the problem points at all of them
+        upstream, settings = tuple(g.contiguous() for g in upstream), ctx.settings
+        outputs = [t.new_empty(t.shape[0], ctx.problem.splats, t.shape[2]) for t in inputs[:4]]
+        colors = inputs[4]
+        outputs += [colors.new_empty(*colors.shape[:-2], ctx.problem.splats, colors.shape[-1])]
+        outputs += [torch.empty_like(inputs[5])]
         gradients = _Gradients(*(t.data_ptr() for t in (*upstream, *outputs)))
         ctx.problem.threads = torch.get_num_threads()
         if _library().splat_backward(ctx.state.address, ctx.problem, gradients):
             raise MemoryError("the backward of rasterising ran out of memory")
-        return (*outputs, None, None, None, None, None)
+        for i, t in enumerate(inputs[:5]):
+            subset, numbers = (settings.subset, index) if i < 4 else (settings.color_subset, color_index)
+            outputs[i] = _spread(outputs[i], t, numbers if isinstance(subset, Tensor) else subset)
+        return (*outputs, None, None, None)
+
+
+def _spread(gradient: Tensor, field: Tensor, subset: slice | Tensor | None) -> Tensor:
+    """The gradient of a whole field [..., rows, C] from that of its subset [..., N, C]."""
+    if subset is None:
+        return gradient
+    whole = torch.zeros_like(field)
+    if isinstance(subset, slice):
+        whole[..., subset, :] = gradient
+        return whole
+    return whole.index_add_(-2, subset, gradient)  # a splat may be drawn more than once

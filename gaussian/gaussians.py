@@ -118,19 +118,43 @@ class Gaussians:
         b %= self.batch_size
         return self.map(lambda t: t[b : b + 1])
 
-    def select(self, which: Tensor | int) -> Self:
-        """Some of the splats of every scene; fields that a subclass adds stay as they are.
+    def rows_of(self, which: Tensor | slice | int) -> slice | Tensor:
+        """Where along N a selection lies: as a slice start:stop if it is one, else as int64 indices [n] of 0..N-1.
 
-        which: integer indices or a bool mask along N, or the number of a level (needs level_sizes).
+        which: a slice, integer indices [n] or a bool mask [N], or the number of a level (needs level_sizes).
+        Raises ValueError for a level or (on a CPU; elsewhere the device says so) an index that does not exist.
         """
+        if isinstance(which, slice):
+            start, stop, step = which.indices(self.num_splats)
+            if step == 1:
+                return slice(start, max(start, stop))
+            return torch.arange(start, stop, step, device=self.device)
         if isinstance(which, Tensor):
-            return self._take(which, ())
+            return self._indices(which)
         if not -len(self.level_sizes) <= which < len(self.level_sizes):
             raise ValueError(f"level {which} does not exist; level_sizes is {self.level_sizes}")
         level = which % len(self.level_sizes)
-        start, size = sum(self.level_sizes[:level]), self.level_sizes[level]
-        return self._take(slice(start, start + size), (size,))
+        start = sum(self.level_sizes[:level])
+        return slice(start, start + self.level_sizes[level])
 
-    def _take(self, index: Tensor | slice, level_sizes: tuple[int, ...]) -> Self:
-        fields = {name: getattr(self, name)[:, index] for name in (*FIELD_WIDTHS, "sh")}
-        return dataclasses.replace(self, **fields, level_sizes=level_sizes)
+    def _indices(self, which: Tensor) -> Tensor:
+        count = self.num_splats
+        if which.ndim != 1 or which.dtype.is_floating_point or (which.dtype == torch.bool and len(which) != count):
+            got = f"{which.dtype} {list(which.shape)}"
+            raise ValueError(f"a selection of splats must be integers [n] or a bool mask [{count}], got {got}")
+        if which.dtype == torch.bool:
+            return which.nonzero()[:, 0]
+        which = which.long()
+        if which.device.type == "cpu" and bool(((which < -count) | (which >= count)).any()):
+            raise ValueError(f"splats {which.min()}..{which.max()} were selected, but there are 0..{count - 1}")
+        return which.remainder(count) if count else which
+
+    def select(self, which: Tensor | slice | int) -> Self:
+        """Some of the splats of every scene; fields that a subclass adds stay as they are. See `rows_of`.
+
+        Slices and levels are views, indices and masks gather.
+        """
+        rows = self.rows_of(which)
+        fields = {name: getattr(self, name)[:, rows] for name in (*FIELD_WIDTHS, "sh")}
+        sizes = () if isinstance(which, (Tensor, slice)) else (self.level_sizes[which],)
+        return dataclasses.replace(self, **fields, level_sizes=sizes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gaussian.cameras import Cameras
-from gaussian.gaussians import Gaussians
+from gaussian.gaussians import FIELD_WIDTHS, Gaussians
 
 BACKENDS = ("auto", "torch", "cpu", "gsplat", "diff-gaussian-rasterization")
 # What renders on a device beside the PyTorch back end; "auto" takes the first.
@@ -42,6 +42,8 @@ def render(
     *,
     colors: Tensor | None = None,  # [B, N, C] or [B, V, N, C] with C <= 16, in place of the scene's SH
     scale_modifier: float = 1.0,  # factor on the splats' standard deviations
+    subset: slice | Tensor | int | None = None,  # draw only these splats, see `Gaussians.rows_of`; an int is a level
+    check_finite: bool = True,  # on a CPU, refuse what is NaN or infinite
     backend: str = "auto",  # see `resolve_backend`
 ) -> Rendering:
     """Splats B scenes from V cameras each (3D Gaussian splatting, Kerbl et al. 2023, sections 4 and 6).
@@ -49,9 +51,16 @@ def render(
     A splat reaches exactly the pixels where its alpha is at least 1/255. Focal lengths and principal points are the
     cameras'. With `colors`, rgb and background have C channels in place of 3.
 
+    A `subset` renders as `scene.select(subset)` would (colors selected alike), bit for bit. Slices and levels are never
+    copied; indices are gathered by all back ends but the native one, which reads through them.
+
+    Opacities of exactly 0 and 1 are large finite logits: infinite ones are refused as all infinities are. Without
+    `check_finite`, as in a training step that counts and skips non-finite gradients, the native back end turns them
+    into NaN. On a GPU the check would wait for the device; it is not made there.
+
     Differentiable in the scene, the colours and the background, not in the cameras.
-    Raises ValueError if a shape does not fit, if the cameras have skew, or if the back end does not exist or does not
-    run on the scene's device.
+    Raises ValueError if a shape does not fit, if an input is NaN or infinite, if the cameras have skew, if the subset
+    does not exist, or if the back end does not exist or does not run on the scene's device.
     """
     height, width = _image_size(resolution)
     num_views = _check_scene(scene, cameras)
@@ -66,10 +75,24 @@ def render(
     if not scale_modifier > 0:
         raise ValueError(f"scale_modifier must be positive, got {scale_modifier}")
     name = resolve_backend(backend, scene.device, scene.dtype)
+    options = {}
+    if subset is not None:
+        rows = scene.rows_of(subset)
+        if name == "cpu":
+            options = {"subset": rows}
+        else:
+            scene, colors = scene.select(rows), None if colors is None else colors[..., rows, :]
+    checked = check_finite and scene.device.type == "cpu"
+    inputs = (scene, cameras, background, colors, options.get("subset"))
+    if checked and not (name == "cpu" and (colors is not None or scene.sh_degree == 0)):
+        _refuse_nonfinite(*inputs)
     with torch.autocast(scene.device.type, enabled=False):  # rasterisation needs float32 throughout
         rgb, alpha, depth = _module(name).rasterize(
-            scene, cameras.to(dtype=scene.dtype), height, width, background, colors, scale_modifier
+            scene, cameras.to(dtype=scene.dtype), height, width, background, colors, scale_modifier, **options
         )
+    if checked and name == "cpu" and bool(alpha.detach()[..., 0, 0].isnan().any()):  # all of the image is
+        _refuse_nonfinite(*inputs)
+        raise ValueError("the colours of the scene's sh leave float32's range")
     return Rendering(rgb=rgb, alpha=alpha, depth=depth)
 
 
@@ -120,6 +143,28 @@ def _check_scene(scene: Gaussians, cameras: Cameras) -> int:
     if cameras.device.type == "cpu" and bool((cameras.intrinsics[..., 0, 1] != 0).any()):
         raise ValueError("cameras with skew (intrinsics[0, 1] != 0) cannot be rendered")
     return cameras.shape[1]
+
+
+def _refuse_nonfinite(
+    scene: Gaussians, cameras: Cameras, background: Tensor, colors: Tensor | None, subset: slice | Tensor | None
+) -> None:
+    """Raises ValueError for the first input that is NaN or infinite, saying where and how often."""
+    if subset is not None:
+        scene, colors = scene.select(subset), None if colors is None else colors[..., subset, :]
+    inputs = {name: getattr(scene, name) for name in (*FIELD_WIDTHS, "sh")}
+    if colors is not None:
+        inputs["colors"] = colors
+        del inputs["sh"]
+    inputs |= {"cam2world": cameras.cam2world, "intrinsics": cameras.intrinsics, "background": background}
+    for name, tensor in inputs.items():
+        wrong = ~tensor.detach().isfinite()
+        if wrong.any():
+            count, first = int(wrong.sum()), wrong.nonzero()[0].tolist()
+            value = float(tensor[tuple(first)])
+            raise ValueError(
+                f"{name} {list(tensor.shape)} has {count} values that are NaN or infinite, the first of them {value} "
+                f"at {first}; only finite numbers can be rendered"
+            )
 
 
 def _check_colors(colors: Tensor, scene: Gaussians, num_views: int) -> int:

@@ -375,7 +375,10 @@ class Generator(nn.Module):
     ) -> Rendering:
         """Images of scenes, in float32."""
         scene = scene.to(dtype=torch.float32)
-        return render(scene, cameras, resolution or self.resolution, background, backend=self.rasterizer)
+        # In training a non-finite gradient skips its step and is counted; a sample for somebody to look at is an error.
+        finite = not self.training
+        size = resolution or self.resolution
+        return render(scene, cameras, size, background, check_finite=finite, backend=self.rasterizer)
 
     def forward(self, z: Tensor, cameras: Cameras, psi: float = 1.0, background: Tensor | None = None) -> Rendering:
         """z [B, z_dim], cameras [B, V] -> images at the generator's resolution."""

@@ -78,7 +78,7 @@ inline void project_and_sort(const Problem& p, const View& view, const SceneStat
   team.loop(div_up(n, CHUNK), [&](int k) {
     for (int rank = k * CHUNK; rank < std::min((k + 1) * CHUNK, n); ++rank) {
       Record record = unsorted[static_cast<uint32_t>(keys[rank])];
-      const float* raw = colors + static_cast<size_t>(record.splat) * channels;
+      const float* raw = colors + row_of(p.color_index, record.splat) * channels;
       float* color = color_stride ? sorted_colors + static_cast<size_t>(rank) * color_stride : record.color;
       for (int c = 0; c < std::max(color_stride, 3); ++c) {
         float value = c < channels ? raw[c] : 0.0f;

@@ -5,12 +5,13 @@
 
 namespace splat {
 
-// `width` floats of each of 16 consecutive splats, transposed; splats from `limit` on read as zeros.
-SPLAT_INLINE void load_rows(const float* data, int first, int limit, int width, F* out) {
+// `width` floats of each of 16 consecutive splats of a scene, transposed; splats from `limit` on read as zeros.
+SPLAT_INLINE void load_rows(const Problem& p, const float* field, int scene, int first, int limit, int width, F* out) {
+  const float* data = field + static_cast<size_t>(scene) * p.rows * width;
   alignas(64) float t[4][LANES] = {};
   int n = limit - first < LANES ? limit - first : LANES;
   for (int lane = 0; lane < n; ++lane)
-    for (int k = 0; k < width; ++k) t[k][lane] = data[static_cast<size_t>(first + lane) * width + k];
+    for (int k = 0; k < width; ++k) t[k][lane] = data[row_of(p.index, first + lane) * width + k];
   for (int k = 0; k < width; ++k) out[k] = load(t[k]);
 }
 
@@ -49,20 +50,19 @@ SPLAT_INLINE Rotation rotation_of(const F q[4]) {
 // Above 1e8 world units a splat is flat over every image; the bound keeps its squares finite.
 SPLAT_INLINE F scale_of(F log_scale, float modifier) { return min(exp(log_scale) * modifier, all(1e8f)); }
 
-// Fills the scene's fields for splats [first, end); returns whether all raw values can be rendered.
+// Fills the scene's fields for splats [first, end); returns whether all raw values are finite.
 inline bool activate(const Problem& p, int scene, int first, int end, const SceneState& state) {
   const int n = p.splats, padded = padded_splats(p);
-  const size_t base = static_cast<size_t>(scene) * n;
   I good = all(int32_t(-1));
   for (int i = first; i < end; i += LANES) {
     F mean[3], log_scale[3], quat[4], logit[1];
-    load_rows(p.means + base * 3, i, n, 3, mean);
-    load_rows(p.log_scales + base * 3, i, n, 3, log_scale);
-    load_rows(p.quats + base * 4, i, n, 4, quat);
-    load_rows(p.logits + base, i, n, 1, logit);
-    for (int k = 0; k < 3; ++k) good &= is_finite(mean[k]) & (log_scale[k] < 3.4028235e38f);
+    load_rows(p, p.means, scene, i, n, 3, mean);
+    load_rows(p, p.log_scales, scene, i, n, 3, log_scale);
+    load_rows(p, p.quats, scene, i, n, 4, quat);
+    load_rows(p, p.logits, scene, i, n, 1, logit);
+    for (int k = 0; k < 3; ++k) good &= is_finite(mean[k]) & is_finite(log_scale[k]);
     for (int k = 0; k < 4; ++k) good &= is_finite(quat[k]);
-    good &= logit[0] == logit[0];
+    good &= is_finite(logit[0]);
     Rotation r = rotation_of(quat);
     for (int k = 0; k < 3; ++k) {
       store(state.field(SceneState::MEAN + k, padded) + i, mean[k]);

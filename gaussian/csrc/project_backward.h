@@ -74,9 +74,9 @@ inline void activate_backward(const Problem& p, int scene, int first, int end, c
   const size_t base = static_cast<size_t>(scene) * n;
   for (int i = first; i < end; i += LANES) {
     F log_scale[3], quat[4], logit[1];
-    load_rows(p.log_scales + base * 3, i, n, 3, log_scale);
-    load_rows(p.quats + base * 4, i, n, 4, quat);
-    load_rows(p.logits + base, i, n, 1, logit);
+    load_rows(p, p.log_scales, scene, i, n, 3, log_scale);
+    load_rows(p, p.quats, scene, i, n, 4, quat);
+    load_rows(p, p.logits, scene, i, n, 1, logit);
     Rotation r = rotation_of(quat);
     F dmean[3], dlog_scale[3], dmatrix[9], dunit[4], dquat[4];
     for (int j = 0; j < 3; ++j) {

@@ -80,15 +80,34 @@ Scratch& tile_scratch() {
   return scratch;
 }
 
-size_t color_offset(const Problem& p, int image) {
-  size_t block = static_cast<size_t>(p.splats) * p.channels;
-  return block * (p.color_mode == COLORS_PER_VIEW ? image : image / p.views);
+// The colours that an image shows: which of the blocks [N, C].
+size_t color_block(const Problem& p, int image) { return p.color_mode == COLORS_PER_VIEW ? image : image / p.views; }
+const float* colors_of(const Problem& p, int image) {
+  return p.colors + color_block(p, image) * p.color_rows * p.channels;
+}
+size_t color_offset(const Problem& p, int image) {  // of the gradients
+  return color_block(p, image) * p.splats * p.channels;
 }
 
 bool all_finite(const float* data, size_t n) {
   bool good = true;
   for (size_t i = 0; i < n; ++i) good &= __builtin_fabsf(data[i]) < std::numeric_limits<float>::infinity();
   return good;
+}
+
+bool finite_colors(const Problem& p, const float* colors, int first, int end) {
+  if (!p.color_index)
+    return all_finite(colors + static_cast<size_t>(first) * p.channels, static_cast<size_t>(end - first) * p.channels);
+  bool good = true;
+  for (int i = first; i < end; ++i) good &= all_finite(colors + row_of(p.color_index, i) * p.channels, p.channels);
+  return good;
+}
+
+// Whether the scene's cameras and backgrounds are finite.
+bool finite_views(const Problem& p, int scene) {
+  const size_t first = static_cast<size_t>(scene) * p.views, n = p.views;
+  return all_finite(p.cam2world + first * 16, n * 16) && all_finite(p.intrinsics + first * 9, n * 9) &&
+         all_finite(p.background + first * p.channels, n * p.channels);
 }
 
 void activate_scenes(const Problem& p, const Team& team, State& state) {
@@ -100,11 +119,10 @@ void activate_scenes(const Problem& p, const Team& team, State& state) {
     good[k] = activate(p, scene, first, end, *state.scenes[scene]);
     int images = p.color_mode == COLORS_PER_VIEW ? p.views : 1;
     for (int v = 0; v < images; ++v)
-      good[k] &= all_finite(p.colors + color_offset(p, scene * p.views + v) + static_cast<size_t>(first) * p.channels,
-                            static_cast<size_t>(end - first) * p.channels);
+      good[k] &= finite_colors(p, colors_of(p, scene * p.views + v), first, end);
   });
   for (int b = 0; b < p.scenes; ++b) {
-    bool finite = true;
+    bool finite = finite_views(p, b);
     for (int k = 0; k < chunks; ++k) finite &= good[static_cast<size_t>(b) * chunks + k] != 0;
     state.scenes[b]->finite = finite;
   }
@@ -117,7 +135,7 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
   const Planes out = {all_planes.rgb + index * plane * p.channels, all_planes.alpha + index * plane,
                       all_planes.depth + index * plane};
   if (!scene.finite) {
-    // NaN or infinity in the scene shows in its images, as in the PyTorch twin; it is not dropped silently.
+    // NaN or infinity in what a scene is rendered from shows in all its images; it is not dropped silently.
     const float nan = std::numeric_limits<float>::quiet_NaN();
     std::fill(out.rgb, out.rgb + plane * p.channels, nan);
     std::fill(out.alpha, out.alpha + plane, nan);
@@ -131,7 +149,7 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
     image.hits = nullptr, image.hits_size = 0;
     image.hits = new TileHits[tiles(p)], image.hits_size = tiles(p);
   }
-  project_and_sort(p, View(p, index), scene, p.colors + color_offset(p, index), team, scratch, image);
+  project_and_sort(p, View(p, index), scene, colors_of(p, index), team, scratch, image);
   bin(p, scratch, image);
   const float* background = p.background + static_cast<size_t>(index) * p.channels;
   team.loop(tiles(p), [&](int tile) { blend_tile<CHANNELS>(p, background, tile, image, tile_scratch(), out); });
@@ -253,9 +271,12 @@ void scene_backward(const Problem& p, int scene, const State& state, const Team&
   team.loop(chunks, [&](int k) {
     activate_backward(p, scene, k * CHUNK, std::min((k + 1) * CHUNK, p.splats), sums, g);
   });
-  if (p.color_mode == SH_SHARED)
-    for (size_t i = color_offset(p, scene * p.views), end = i + color_size; i < end; ++i)
-      g.colors[i] *= SH_DC * p.colors[i] + 0.5f > 0.0f ? SH_DC : 0.0f;
+  if (p.color_mode != SH_SHARED) return;
+  const float* colors = colors_of(p, scene * p.views);
+  float* dcolors = g.colors + color_offset(p, scene * p.views);
+  for (int i = 0; i < p.splats; ++i)
+    for (int c = 0; c < p.channels; ++c)
+      *dcolors++ *= SH_DC * colors[row_of(p.color_index, i) * p.channels + c] + 0.5f > 0.0f ? SH_DC : 0.0f;
 }
 
 template <int CHANNELS>

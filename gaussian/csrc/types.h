@@ -29,16 +29,19 @@ struct Problem {
   int32_t scenes, views, splats, channels, height, width;
   int32_t color_mode, threads, keep;  // keep: what the backward needs
   float scale_modifier;
-  const float *means, *log_scales, *quats, *logits;  // [B, N, 3], [B, N, 3], [B, N, 4], [B, N]
-  const float* colors;                               // [B, N, C], or [B, V, N, C]
+  const float *means, *log_scales, *quats, *logits;  // [B, rows, 3], [B, rows, 3], [B, rows, 4], [B, rows]
+  const float* colors;                               // [B, color rows, C], or [B, V, color rows, C]
   const float* background;                           // [B, V, C]
   const float *cam2world, *intrinsics;               // [B, V, 4, 4], [B, V, 3, 3] normalised by the image size
+  // Of the rows that a scene has, splat i is row index[i], or i where there is no index: a part of a larger scene.
+  int64_t rows, color_rows;
+  const int64_t *index, *color_index;
 };
 
 struct Gradients {
-  const float *rgb, *alpha, *depth;               // upstream
-  float *means, *log_scales, *quats, *logits;     // shaped as their inputs
-  float *colors, *background;
+  const float *rgb, *alpha, *depth;            // upstream
+  float *means, *log_scales, *quats, *logits;  // of the splats only: [B, N, 3] and so on
+  float *colors, *background;                  // [B, N, C] or [B, V, N, C], and [B, V, C]
 };
 
 // Grows without keeping its content; memory stays for the next use.
@@ -134,6 +137,7 @@ struct ImageState {
   }
 };
 
+inline size_t row_of(const int64_t* index, size_t splat) { return index ? static_cast<size_t>(index[splat]) : splat; }
 inline int div_up(int a, int b) { return (a + b - 1) / b; }
 inline int padded_splats(const Problem& p) { return div_up(p.splats, LANES) * LANES; }
 inline int tiles_x(const Problem& p) { return div_up(p.width, TILE); }

@@ -214,7 +214,7 @@ def test_gradients_are_finite_for_extreme_splats():
         means=means,
         log_scales=choices([math.log(1e-12), math.log(1e6), -3.0, 80.0, -200.0], 1, 400, 3),
         quats=scene.quats * choices([0.0, 1.0, 1e-13, 1e-30, 1e25], 1, 400, 1),
-        opacity_logits=choices([-1e4, 1e4, 0.0, -math.inf, math.inf], 1, 400, 1),
+        opacity_logits=choices([-1e4, 1e4, 0.0, -3e38, 3e38], 1, 400, 1),
         sh=scene.sh * 1e3,
     )
     for name, value in run(backend_cpu, extreme, cameras, (20, 20), uniform(1, 2, 3), None).items():
