@@ -1,19 +1,25 @@
 """Make and check posed data sets."""
 
+import json
+import math
+from pathlib import Path
+
 import click
 from tqdm import tqdm
 
 from training.head_traits import CameraSpread
 
 _SPREAD = CameraSpread()
+_UPS = ("auto", "x", "y", "z", "-x", "-y", "-z", "keep")
 
 
 @click.group(context_settings={"show_default": True})
 def main() -> None:
-    """Make and check posed data sets in the FFHQC layout.
+    """Make, check, convert and import posed data sets; docs/data.md tells about layouts and labels.
 
-    DEST/dataset.json holds one label of 25 numbers per image (camera-to-world 4x4 with OpenCV axes, then intrinsics 3x3
-    normalised by the image size), DEST/mask the masks, DEST/<resolution> the images; --data of train.py takes the last.
+    What is written has the FFHQC layout: DEST/dataset.json holds one label of 25 numbers per image (camera-to-world 4x4
+    with OpenCV axes, then intrinsics 3x3 normalised by the image size), DEST/mask the masks, DEST/<resolution> the
+    images; --data of train.py takes the last.
     """
 
 
@@ -54,16 +60,170 @@ def synthesize(
 
 @main.command()
 @click.argument("path", type=click.Path(exists=True))
-def validate(path: str) -> None:
-    """Check the labels, images and masks of the set whose images lie in PATH, and list every offending file."""
+@click.option("--fix", is_flag=True, help="Write a copy without the problems to --dest; PATH stays as it is.")
+@click.option("--dest", type=click.Path(), help="New folder, or new file that ends in .zip, for --fix.")
+@click.option("--resolution", type=click.IntRange(min=4), show_default="the commonest", help="Of --fix, in pixels.")
+def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> None:
+    """Check the labels, images and masks of the set in PATH, and list every offending file.
+
+    --fix writes 8-bit RGB images and masks, square and of one size, and leaves out what cannot be read, has no mask or
+    no legal label.
+    """
     from training.validation import validate_set
 
-    problems = validate_set(path)
+    if fix != (dest is not None):
+        raise click.UsageError("--fix and --dest go together")
+    with tqdm(unit="img", desc="validate", delay=0.5) as bar:
+        problems = validate_set(path, bar.update)
     for problem in problems:
         click.echo(problem)
-    if problems:
-        raise click.ClickException(f"{len(problems)} problems in {path}")
-    click.echo(f"no problems in {path}")
+    if fix:
+        from training.convert import fix_set
+
+        report = _written(fix_set, path, dest, resolution)
+        for line in report.dropped:
+            click.echo(f"left out: {line}")
+        click.echo(f"{report.count} images of {report.resolution} px, {len(report.dropped)} left out: {report.images}")
+    elif problems:
+        raise click.ClickException(f"{len(problems)} problems in {path}; --fix --dest=... writes a copy without them")
+    else:
+        click.echo(f"no problems in {path}")
+
+
+def _written(write, *arguments, **options):
+    """The report of a writer, under a progress bar, its errors as one line."""
+    try:
+        with tqdm(unit="img", desc="write", delay=0.5) as bar:
+            return write(*arguments, progress=bar.update, **options)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+class Crop(click.ParamType):
+    """`centre`, or left,top,right,bottom in pixels."""
+
+    name = "centre|L,T,R,B"
+
+    def convert(self, value, param, ctx):
+        if value == "centre" or isinstance(value, tuple):
+            return value
+        try:
+            left, top, right, bottom = (float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r}: centre, or left,top,right,bottom in pixels, is legal", param, ctx)
+        return left, top, right, bottom
+
+
+_dest = click.option("--dest", required=True, type=click.Path(), help="New folder, or new file that ends in .zip.")
+_size = click.option(
+    "--resolution", type=click.IntRange(min=4), show_default="of the pictures", help="Width and height in pixels."
+)
+_crop = click.option("--crop", type=Crop(), help="Cut out the middle square, or a square box; intrinsics follow.")
+
+
+@main.command()
+@click.argument("path", type=click.Path(exists=True))
+@_dest
+@_size
+@_crop
+def convert(path: str, dest: str, resolution: int | None, crop) -> None:
+    """Write the set in PATH (a folder or zip of any layout) anew: resized, cropped, in another container."""
+    from training.convert import convert_set
+
+    report = _written(convert_set, path, dest, resolution, crop)
+    click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
+
+
+@main.command("import")
+@click.argument("source", type=click.Path(exists=True))
+@click.option("--from", "kind", required=True, type=click.Choice(["colmap", "transforms", "eg3d"]), help="What it is.")
+@_dest
+@_size
+@_crop
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of COLMAP's pictures.",
+    show_default="SOURCE/images",
+)
+@click.option(
+    "--up",
+    type=click.Choice(_UPS),
+    default="auto",
+    help="Axis of the given world that points up; keep: leave the world as it is.",
+)
+def import_(source: str, kind: str, dest: str, resolution: int | None, crop, images: str | None, up: str) -> None:
+    """Make a set of posed pictures: a COLMAP project, a transforms.json (nerfstudio, Blender), or an EG3D set.
+
+    The world is turned, moved and scaled by what the cameras say (docs/data.md); images are called 00000.png, ...
+    """
+    from training import importers
+    from training.convert import convert_set
+
+    if images is not None and kind != "colmap":
+        raise click.UsageError("--images goes with --from=colmap")
+    shape = {"resolution": resolution, "crop": crop}
+    if kind == "eg3d":
+        report = _written(convert_set, source, dest, rename=True, **shape)
+    elif kind == "colmap":
+        folder = None if images is None else Path(images)
+        report = _written(importers.import_colmap, Path(source), Path(dest), folder, up=up, **shape)
+    else:
+        report = _written(importers.import_transforms, Path(source), Path(dest), up=up, **shape)
+    click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
+
+
+@main.command("show-cameras")
+@click.argument("path", type=click.Path(exists=True))
+@click.option("--out", default="cameras.png", type=click.Path(dir_okay=False), help="PNG to write.")
+@click.option("--point", metavar="X,Y,Z", help="Point to project, in label units.", show_default="the pivot")
+@click.option("--index-list", metavar="FILE|NAME", help="As in train.py.")
+def show_cameras(path: str, out: str, point: str | None, index_list: str | None) -> None:
+    """Draw the cameras of the set in PATH: frusta, mean image per yaw, histograms, a known point in some images."""
+    from training.camera_views import save_camera_overview
+    from training.dataset import ImageDataset
+
+    try:
+        place = None if point is None else tuple(float(part) for part in point.split(","))
+    except ValueError:
+        place = ()
+    if place is not None and (len(place) != 3 or not all(map(math.isfinite, place))):
+        raise click.BadParameter(f"{point!r}: three numbers x,y,z are legal", param_hint="'--point'")
+    try:
+        spots = save_camera_overview(ImageDataset(path, index_list), out, place)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{out}: the point lies at {'; '.join(f'{x:.2f}, {y:.2f}' for x, y in spots)} px of the images shown")
+
+
+@main.command()
+@click.argument("path", type=click.Path(exists=True))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="List to write: <root>/<name>.json beside dataset.json is found by its name.",
+)
+@click.option("--num", type=click.IntRange(min=1), show_default="the number of images", help="Length of the list.")
+@click.option("--bin-degrees", default=5.0, type=click.FloatRange(min=0.1), help="Width of a bin of yaw and pitch.")
+@click.option("--max-repeat", default=32, type=click.IntRange(min=1), help="Of one image.")
+@click.option("--scores", type=click.Path(exists=True, dir_okay=False), help="JSON of image names and weights.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Of the rounding.")
+def rebalance(
+    path: str, out: str, num: int | None, bin_degrees: float, max_repeat: int, scores: str | None, seed: int
+) -> None:
+    """Write an index list under which the cameras of the set in PATH spread evenly over yaw and pitch."""
+    from training.rebalance import rebalance as balance
+
+    try:
+        found = balance(path, num, bin_degrees, max_repeat, None if scores is None else Path(scores), seed)
+        Path(out).write_text(json.dumps(found.entries))
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(
+        f"{out}: {len(found.entries)} items, {found.images} images; evenness over yaw and pitch {found.before:.2f} -> "
+        f"{found.after:.2f} (1: all bins equally full)"
+    )
 
 
 if __name__ == "__main__":

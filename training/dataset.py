@@ -56,7 +56,7 @@ class ImageDataset:
 
     def __init__(self, path: str | os.PathLike, index_list: str | os.PathLike | None = None):
         self._layout = layout = open_layout(path)
-        _require_files(layout)
+        layout.require_whole()
         self.name, self.resolution = layout.title, _resolution(layout)
         self.has_masks = layout.has_masks
         count = len(layout.names)
@@ -93,13 +93,6 @@ class ImageDataset:
     def content_key(self) -> str:
         """Hash of the images, masks, labels and of which items there are; equal for the same set in another place."""
         return self._layout.content_key([self.raw_labels.tobytes(), self._items.tobytes()])
-
-
-def _require_files(layout: Layout) -> None:
-    problems = layout.problems + layout.missing_masks()
-    if problems:
-        others = f" (and {len(problems) - 1} more: dataset_tool.py validate lists them)" if len(problems) > 1 else ""
-        raise DatasetError(problems[0] + others)
 
 
 def _resolution(layout: Layout) -> int:

@@ -24,11 +24,11 @@ _MISS_FLOOR, _MISS_RATIO = 0.02, 4.0
 _LARGEST = 1e6  # of any number in a label; float32 positions beyond resolve no image
 
 
-def check_labels(source: str, names: Sequence[str], labels: Sequence) -> list[str]:
-    """Problems of the labels of the images `names`, in the order of the images; empty if all is well.
+def label_problems(labels: Sequence) -> dict[int | None, str]:
+    """What is wrong with labels, by their place; None stands for all of them. Empty if all is well.
 
-    labels: per image its 25 numbers, or None where there are none. `source` is the file they come from. Where the
-    cameras look is checked when each label is well formed.
+    labels: per image its 25 numbers, or None where there are none. Where the cameras look is checked when each label is
+    well formed.
     """
     problems: dict[int | None, str] = {}
     for i, label in enumerate(labels):
@@ -41,9 +41,14 @@ def check_labels(source: str, names: Sequence[str], labels: Sequence) -> list[st
         problems |= {well_formed[row]: what for row, what in _check_matrices(values)}
         if not problems:
             problems |= _check_aim(torch.from_numpy(values))
+    return {i: problems[i] for i in sorted(problems, key=lambda i: -1 if i is None else i)}
+
+
+def check_labels(source: str, names: Sequence[str], labels: Sequence) -> list[str]:
+    """`label_problems` as lines; `names` are the images of the labels, `source` is the file they come from."""
     return [
-        f"{source}: {f'all {len(names)} labels' if i is None else names[i]}: {problems[i]}"
-        for i in sorted(problems, key=lambda i: -1 if i is None else i)
+        f"{source}: {f'all {len(names)} labels' if i is None else names[i]}: {what}"
+        for i, what in label_problems(labels).items()
     ]
 
 

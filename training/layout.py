@@ -71,6 +71,14 @@ class Layout:
         absent = [stem for stem in self.stems if stem not in self.masks]
         return [f"{self.mask_store.where(join(self.mask_folder, stem + '.png'))}: no such mask" for stem in absent]
 
+    def require_whole(self) -> None:
+        """Raises DatasetError with the first file that keeps the set from being used."""
+        problems = self.problems + self.missing_masks()
+        if problems:
+            others = len(problems) - 1
+            more = f" (and {others} more: dataset_tool.py validate lists them)" if others else ""
+            raise DatasetError(problems[0] + more)
+
     def content_key(self, extra: list[bytes]) -> str:
         """Hash of the files by name, size and checksum, and of `extra`; the place of the set does not matter."""
         lines = [f"image {s} {c}" for s, c in zip(self.stems, self.store.contents(self.names), strict=True)]
