@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from gaussian import Cameras, Geometry
@@ -68,14 +69,14 @@ def _draw_frusta(
     ends = shown.positions[:, None] + length * rays @ shown.cam2world[:, :3, :3].transpose(-1, -2)  # [M, 2, 3]
     eye = shown.positions[:, None]
     outline = torch.cat([eye, ends, eye], dim=1)[..., list(plane)].numpy()  # [M, 4, 2]
-    for triangle in outline:
-        axes.plot(triangle[:, 0], triangle[:, 1], color="0.35", linewidth=0.5)
+    axes.add_collection(LineCollection(list(outline), colors="0.35", linewidths=0.5))
     for axis, (name, colour) in enumerate(_AXES):
         if axis in plane:
             tip = [0.0, 0.0]
             tip[plane.index(axis)] = 0.3 * geometry.radius
             axes.plot([0, tip[0]], [0, tip[1]], color=colour, linewidth=2, label=f"world {name}")
     axes.plot(*point[list(plane)].tolist(), "m+", markersize=12, label="point")
+    axes.autoscale()
     axes.set(title=title, xlabel="xyz"[plane[0]], ylabel="xyz"[plane[1]], aspect="equal")
     axes.legend(fontsize=8)
 

@@ -158,7 +158,8 @@ def _binary_images(file: Path) -> Iterator[tuple[str, int, list[float], list[flo
     for _ in range(reader.take("Q")[0]):
         _, *pose, camera = reader.take("i7di")
         name = reader.text()
-        reader.at += 24 * reader.take("Q")[0]  # x, y and the number of each point
+        (points,) = reader.take("Q")
+        reader.at += 24 * points  # x, y and the number of each
         yield name, camera, pose[:4], pose[4:]
     if reader.at > len(reader.data):
         raise ValueError("ends in the middle")
