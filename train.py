@@ -21,7 +21,9 @@ from training import launch, presets
 from training.checkpoint import CheckpointError
 from training.dataset import ImageDataset
 from training.launch import stated_default
+from training.measure import OutOfMemory, measure_run, report
 from training.training_loop import LOADER_WORKERS, Diverged, Options, train
+from training.transfer import LEAST_SHARE
 
 COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
 
@@ -41,6 +43,10 @@ def _only_true(ctx: click.Context, parameter: click.Parameter, value: bool) -> N
         raise click.UsageError("--cond=False is refused: the discriminator judges an image with its camera", ctx)
 
 
+def _blur(ctx: click.Context, parameter: click.Parameter, value: bool | None) -> float | None:
+    return 0.0 if value is False else None
+
+
 def _inverted(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
     return not value
 
@@ -58,7 +64,12 @@ def _metrics(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 # fmt: off
 DATA = group(
     "Data",
-    option("--data", required=True, metavar="DIR", help="folder of the images, with dataset.json and mask/ beside it"),
+    option("--data", required=True, metavar="DIR|ZIP",
+           help="folder of the images, with dataset.json and mask/ beside it, or an archive of the same"),
+    option("--cam-sample-mode", "--index-list", "index_list", metavar="FILE|NAME|all",
+           show_default="smile_pose_rebalancing where it lies beside dataset.json, else all",
+           help="images to use, and how often; NAME.json lies beside dataset.json or in custom_dist/"),
+    option("--validate/--no-validate", default=True, help="decode every image of a new or changed set before training"),
     field("--mirror", "mirror", type=bool, help="flip image, mask and camera of every second sample"),
     option("--background", metavar=launch.BACKGROUNDS, default="auto",
            help="behind real and generated images, numbers in 0..1; auto: random with masks, white without"),
@@ -96,6 +107,9 @@ NETWORKS = group(
           help="samples that share a minibatch standard deviation; 1 switches it off"),
     field("--freezed", "freeze_d", type=FROM_0,
           help="layers of the discriminator, from the image on, that do not learn"),
+    option("--init-from", metavar="PKL", help="start from this checkpoint's weights, as far as names and shapes fit"),
+    option("--init-share", type=click.FloatRange(0, 1), default=LEAST_SHARE,
+           help="refuse it if a network finds a smaller share of its values there"),
 )
 
 OPTIMISATION = group(
@@ -103,7 +117,8 @@ OPTIMISATION = group(
     field("--kimg", "total_kimg", type=float, help="length in thousands of real images; fractions are allowed"),
     option("--minutes", type=click.FloatRange(min=0, min_open=True), help="end the run after this time"),
     field("--batch", "batch", type=COUNT, help="samples a step, over all processes"),
-    field("--batch-gpu", "batch_gpu", type=COUNT, help="samples that are held in memory at once"),
+    field("--batch-gpu", "batch_gpu", type=COUNT,
+          help="samples that a process holds at once; unless given, at most its share of --batch"),
     field("--glr", "g_lr", type=float, help="learning rate of the generator"),
     field("--dlr", "d_lr", type=float, help="learning rate of the discriminator"),
     field("--gamma", "gamma", type=float, help="R1 weight"),
@@ -122,6 +137,10 @@ OPTIMISATION = group(
 RESUMING = group(
     "Resuming and safety",
     option("--resume", metavar="PKL", help="continue this checkpoint in a new run folder"),
+    option("--resume-kimg", type=click.FloatRange(min=0), show_default="what the checkpoint says",
+           help="thousands of images that the checkpoint counts as"),
+    option("--resume-blur", "blur_sigma", type=bool, callback=_blur, show_default="True",
+           help="the initial blur fades by the images seen; False: no blur at all"),
 )
 
 MACHINE = group(
@@ -143,6 +162,8 @@ MACHINE = group(
 TRYING_OUT = group(
     "Trying out",
     option("--dry-run", is_flag=True, help="print the resolved configuration as JSON, and do nothing else"),
+    option("--measure", is_flag=True,
+           help="with --dry-run: run three steps and a batch of each metric, and print memory, speed and days"),
 )
 # fmt: on
 
@@ -156,7 +177,7 @@ TRYING_OUT = group(
 @MACHINE
 @TRYING_OUT
 @refuse(REFUSED)
-def main(data, outdir, desc, job_id, device, gpus, dry_run, **choices):
+def main(data, index_list, validate, outdir, desc, job_id, device, gpus, dry_run, measure, **choices):
     """Train a 3D GAN on posed images.
 
     Underscores and dashes are alike in options. A default that differs between presets is given for those of 256 px
@@ -169,29 +190,49 @@ def main(data, outdir, desc, job_id, device, gpus, dry_run, **choices):
     # A parameter is named after the field that it sets: of the loop's options, or of the configuration.
     loop = {f.name: choices.pop(f.name) for f in dataclasses.fields(Options) if f.name in choices}
     try:
-        if dry_run:
-            config = launch.resolve_config(ImageDataset(data), data, **choices)
-            config.check(gpus)
+        _check_together(loop, dry_run, measure)
+        trains = not dry_run and (gpus == 1 or distributed.is_launched())
+        if not dry_run or measure:
+            launch.check_devices(device, gpus)
+        chosen = distributed.initialise(device) if trains else None
+        dataset = ImageDataset(data, index_list)
+        ranks = distributed.world_size() if trains else gpus
+        config = launch.resolve_config(dataset, data, ranks, **choices)
+        if measure:
+            click.echo(report(measure_run(config, device, gpus, loop["workers"]), config, gpus))
+        elif dry_run:
             click.echo(json.dumps(config.to_dict(), indent=2))
-            return
-        launch.check_devices(device, gpus)
-        if gpus > 1 and not distributed.is_launched():
-            sys.exit(distributed.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:]]))
-        chosen = distributed.initialise(device)
-        dataset = ImageDataset(data)
-        config = launch.resolve_config(dataset, data, **choices)
-        config.check(distributed.world_size())
-        left_out = metrics.check_detectors(config.metrics, config.detector, config.detector_vgg)
-        if left_out and distributed.rank() == 0:
-            click.echo("\n".join(left_out))
-        run_dir = launch.make_run_dir(Path(outdir), desc or config.preset, job_id)
-        options = Options(run_dir, chosen, **loop)
-        with dnnlib.Logger(run_dir / "log.txt") if distributed.rank() == 0 else contextlib.nullcontext():
-            train(config, options, dataset)
-    except (CheckpointError, Diverged, metrics.MetricUnavailable, ValueError, OSError) as error:
+        else:
+            if validate:
+                distributed.on_main(lambda: launch.validate_data(data, dataset))
+            if not trains:
+                sys.exit(distributed.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:], "--no-validate"]))
+            _train(config, dataset, outdir, desc, job_id, Options(Path(outdir), chosen, **loop))
+    except (CheckpointError, Diverged, OutOfMemory, metrics.MetricUnavailable, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     finally:
         distributed.finalise()
+
+
+def _check_together(loop: dict, dry_run: bool, measure: bool) -> None:
+    """Options that exclude or need each other."""
+    if loop["resume"] and loop["init_from"]:
+        raise click.UsageError("--init-from starts a run and --resume continues one: give one of them")
+    if loop["resume_kimg"] is not None and not loop["resume"]:
+        raise click.UsageError("--resume-kimg needs --resume")
+    if measure and not dry_run:
+        raise click.UsageError("--measure needs --dry-run")
+
+
+def _train(config, dataset, outdir: str, desc: str | None, job_id: str, options: Options) -> None:
+    """One rank's part of the run, once all choices are made. Everything that can be checked is, before a folder is."""
+    launch.check_machine(config, options.device)
+    left_out = metrics.check_detectors(config.metrics, config.detector, config.detector_vgg)
+    options.run_dir = distributed.on_main(lambda: launch.make_run_dir(Path(outdir), desc or config.preset, job_id))
+    with dnnlib.Logger(options.run_dir / "log.txt") if distributed.rank() == 0 else contextlib.nullcontext():
+        if left_out and distributed.rank() == 0:
+            click.echo("\n".join(left_out))
+        train(config, options, dataset)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -166,6 +167,15 @@ def launch(ranks: int, arguments: Sequence[str]) -> int:
     """Runs `python ARGUMENTS` as `ranks` local processes under torchrun and returns its exit status."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *arguments]
     return subprocess.run(command, check=False).returncode
+
+
+def run_workers(ranks: int, module: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m MODULE ARGUMENTS`, a module of ours, as `ranks` local processes; what they print is captured."""
+    root = str(Path(__file__).resolve().parents[1])
+    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *torchrun, "-m", module, *arguments]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
 
 
 def is_launched() -> bool:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from tqdm import tqdm
+
 import dnnlib
-from torch_utils import distributed
+from gaussian import resolve_backend
+from torch_utils import precision
 from training import presets
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
 from training.discriminator import PUBLISHED_CLAMP, channel_counts
+from training.image_store import DatasetError
+from training.validation import validate_set
 
 BACKGROUNDS = "auto|random|white|black|R,G,B"
 
@@ -39,6 +47,7 @@ def stated_default(field: str) -> str:
 def resolve_config(
     dataset: ImageDataset,
     data: str,
+    ranks: int = 1,
     preset: str | None = None,  # None: by the data's resolution
     background: str = "auto",  # see BACKGROUNDS
     channel_base: int | None = None,  # of the discriminator, see `channel_counts`
@@ -46,7 +55,11 @@ def resolve_config(
     fp16_blocks: int | None = None,  # of the discriminator
     **fields: Any,  # of TrainingConfig, or of a network as in generator__map_depth; None leaves the preset's value
 ) -> TrainingConfig:
-    """The preset's values, beaten by every one that was given. Raises ValueError for what is unknown or illegal."""
+    """The preset's values, beaten by every one that was given.
+
+    A --batch-gpu that was not given shrinks until it divides --batch over the ranks. Raises ValueError for what is
+    unknown, illegal or contradictory.
+    """
     config = presets.resolve(preset or dataset.resolution, data=os.path.abspath(data))
     if config.generator.resolution != dataset.resolution:
         raise ValueError(
@@ -67,13 +80,30 @@ def resolve_config(
     if fp16_blocks is not None:  # float16 needs the clamp, and without it the published code has none
         clamp = PUBLISHED_CLAMP if fp16_blocks else None
         given["discriminator"] |= {"num_fp16_blocks": fp16_blocks, "conv_clamp": clamp}
-    return dataclasses.replace(
+    listed = dataset.index_list
+    config = dataclasses.replace(
         config,
+        index_list=os.path.abspath(listed) if os.path.isfile(listed) else listed,
         background=resolve_background(background, dataset.has_masks),
         generator=dataclasses.replace(config.generator, **given["generator"]),
         discriminator=dataclasses.replace(config.discriminator, **given["discriminator"]),
         **given[""],
     )
+    if "batch_gpu" not in given[""]:
+        legal = next(batch_sizes(config, ranks, config.batch_gpu), config.batch_gpu)
+        config = dataclasses.replace(config, batch_gpu=legal)
+    config.check(ranks)
+    return config
+
+
+def batch_sizes(config: TrainingConfig, ranks: int, most: int) -> Iterator[int]:
+    """Values of --batch-gpu up to `most` that `TrainingConfig.check` lets pass, largest first."""
+    for size in range(most, 0, -1):
+        try:
+            dataclasses.replace(config, batch_gpu=size).check(ranks)
+        except ValueError:
+            continue
+        yield size
 
 
 def resolve_background(name: str, has_masks: bool) -> str:
@@ -96,8 +126,6 @@ def resolve_background(name: str, has_masks: bool) -> str:
 
 def check_devices(device: str, gpus: int) -> None:
     """Raises ValueError if --gpus asks for more CUDA devices than are visible."""
-    import torch
-
     visible = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     if device == "cuda" and not visible:
         raise ValueError("--device=cuda: this PyTorch sees no CUDA device; use --device=cpu")
@@ -108,10 +136,29 @@ def check_devices(device: str, gpus: int) -> None:
         )
 
 
+def check_machine(config: TrainingConfig, device: torch.device) -> None:
+    """Raises ValueError if the rasteriser or the precision asked for does not run on the device."""
+    resolve_backend(config.rasterizer, device)
+    precision.resolve(config.precision, device)
+
+
+def validate_data(data: str, dataset: ImageDataset) -> None:
+    """Decodes every image and mask of the set, once for each content. Raises DatasetError with the first problem."""
+    passed = dnnlib.cache_dir("validated", dataset.content_key())
+    if passed.exists():
+        return
+    with tqdm(total=len(dataset), unit="img", desc="Checking the data", leave=False, delay=1) as bar:
+        problems = validate_set(data, bar.update)
+    if problems:
+        others = f" (and {len(problems) - 1} more: dataset_tool.py validate lists them)" if len(problems) > 1 else ""
+        raise DatasetError(problems[0] + others)
+    with contextlib.suppress(OSError):  # without a cache to write to, the next run looks again
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
+
+
 def make_run_dir(outdir: Path, desc: str, job_id: str = "") -> Path:
-    """`<outdir>/NNNNN-<desc>[_jobid-ID]` with the next free number; made by rank 0, the others need no folder."""
-    if distributed.rank() != 0:
-        return outdir
+    """`<outdir>/NNNNN-<desc>[_jobid-ID]` with the next free number."""
     name = re.sub(r"[^\w.=+-]+", "-", f"{desc}_jobid-{job_id}" if job_id else desc).strip("-") or "run"
     try:
         outdir.mkdir(parents=True, exist_ok=True)

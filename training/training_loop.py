@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import dnnlib
 import metrics
-from gaussian import Cameras, resolve_backend
+from gaussian import Cameras
 from torch_utils import distributed, memory, precision, random
 from torch_utils.training_stats import Collector
 from training import checkpoint
@@ -22,7 +22,9 @@ from training.dataset import ImageDataset, composite, iterate
 from training.discriminator import Discriminator
 from training.generator import Generator
 from training.loggers import StatsLogger
+from training.startup import describe
 from training.step import GanStep, SampleStream
+from training.transfer import LEAST_SHARE, init_from
 from training.visualize import save_camera_histogram, save_image_grid
 
 GRID_ROWS, GRID_COLUMNS = 6, 7  # identities, yaws of the training pictures
@@ -37,6 +39,9 @@ class Options:
     device: torch.device
     minutes: float | None = None  # wall-clock limit of the whole loop
     resume: str | None = None  # checkpoint to continue
+    resume_kimg: float | None = None  # thousands of images it counts as; None: what it says itself
+    init_from: str | None = None  # checkpoint whose weights are the initial ones, as far as they fit
+    init_share: float = LEAST_SHARE  # of each network's values that must fit
     tensorboard: bool = False
     wandb_mode: str = "off"
     workers: int = LOADER_WORKERS  # threads that read images ahead
@@ -64,6 +69,8 @@ class Trainer:
         self.G_ema = Generator(config.generator).to(self.device).eval()
         self.G_ema.load_state_dict(self.G.state_dict())
         self.G_ema.geometry, self.G_ema.rasterizer = dataset.geometry, config.rasterizer
+        if options.init_from:
+            self._init_from(options.init_from)
         for module in (self.G, self.D, self.G_ema):
             module.requires_grad_(False)  # a phase switches on what it trains
         self.stats = Collector()
@@ -83,7 +90,8 @@ class Trainer:
         main = distributed.rank() == 0
         logger = None
         if main:
-            self._describe()
+            print(describe(self.config, self.dataset, self.G, self.D, self.device))
+            print(f"Run folder  {self.options.run_dir}", flush=True)
             logger = StatsLogger(
                 self.options.run_dir, self.options.tensorboard, self.options.wandb_mode, self.config.to_dict()
             )
@@ -119,7 +127,7 @@ class Trainer:
             "sec_per_tick": seconds,
             "sec_per_kimg": seconds / (self.nimg - nimg_start) * 1000,
             "maintenance_sec": getattr(self, "_maintenance", 0.0),
-            **_memory(self.device),
+            **memory.peaks(self.device),
         }
         begun = time.monotonic()
         if logger:
@@ -189,6 +197,12 @@ class Trainer:
         )
         return path
 
+    def _init_from(self, path: str) -> None:
+        networks = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
+        transfers = init_from(path, networks, self.options.init_share)
+        if distributed.rank() == 0:
+            print("\n".join([f"Weights from {path}", *(line for t in transfers for line in t.lines())]))
+
     def _resume(self, path: str) -> None:
         state = checkpoint.load_checkpoint(path)
         for key in ("generator", "discriminator"):
@@ -201,6 +215,9 @@ class Trainer:
         checkpoint.load_optimizer_state(self.D, self.gan.opt_D, state["opt"]["D"])
         self.nimg, self.step = state["progress"]["nimg"], state["progress"]["step"]
         self.tick = state["progress"]["tick"] + 1
+        if self.options.resume_kimg is not None:
+            self.step = round(self.options.resume_kimg * 1000 / self.config.batch)
+            self.nimg = self.step * self.config.batch
         self.grid, self.best = state["grid"], state["best"]
 
     def _measure(self, snapshot: Path | None) -> None:
@@ -234,27 +251,6 @@ class Trainer:
 
     # ------------------------------------------------------------------ what a user sees
 
-    def _describe(self) -> None:
-        config, data = self.config, self.dataset
-        rounds = config.batch // (config.batch_gpu * distributed.world_size())
-        group = config.discriminator.minibatch_std_group
-        views = f", {config.num_views} views a scene" if config.multiview else ""
-        groups = f", minibatch-std groups of {group}" if group > 1 else ""
-        low = self.D.low_dtype
-        lines = [
-            f"Preset      {config.preset}: {config.generator.resolution} px, "
-            f"{sum(config.generator.level_sizes):,} splats a scene; G {_millions(self.G)}, D {_millions(self.D)}",
-            f"Data        {data.name}: {len(data):,} images{'' if data.has_masks else ', no masks'}"
-            f"{', mirrored at random' if config.mirror else ''}",
-            f"Batch       {config.batch} = {distributed.world_size()} x {config.batch_gpu} x {rounds} rounds"
-            f"{views}{groups}",
-            f"Device      {self.device}, {torch.get_num_threads()} threads; rasterizer "
-            f"{resolve_backend(config.rasterizer, self.device)}; convolutions "
-            f"{'float32' if low is None else str(low).removeprefix('torch.')}",
-            f"Run folder  {self.options.run_dir}",
-        ]
-        print("\n".join(lines), flush=True)
-
     def _save_reals(self) -> None:
         order = random.permutation(self.config.seed, "grid/reals", 0, len(self.dataset))[: GRID_ROWS * GRID_COLUMNS]
         batch = self.dataset.load(order)
@@ -282,21 +278,6 @@ def _grid(config: TrainingConfig, dataset: ImageDataset, z_dim: int) -> dict[str
     low, high = yaw.quantile(0.05).item(), yaw.quantile(0.95).item()
     cameras = dataset.geometry.orbit(torch.linspace(low, high, GRID_COLUMNS))
     return {"z": random.normal(config.seed, "grid/z", range(GRID_ROWS), (z_dim,)), "labels": cameras.labels}
-
-
-def _millions(module: torch.nn.Module) -> str:
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"
-
-
-def _memory(device: torch.device) -> dict[str, float]:
-    """Peak memory in GiB, of the process and of the GPU."""
-    import resource
-
-    figures = {"cpu_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
-    if device.type == "cuda":
-        figures["gpu_peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-        torch.cuda.reset_peak_memory_stats(device)
-    return figures
 
 
 def _print_status(tick: int, nimg: int, timing: dict[str, float], values: dict[str, float]) -> None:

@@ -1,0 +1,59 @@
+"""What a run says before its first step."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from gaussian import resolve_backend
+from torch_utils import distributed
+from training.config import TrainingConfig
+from training.dataset import ImageDataset
+
+
+def describe(config: TrainingConfig, dataset: ImageDataset, G: nn.Module, D: nn.Module, device: torch.device) -> str:
+    """The choices that decide what a run does and costs, one a line."""
+    low = D.low_dtype
+    lines = [
+        f"Preset      {config.preset}: {config.generator.resolution} px, "
+        f"{sum(config.generator.level_sizes):,} splats a scene; G {_millions(G)}, D {_millions(D)}",
+        f"Data        {dataset.name}: {len(dataset):,} items{', mirrored at random' if config.mirror else ''}",
+        f"Index list  {dataset.index_description}",
+        f"Background  {_background(config, dataset)}",
+        f"Batch       {batch_line(config, distributed.world_size())}",
+        f"Device      {device}, {torch.get_num_threads()} threads; rasterizer "
+        f"{resolve_backend(config.rasterizer, device)}; convolutions "
+        f"{'float32' if low is None else str(low).removeprefix('torch.')}",
+    ]
+    if not dataset.has_masks:
+        lines.append(
+            "Warning: the set has no masks, so the scene must explain the background of the images too, "
+            f"and what it leaves clear shows {config.background}"
+        )
+    return "\n".join(lines)
+
+
+def batch_line(config: TrainingConfig, ranks: int) -> str:
+    """How a total batch is worked off, and which samples share a statistic."""
+    rounds = config.batch // (config.batch_gpu * ranks)
+    views = f", {config.num_views} views a scene" if config.multiview else ", 1 view a scene"
+    size = min(config.discriminator.minibatch_std_group, config.batch_gpu)
+    if size > 1:
+        groups = f"; minibatch standard deviation over {config.batch_gpu // size} x {size} samples"
+    else:
+        groups = "; no minibatch standard deviation"
+    return (
+        f"{config.batch} samples a step = {ranks} process{'' if ranks == 1 else 'es'} x {rounds} accumulation "
+        f"round{'' if rounds == 1 else 's'} x {config.batch_gpu} at once{views}{groups}"
+    )
+
+
+def _background(config: TrainingConfig, dataset: ImageDataset) -> str:
+    if config.background == "random":
+        return "random, one colour for the real and the generated image of a sample; pictures and metrics on white"
+    reals = "real and generated images" if dataset.has_masks else "generated images (no masks: real ones as they are)"
+    return f"{config.background} behind {reals}"
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"
