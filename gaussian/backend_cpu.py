@@ -73,6 +73,8 @@ def _load() -> ctypes.CDLL | str:
     library.splat_forward.restype = pointer
     library.splat_backward.argtypes = [pointer, ctypes.POINTER(_Problem), ctypes.POINTER(_Gradients)]
     library.splat_backward.restype = ctypes.c_int
+    library.splat_state_bytes.argtypes = [pointer]
+    library.splat_state_bytes.restype = ctypes.c_int64
     library.splat_release.argtypes = [pointer]
     library.splat_release.restype = None
     library.splat_use_openmp.argtypes = [pointer]
@@ -145,7 +147,11 @@ class _State:
 
     def __init__(self, library: ctypes.CDLL, address: int) -> None:
         self.address = address
-        self._release = library.splat_release
+        self._bytes, self._release = library.splat_state_bytes, library.splat_release
+
+    def bytes(self) -> int:
+        """What it holds: O(splats + pixels + (tile, splat) pairs)."""
+        return int(self._bytes(self.address))
 
     def __del__(self) -> None:
         self._release(self.address)

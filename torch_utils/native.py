@@ -1,9 +1,10 @@
 """Compiling C++ into a shared library, once per machine kind, and loading it with ctypes.
 
 A library is built into a cache folder under a name that hashes its sources, the compiler (path and version), the flags
-and the processor's feature set, so that one home directory serves machines of several kinds. One process builds while
-others wait for its lock file; a lock whose holder is gone or hangs is taken over, with one line that says so. Nothing
-here needs torch's headers, and nothing is built before a library is asked for.
+and the processor's feature set, so that one home directory serves machines of several kinds; the name's last part is
+the hash of its content, so that a spoilt file is noticed and built again. One process builds while others wait for its
+lock file; a lock whose holder is gone or hangs is taken over. Both say so in one line. Nothing here needs torch's
+headers, and nothing is built before a library is asked for.
 
 Environment: CXX (compiler), SPLATGAN_CACHE_DIR (default ~/.cache/splatgan), SPLATGAN_NATIVE=0 (build and load nothing).
 """
@@ -62,13 +63,16 @@ def load_library(name: str, sources: Sequence[str | Path], flags: Sequence[str] 
     try:
         folder = cache_dir()
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{name}-{key}.so"
-        if not target.exists():
-            lock = target.with_suffix(".lock")
+        stem = f"{name}-{key}"
+        library = _load_cached(folder, stem)
+        if library is None:
+            lock = folder / f"{stem}.lock"
             with _build_lock(lock):
-                if not target.exists():  # else another process has built it meanwhile
-                    _build(compiler, [p for p in paths if p.suffix not in HEADER_SUFFIXES], flags, target, lock)
-        return ctypes.CDLL(str(target))
+                library = _load_cached(folder, stem)  # another process may have built it meanwhile
+                if library is None:
+                    target = _build(compiler, [p for p in paths if p.suffix not in HEADER_SUFFIXES], flags, lock)
+                    library = ctypes.CDLL(str(target))
+        return library
     except OSError as error:
         raise BuildError(f"cannot build or load the library {name!r}: {error}") from error
 
@@ -102,6 +106,27 @@ def exclusive_build(name: str, announcement: str) -> Iterator[None]:
         finally:
             done.set()
             thread.join()
+
+
+def _load_cached(folder: Path, stem: str) -> ctypes.CDLL | None:
+    """The library that the cache holds, `stem`-<hash of its content>.so.
+
+    One that has another content (loading a file that was cut short kills the process) or cannot be loaded is removed,
+    with one line that says so, to be built again.
+    """
+    for path in sorted(folder.glob(f"{stem}-*.so")):
+        try:
+            if _digest(path) != path.stem.rpartition("-")[2]:
+                raise OSError("its content is not what was built")
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            print(f"building {path} again: {error}", file=sys.stderr, flush=True)
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:20]
 
 
 def cache_dir() -> Path:
@@ -154,9 +179,9 @@ def _version(compiler: tuple[str, ...]) -> str:
     return ran.stdout
 
 
-def _build(compiler: Sequence[str], sources: Sequence[Path], flags: Sequence[str], target: Path, lock: Path) -> None:
-    """Compiles next to `target` and renames, so that the library is there whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.stem, suffix=".tmp")
+def _build(compiler: Sequence[str], sources: Sequence[Path], flags: Sequence[str], lock: Path) -> Path:
+    """Compiles next to the lock file and renames, so that the library is there whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=lock.parent, prefix=lock.stem, suffix=".tmp")
     os.close(handle)
     command = [*compiler, *flags, "-fPIC", "-shared", "-pthread", *map(str, sources), "-o", temporary]
     try:
@@ -164,7 +189,9 @@ def _build(compiler: Sequence[str], sources: Sequence[Path], flags: Sequence[str
         if status != 0:
             raise BuildError(f"the C++ compiler {compiler[0]} failed with status {status}", output)
         ctypes.CDLL(temporary)  # a library that does not load must not enter the cache
+        target = lock.with_name(f"{lock.stem}-{_digest(Path(temporary))}.so")
         os.replace(temporary, target)
+        return target
     finally:
         Path(temporary).unlink(missing_ok=True)
 

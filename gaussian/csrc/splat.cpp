@@ -330,6 +330,11 @@ int splat_backward(const void* state, const splat::Problem* problem, const splat
   return 0;
 }
 
+// What a state holds, in bytes, room left over from earlier uses included.
+int64_t splat_state_bytes(const void* state) {
+  return static_cast<int64_t>(static_cast<const splat::State*>(state)->bytes());
+}
+
 void splat_release(void* state) {
   splat::give_state(std::unique_ptr<splat::State>(static_cast<splat::State*>(state)));
 }

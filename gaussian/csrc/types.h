@@ -130,7 +130,7 @@ struct ImageState {
   int hits_size = 0;
   ~ImageState() { delete[] hits; }
   size_t bytes() const {
-    size_t total = records.bytes() + colors.bytes() + seen.bytes() + tile_begin.bytes() + tile_ranks.bytes() +
+    size_t total = hits_size * sizeof(TileHits) + records.bytes() + colors.bytes() + seen.bytes() + tile_begin.bytes() + tile_ranks.bytes() +
                    position_of.bytes();
     for (int tile = 0; tile < hits_size; ++tile) total += hits[tile].position.bytes() + hits[tile].mask.bytes();
     return total;

@@ -115,6 +115,19 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(images, (*inputs, background), fast_mode=True)
 
 
+@pytest.mark.parametrize("coefficients", [1, 16])
+def test_every_single_derivative_is_that_of_finite_differences(coefficients):
+    """The whole Jacobian, on overlapping splats of which some are capped."""
+    scene = make_scene(1, 4, size=0.15, coefficients=coefficients, dtype=torch.float64)
+    scene = dataclasses.replace(
+        scene, opacity_logits=scene.opacity_logits + torch.tensor([0.0, 1.0, 3.0, 6.0])[:, None]
+    )
+    cameras = make_cameras(1, 1, cx=0.45, fy=3.9, roll=0.5, dtype=torch.float64)
+    inputs = [getattr(scene, name).clone().requires_grad_() for name in FIELDS]
+    assert rasterize(scene, cameras, 5, 6)[1].max() >= 0.99
+    assert torch.autograd.gradcheck(lambda *fields: rasterize(Gaussians(*fields), cameras, 5, 6), inputs)
+
+
 @pytest.mark.parametrize("lead", [(2, 6), (2, 3, 6)])
 def test_gradients_of_colors(lead):
     scene = make_scene(2, 6, size=0.06, dtype=torch.float64)

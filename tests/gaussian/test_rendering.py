@@ -139,6 +139,23 @@ def test_no_splat_at_all_gives_the_background(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_scene_out_of_sight_gives_the_background_and_no_gradient(backend):
+    """Behind the camera, beside the image, too faint to be seen."""
+    scene, cameras = make_scene(1, 30), make_cameras(1, 1)
+    forward, right = cameras.cam2world[0, 0, :3, 2], cameras.cam2world[0, 0, :3, 0]
+    for change in (
+        {"means": scene.means - 5 * forward},
+        {"means": scene.means + 5 * right},
+        {"opacity_logits": torch.full_like(scene.opacity_logits, -6.0)},
+    ):
+        leaves = dataclasses.replace(scene, **change).map(lambda t: t.clone().requires_grad_())
+        out = render(leaves, cameras, (9, 11), torch.tensor([0.1, 0.2, 0.3]), backend=backend)
+        assert torch.equal(out.rgb, torch.tensor([0.1, 0.2, 0.3])[:, None, None].expand(1, 1, 3, 9, 11))
+        total = out.rgb.sum() + out.alpha.sum() + out.depth.sum()
+        assert not any(g.any() for g in torch.autograd.grad(total, fields_of(leaves)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_higher_harmonics_are_seen_from_each_camera(backend):
     scene, cameras = make_scene(2, 30, coefficients=16), make_cameras(2, 2)
     one = render(scene, cameras, 16, backend=backend).rgb

@@ -67,6 +67,34 @@ def test_builds_once_and_rebuilds_for_other_sources_flags_and_processors(source,
 
 
 @needs_compiler
+@pytest.mark.parametrize("content", ["empty", "cut short", "of another system", "not a library"])
+def test_builds_again_what_cannot_be_loaded(source, content, capfd):
+    """In a process of its own, as a library that is loaded stays loaded under its name."""
+    load_library("answer", [source], FLAGS)
+    (path,) = built()
+    good = path.read_bytes()
+    bad = {
+        "empty": b"",
+        "cut short": good[: len(good) // 4],  # loading it would end the process with a bus error
+        "of another system": good[:18] + (8).to_bytes(2, "little") + good[20:],  # MIPS, says the ELF header
+        "not a library": b"not a library",
+    }[content]
+    path.unlink()  # not overwritten in place: this process has it mapped
+    path.write_bytes(bad)
+    if content == "not a library":  # but with the name that belongs to its content
+        path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}-{native._digest(path)}.so"))
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=_load_in_child, args=(source, queue))
+    child.start()
+    assert queue.get(timeout=60) == 42
+    child.join(timeout=30)
+    assert len(built()) == 1 and len(built()[0].read_bytes()) == len(good)
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("building ") and ".so again: " in lines[0]
+
+
+@needs_compiler
 def test_headers_are_part_of_the_key_and_not_compiled(source, tmp_path):
     header = tmp_path / "value.h"
     source.write_text('#include "value.h"\nextern "C" int answer() { return VALUE; }\n')
