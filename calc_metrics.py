@@ -38,7 +38,7 @@ class ProgressBar:
 @click.option("--network", required=True, metavar="FILE", help="Checkpoint, network-snapshot-NNNNNN.pkl")
 @click.option("--metrics", "metric_names", metavar="LIST", help="Comma-separated [default: those of the checkpoint]")
 @click.option("--data", metavar="DIR", help="Image folder [default: the one the network was trained on]")
-@click.option("--index-list", metavar="FILE|none", help="Which items of it [default: those of the training]")
+@click.option("--index-list", metavar="NAME|FILE|all", help="Items of it [default: those of the training]")
 @click.option("--detector", metavar="PATH|URL|tiny|untrained", help="Inception weights [default: $SPLATGAN_DETECTOR]")
 @click.option(
     "--detector-vgg", metavar="PATH|URL|tiny|untrained", help="VGG-16 weights [default: $SPLATGAN_DETECTOR_VGG]"
@@ -139,15 +139,13 @@ def _names(given: str | None, config: dict[str, Any]) -> list[str]:
 
 def _dataset(given: str | None, index_list: str | None, config: dict[str, Any]) -> ImageDataset:
     """The data at `given` or those of the training, with the training's index list unless another is asked for."""
-    items = config.get("index_list") if index_list is None else index_list
-    items = None if items == "none" else items
     path = config["data"] if given is None else given
+    dataset = ImageDataset(path, config.get("index_list") if index_list is None else index_list)
     if distributed.rank() == 0:
         if given is None:
             click.echo(f"--data not given: measuring against the training data, {path}", err=True)
-        if items is not None:
-            click.echo(f"items of {path} by the index list {items}", err=True)
-    return ImageDataset(path, items)
+        click.echo(f"{path}: {dataset.index_description}", err=True)
+    return dataset
 
 
 if __name__ == "__main__":

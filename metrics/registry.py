@@ -146,6 +146,7 @@ def compute_metric(
         "detector": None if network is None else network.name,
         **({} if network is None else {"detector_key": network.key}),
         "data": dataset.name,
+        "index_list": dataset.index_list,
         "data_key": sampling.data_key,
         "resolution": dataset.resolution,
         **outcome.protocol,

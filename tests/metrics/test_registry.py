@@ -115,13 +115,15 @@ def test_fid3d_equals_fid_without_camera_conditioning(dataset, tiny_detector):
 
 def test_fid3d_exceeds_fid_with_a_leak(tmp_path, make_dataset, tiny_detector):
     """Where pose and colour go together in the data, a leak matches them in FID; FID3D takes the pose away."""
-    gaps = []
+    gaps, values = [], []
     for leak in (0.5, 1.0, 2.0):
         dataset = ImageDataset(make_dataset(tmp_path / str(leak), count=250, leak=leak))
         names = ("fid500_full", "fid3d_500_full")
         plain, frontal = (fid(ToyGenerator(leak), dataset, tiny_detector, name).value for name in names)
         gaps.append(frontal / plain)
+        values.append(frontal)
     assert 1.5 < gaps[0] < gaps[1] < gaps[2]
+    assert 1 < values[0] < values[1] < values[2]
 
 
 def sampling(G, dataset, **changes):
