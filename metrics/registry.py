@@ -210,7 +210,7 @@ def load_on_all_ranks(source: str | Detector | None, kind: DetectorKind, device:
 def _content_key(dataset: ImageDataset) -> str:
     try:
         return distributed.on_main(dataset.content_key)
-    except OSError as error:  # an image that is gone
+    except (OSError, ValueError) as error:  # an image that is gone
         raise MetricUnavailable(one_line(error)) from None
 
 

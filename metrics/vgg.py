@@ -8,8 +8,9 @@ and divided by its standard deviation.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from metrics.inception import resize_tf1
 
 INPUT = 224  # px
 NUM_FEATURES = 4096
@@ -38,10 +39,9 @@ class VGG16(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        x = images.float() / 255
-        x = F.interpolate(x, (INPUT, INPUT), mode="bilinear", align_corners=False, antialias=True)
-        mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (MEAN, STD))
-        x = self.features((x - mean) / std)  # [B, 512, 7, 7]
+        mean, std = (255 * torch.tensor(v, device=images.device)[:, None, None] for v in (MEAN, STD))
+        x = (resize_tf1(images.float(), INPUT) - mean) / std  # as torch-fidelity does it, so that values compare
+        x = self.features(x)  # [B, 512, 7, 7]
         return self.classifier[:5](x.flatten(1))
 
 

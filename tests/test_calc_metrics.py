@@ -1,14 +1,18 @@
 """calc_metrics.py from the command line, on a checkpoint of an untrained generator."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+import calc_metrics
 from calc_metrics import main
 from gaussian import Cameras
-from metrics import compute_metric
+from metrics import MetricUnavailable, compute_metric
 from tests.metrics.conftest import write_dataset
 from training.checkpoint import load_checkpoint, load_generator, save_checkpoint
 from training.dataset import ImageDataset
@@ -75,6 +79,68 @@ def test_untrained_detector_marks_the_line(network, data, tmp_path):
     values = [line["results"][line["metric"]] for line in lines]
     assert values[0] > 1
     assert values[1] == pytest.approx(values[0], rel=1e-6)
+
+
+def changed(network, path, **config):
+    """The checkpoint at `path` with other fields in its configuration."""
+    state = load_checkpoint(network)
+    state["config"] = {**state["config"], **config}
+    save_checkpoint(path, {key: value for key, value in state.items() if key != "checksum"})
+    return path
+
+
+def test_the_index_list_of_the_training_holds_for_other_data(network, data, tmp_path):
+    (tmp_path / "list.json").write_text("[3, 3, 5, 7, 9]")
+    listed = changed(network, tmp_path / "network-snapshot-000004.pkl", index_list=str(tmp_path / "list.json"))
+    options = [f"--network={listed}", f"--data={data}", "--metrics=fid8_full", "--detector=tiny"]
+    counts = []
+    for more in ([], ["--index-list=all"]):
+        result = run(*options, *more)
+        assert result.exit_code == 0, result.output
+        protocol = json.loads(result.stdout)["protocol"]
+        counts.append(protocol["num_real"])
+        assert protocol["index_list"] == ("all" if more else str(tmp_path / "list.json"))
+    assert counts == [5, 12]
+
+
+def test_the_background_of_the_training(network, data, tmp_path):
+    values = []
+    for background, colour in (("random", "white"), ("black", "black"), ("0.25,0.5,1", "0.25,0.5,1")):
+        path = changed(network, tmp_path / "network-snapshot-000005.pkl", background=background)
+        result = run(f"--network={path}", f"--data={data}", "--metrics=fid8_full", "--detector=tiny")
+        assert result.exit_code == 0, result.output
+        line = json.loads(result.stdout)
+        assert line["protocol"]["background"] == colour
+        values.append(line["results"]["fid8_full"])
+    assert len(set(values)) == 3 and min(values) > 1
+    G = load_generator(path)
+    with pytest.raises(MetricUnavailable, match=r"trained over 0.25,0.5,1, the metric asks for white"):
+        compute_metric("swd8", G, ImageDataset(data), background="white")
+
+
+def test_two_processes(network, data, tmp_path):
+    """--gpus starts them, one prints and writes, and the value is that of one."""
+    names = "swd12,fid12_full"
+    options = [f"--network={network}", f"--data={data}", f"--metrics={names}", "--detector=tiny", "--batch-size=4"]
+    command = [
+        sys.executable,
+        calc_metrics.__file__,
+        *options,
+        "--device=cpu",
+        "--gpus=2",
+        f"--outdir={tmp_path / '2'}",
+    ]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    both = [json.loads(line) for line in done.stdout.splitlines()]
+    one = [json.loads(line) for line in run(*options, f"--outdir={tmp_path / '1'}").stdout.splitlines()]
+    assert [line["num_processes"] for line in both] == [2, 2] and [line["num_processes"] for line in one] == [1, 1]
+    for a, b in zip(both, one, strict=True):
+        assert min(b["results"].values()) > 1
+        assert a["results"] == pytest.approx(b["results"], rel=1e-6)
+    assert len((tmp_path / "2" / "metric-swd12.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,12 @@ def finished(heads, tmp_path_factory):
     """One whole run of 64 images, with both kinds of spelling."""
     outdir = tmp_path_factory.mktemp("runs")
     arguments = [f"--data={heads}", f"--outdir={outdir}", "--network_snap=1", "--img-snap=1", "--desc=a b"]
-    result = run(*arguments, *(a for a in COMMON if a != "--metrics=none"), "--metrics=swd16")
+    result = run(
+        *arguments,
+        *(a for a in COMMON if a != "--metrics=none"),
+        "--metrics=swd16,fid16_full,kid16_full,pr16k3_full",
+        "--detector=tiny",
+    )
     assert result.exit_code == 0, result.output
     return outdir / "00000-a-b"
 
@@ -84,16 +89,26 @@ def test_checkpoints_load(finished):
     assert out.rgb.shape == (2, 2, 3, 32, 32)
 
 
-def test_the_metric_offline_is_the_metric_of_training(finished, tmp_path):
+@pytest.mark.parametrize("name", ["swd16", "fid16_full", "kid16_full"])
+def test_the_metric_offline_is_the_metric_of_training(finished, tmp_path, name):
     last = sorted(finished.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"])[-1]
-    trained = json.loads((finished / "metric-swd16.jsonl").read_text().splitlines()[-1])
+    trained = json.loads((finished / f"metric-{name}.jsonl").read_text().splitlines()[-1])
     assert trained["snapshot_pkl"] == last.name
-    arguments = [f"--network={last}", "--metrics=swd16", f"--outdir={tmp_path}", "--device=cpu"]
+    arguments = [f"--network={last}", f"--metrics={name}", f"--outdir={tmp_path}", "--device=cpu", "--no-cache"]
     result = CliRunner().invoke(calc_metrics.main, arguments)
     assert result.exit_code == 0, result.output
-    offline = json.loads((tmp_path / "metric-swd16.jsonl").read_text())
-    value = trained["results"]["swd16"]
-    assert value > 50 and abs(offline["results"]["swd16"] - value) < 1e-6 * value  # far from 0, and equal
+    offline = json.loads((tmp_path / f"metric-{name}.jsonl").read_text())
+    value = trained["results"][name]
+    assert value > 50 and abs(offline["results"][name] - value) < 1e-6 * value  # far from 0, and equal
+    assert offline["protocol"] == trained["protocol"] and offline.get("note") == trained.get("note")
+
+
+def test_a_metric_that_cannot_run_is_left_out(finished):
+    """pr16k3_full has no VGG-16 here: said before the first step and once per snapshot, and the run went on."""
+    log = (finished / "log.txt").read_text()
+    assert log.count("pr16k3_full will be left out: it needs the weights of the VGG-16 network") == 1
+    assert log.count("pr16k3_full left out: it needs the weights of the VGG-16 network") == 2
+    assert log.index("will be left out") < log.index("tick 0") and not list(finished.glob("metric-pr*"))
 
 
 def test_trains_without_native_code(heads, tmp_path):

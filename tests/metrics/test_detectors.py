@@ -7,6 +7,7 @@ import torch
 
 from metrics import MetricUnavailable, load_detector
 from metrics.inception import Inception2015, resize_tf1, untrained
+from metrics.vgg import VGG16
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,40 @@ def test_weights_from_a_file(weights_file, network, monkeypatch):
     assert detector.note is None and detector.name == weights_file.stem
     batch = images(2)
     assert torch.equal(detector(batch), network(batch))
+
+
+def test_weights_from_the_download_cache(weights_file, monkeypatch, tmp_path):
+    """The published file, put there by an earlier run or by hand; its name's hash is checked as anywhere."""
+    folder = tmp_path / "cache" / "downloads"
+    folder.mkdir(parents=True)
+    published = folder / "0123-weights-inception-2015-12-05-6726825d.pth"
+    published.write_bytes(weights_file.read_bytes()[:1000])
+    assert "expected 6726825d" in unavailable(None)
+    published.unlink()
+    (folder / "0123-vgg16-397923af.pth").touch()
+    assert "it needs the weights of the 2015 Inception network" in unavailable(None)
+
+
+def test_tiny():
+    detector = load_detector("tiny")
+    batch = images(32)
+    features = detector(batch)
+    assert features.shape == (32, 64) and features.dtype == torch.float32
+    assert 0.3 < features.std(0).mean() < 3  # 1.0
+    assert torch.equal(load_detector("tiny")(batch), features)
+    assert "tiny" in detector.name and "tiny" in detector.key and "not comparable" in detector.note
+    large = torch.nn.functional.interpolate(batch.float(), (128, 128)).to(torch.uint8)
+    torch.testing.assert_close(detector(large)[:, ::2], features[:, ::2], rtol=0, atol=1)  # sizes agree about
+
+
+def test_names_and_shapes_of_vgg():
+    with torch.device("meta"):
+        network = VGG16()
+    state = network.state_dict()
+    assert state["features.0.weight"].shape == (64, 3, 3, 3) and state["features.28.bias"].shape == (512,)
+    assert state["classifier.0.weight"].shape == (4096, 25088) and state["classifier.6.weight"].shape == (1000, 4096)
+    assert sum(v.numel() for v in state.values()) == 138_357_544
+    assert network(torch.zeros(2, 3, 224, 224, dtype=torch.uint8, device="meta")).shape == (2, 4096)
 
 
 def test_weights_from_an_address(weights_file):

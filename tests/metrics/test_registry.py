@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 import metrics
 from metrics import MetricUnavailable, compute_metric, parse_metric, write_result
+from metrics.cache import StatisticsCache
 from metrics.samples import Sampling, fake_images, random_items, real_images
 from tests.metrics.conftest import ToyGenerator
 from training.dataset import ImageDataset
@@ -169,9 +171,38 @@ def test_a_background_that_disagrees_is_refused(dataset, tiny_detector, name):
         compute_metric(name, ToyGenerator(background=(0.3, 0.8, 0.5)), dataset, detector=tiny_detector)
 
 
-def test_images_that_are_not_finite_are_refused(dataset):
-    with pytest.raises(MetricUnavailable, match="NaN"):
-        compute_metric("swd20", ToyGenerator(brightness=float("nan")), dataset)
+ONE_OF_EACH = ("fid20_full", "fid3d_20_full", "kid20_full", "pr20k3_full", "is20", "swd20", "view_drift8", "fid_yaw8")
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_what_no_metric_can_measure(dataset, tiny_detector, tmp_path, make_dataset, name):
+    """NaN images, and a data set of one image: one line each."""
+    options = {"detector": tiny_detector, "detector_vgg": tiny_detector}
+    with pytest.raises(MetricUnavailable, match=r"^the generator's images hold NaN or infinite values$"):
+        compute_metric(name, ToyGenerator(brightness=float("nan")), dataset, **options)
+    single = ImageDataset(make_dataset(tmp_path / "one", count=1))
+    with pytest.raises(MetricUnavailable, match=r"^the data set one-32 has 1 image; a metric needs at least 2$"):
+        compute_metric(name, ToyGenerator(), single, **options)
+
+
+def test_an_image_that_is_gone(tmp_path, make_dataset, tiny_detector):
+    folder = make_dataset(tmp_path / "set", count=8)
+    dataset = ImageDataset(folder)
+    (folder / "00003.png").unlink()
+    with pytest.raises(MetricUnavailable, match=r"00003.png"):
+        compute_metric("fid8_full", ToyGenerator(), dataset, detector=tiny_detector)
+
+
+def test_features_that_are_not_finite(dataset, tiny_detector):
+    class Broken(torch.nn.Module):
+        def forward(self, images):
+            return tiny_detector.network(images) * float("inf")
+
+    broken = metrics.Detector("broken", "broken", Broken(), 64, classifier=tiny_detector.classifier)
+    for name in ONE_OF_EACH:
+        if name != "swd20":
+            with pytest.raises(MetricUnavailable, match=r"NaN or infinite|not finite"):
+                compute_metric(name, ToyGenerator(), dataset, detector=broken, detector_vgg=broken)
 
 
 def test_unfit_input_is_refused(tmp_path, dataset, make_dataset):
@@ -227,6 +258,23 @@ def test_a_damaged_cache_file_is_a_miss(tmp_path, dataset, tiny_detector):
     again = measure()
     assert again.real_statistics.startswith("cache miss") and again.value == value
     assert measure().real_statistics == f"cache hit: {file}"
+
+
+def test_processes_that_write_one_file_at_once(tmp_path):
+    """Whoever reads meanwhile gets whole arrays or nothing, and no partial file stays."""
+
+    def work(number):
+        cache = StatisticsCache(tmp_path, "tiny", {"data": "x"})
+        seen = []
+        for _ in range(20):
+            cache.save(mean=np.full(20_000, number))
+            arrays = cache.load()
+            seen.append(arrays is not None and len(set(arrays["mean"].tolist())) == 1)
+        return seen
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(all(seen) for seen in pool.map(work, range(4)))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_cache_that_cannot_be_written_changes_no_value(tmp_path, dataset, tiny_detector):
