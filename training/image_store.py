@@ -118,10 +118,10 @@ class FolderStore:
             return "the file name must be UTF-8 on one line, so that labels can name it: rename it"
         if entry.is_symlink():
             target = os.path.realpath(entry.path)
+            if os.path.isdir(target):
+                return "is a link to a folder; only links to files of the set are followed: remove it"
             if not target.startswith(inside + os.sep):
                 return f"is a link out of the set, to {printable(target)}: put a copy in its place"
-            if os.path.isdir(target):
-                return "is a link to a folder, which would show images twice: remove it"
             if not os.path.exists(target):
                 return "is a link to nothing: remove it"
         return None
