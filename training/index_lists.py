@@ -54,8 +54,8 @@ def resolve_index_list(layout: Layout, wanted: str | os.PathLike | None) -> Inde
     if value == FFHQ_LIST:
         return everything._replace(description=f"all {count} labelled images ({FFHQ_LIST}.json is not there)")
     raise DatasetError(
-        f"index list {printable(value)!r}: not found; put it at {_place_beside(layout, value)} or at "
-        f"{CUSTOM_LISTS / (value + '.json')}, or give a file"
+        f"index list {printable(value)!r}: not found; put it at {_place_beside(layout, value)} or as "
+        f"{CUSTOM_LISTS.name}/{printable(value)}.json into the project's folder, or give a file"
     )
 
 

@@ -249,7 +249,7 @@ _MAKING = [
     _tool("convert: a crop of words", "convert {DATA} --dest={TMP}/out --crop=face", "'face': centre, or left,top"),
     _tool("convert: resolution 0", "convert {DATA} --dest={TMP}/out --resolution=0", "'--resolution'"),
     _tool("show-cameras: a point of two numbers", "show-cameras {DATA} --out={TMP}/c.png --point=1,2", "three numbers"),
-    _tool("show-cameras: an unknown list", "show-cameras {DATA} --out={TMP}/c.png --index-list=mine", "'mine': not found; put it at"),
+    _tool("show-cameras: an unknown list", f"show-cameras {_SET} --out={{TMP}}/c.png --index-list=mine", "'mine': not found; put it at", spoil.copied_set(lambda root: None)),
     _tool("show-cameras: a list that is not there", "show-cameras {DATA} --out={TMP}/c.png --index-list={TMP}/l.json", "no such index list"),
     _tool("show-cameras: a list of other images", "show-cameras {DATA} --out={TMP}/c.png --index-list={TMP}/l.json", "names no image", spoil.file("l.json", "[99999]")),
     _tool("show-cameras: a list of fractions", "show-cameras {DATA} --out={TMP}/c.png --index-list={TMP}/l.json", "JSON list of whole numbers", spoil.file("l.json", "[1.5]")),
