@@ -16,8 +16,8 @@ import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, refuse
 from gaussian.rendering import BACKENDS
-from torch_utils import distributed
-from training import launch, presets
+from torch_utils import distributed, launcher
+from training import launch, presets, rank_check
 from training.checkpoint import CheckpointError
 from training.dataset import ImageDataset
 from training.launch import stated_default
@@ -149,6 +149,8 @@ MACHINE = group(
            help="auto: CUDA where there is one"),
     option("--gpus", type=COUNT, default=1,
            help="processes on this machine, each with a CUDA device of its own or an equal share of the cores"),
+    option("--max-restarts", type=FROM_0, default=0,
+           help="with --gpus: after a crash, so often go on from the latest state"),
     field("--rasterizer", "rasterizer", type=click.Choice(BACKENDS), help="back end of the splatting"),
     field("--precision", "precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="of the convolutions"),
     option("--d-num-fp16-res", "fp16_blocks", type=FROM_0,
@@ -177,7 +179,7 @@ TRYING_OUT = group(
 @MACHINE
 @TRYING_OUT
 @refuse(REFUSED)
-def main(data, index_list, validate, outdir, desc, job_id, device, gpus, dry_run, measure, **choices):
+def main(data, index_list, validate, outdir, desc, job_id, device, gpus, max_restarts, dry_run, measure, **choices):
     """Train a 3D GAN on posed images.
 
     Underscores and dashes are alike in options. A default that differs between presets is given for those of 256 px
@@ -206,10 +208,15 @@ def main(data, index_list, validate, outdir, desc, job_id, device, gpus, dry_run
             if validate:
                 distributed.on_main(lambda: launch.validate_data(data, dataset))
             if not trains:
-                sys.exit(distributed.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:], "--no-validate"]))
+                arguments = [os.path.abspath(__file__), *sys.argv[1:], "--no-validate"]
+                sys.exit(launcher.launch(gpus, arguments, max_restarts))
+            rank_check.require_equal_runs(config, dataset, chosen)
             _train(config, dataset, outdir, desc, job_id, Options(Path(outdir), chosen, **loop))
     except (CheckpointError, Diverged, OutOfMemory, metrics.MetricUnavailable, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    except distributed.RankLost as error:
+        click.echo(f"Error: {error}", err=True)
+        launcher.leave_lost()
     finally:
         distributed.finalise()
 

@@ -1,14 +1,21 @@
 """The only file that knows there is more than one rank. One process works without any set-up.
 
-Ranks are started by torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK` in the environment); gloo on CPUs, nccl on GPUs.
+Ranks are started by torchrun, or by `torch_utils.launcher`, which sets the same environment (`RANK`, `WORLD_SIZE`,
+`LOCAL_RANK`); gloo on CPUs, nccl on GPUs. Every collective ends: a lost rank makes it fail as `RankLost` at once where
+connections close, else after the timeout. From then on this rank's state is worthless, and `require_ranks` refuses.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,18 +25,30 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-_TIMEOUT = timedelta(minutes=10)  # of a collective: a lost rank ends the others instead of hanging them
+_TIMEOUT = timedelta(minutes=10)  # of a collective: a rank that hangs ends the others
+_START_TIMEOUT = timedelta(minutes=2)  # of the self-test: ranks start within seconds of each other
 # Of the waits for work that takes as long as it takes. A rank that ends closes its connections, and the waits of the
 # others fail at once whatever this is.
 _PATIENCE = timedelta(days=30)
 _patient_group: Any = None  # gloo over all ranks, whatever the backend of the training collectives
+
+LAUNCH_DIR = "SPLATGAN_LAUNCH_DIR"  # where ranks leave notes for the launcher
+SNAPSHOT_NOTE = "snapshot_seconds"
+
+_lost: str | None = None  # why the ranks are no longer together
+
+
+class RankLost(RuntimeError):
+    """A collective failed, so another rank has ended or hangs; the message is one line that names this rank."""
 
 
 def initialise(device: str) -> torch.device:
     """Joins the process group if torchrun started us, sets this process's thread count, and returns its device.
 
     `device` is "auto", "cpu" or "cuda". Each local rank gets an equal share of the cores that this process may use.
+    Raises RankLost if the others do not come.
     """
+    global _patient_group
     world, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -42,20 +61,18 @@ def initialise(device: str) -> torch.device:
     else:
         torch.set_flush_denormal(True)  # second moments decay into denormals, which are many times slower
     if world > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=_TIMEOUT)
-        _open_patient_group()
+        with _collective("joining the process group"):
+            torch.distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=_TIMEOUT)
+            _patient_group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    if LAUNCH_DIR in os.environ:
+        threading.Thread(target=_stop_without_launcher, args=(os.getppid(),), daemon=True).start()
     return chosen
 
 
-def _open_patient_group() -> None:
-    global _patient_group
-    _patient_group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
-
-
 def finalise() -> None:
-    """Leaves the process group, if there is one."""
+    """Leaves the process group, if there is one. One that broke is left alone: closing it may wait for the lost."""
     global _patient_group
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _active() and _lost is None:
         torch.distributed.destroy_process_group()
         _patient_group = None
 
@@ -73,12 +90,26 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if _active() else 1
 
 
+def is_launched() -> bool:
+    """True in a process that torchrun or our launcher started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def restarts() -> int:
+    """How often the elastic launcher has already started this run anew; 0 at first and without one."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+# ---- collectives
+
+
 def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of `values` over all ranks; `values` itself for one process."""
     if world_size() == 1:
         return values
     total = values.clone()
-    torch.distributed.all_reduce(total)
+    with _collective("the sum of a tensor"):
+        torch.distributed.all_reduce(total)
     return total
 
 
@@ -88,7 +119,8 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         return
     grads = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.flatten() for g in grads])
-    torch.distributed.all_reduce(flat)
+    with _collective("the sum of the gradients"):
+        torch.distributed.all_reduce(flat)
     for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
         grad.copy_(part.view_as(grad))
 
@@ -98,24 +130,28 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     if world_size() == 1:
         return flag
     value = torch.tensor(float(flag), device=device)
-    torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
+    with _collective("the vote on whether to stop"):
+        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
     return bool(value.item())
 
 
 def barrier() -> None:
     if world_size() > 1:
-        torch.distributed.barrier()
+        with _collective("a barrier"):
+            torch.distributed.barrier()
 
 
-# The functions below wait as long as the slowest rank needs, past the timeout of a collective: for metrics, whose
-# shares and last steps take minutes to hours. They take CPU tensors and plain objects. A rank that ends fails them at
-# once.
+# ---- collectives that wait
+#
+# As long as the slowest rank needs, past the timeout of the others: for metrics, whose shares and last steps take
+# minutes to hours. They take CPU tensors and plain objects. A rank that ends fails them at once.
 
 
 def wait_for_all() -> None:
     """A barrier without a timeout."""
     if world_size() > 1:
-        torch.distributed.barrier(group=_patient_group)
+        with _collective("waiting for all ranks"):
+            torch.distributed.barrier(group=_patient_group)
 
 
 def gather_objects(value: T) -> list[T]:
@@ -124,7 +160,8 @@ def gather_objects(value: T) -> list[T]:
         return [value]
     wait_for_all()
     values: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(values, value, group=_patient_group)
+    with _collective("gathering values"):
+        torch.distributed.all_gather_object(values, value, group=_patient_group)
     return values
 
 
@@ -138,7 +175,8 @@ def on_main(act: Callable[[], T]) -> T:
             outcome[0] = act()
         except Exception as error:  # raised below, on all ranks
             outcome[1] = error
-    torch.distributed.broadcast_object_list(outcome, src=0, group=_patient_group)
+    with _collective("waiting for rank 0"):
+        torch.distributed.broadcast_object_list(outcome, src=0, group=_patient_group)
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
@@ -148,7 +186,8 @@ def add_over_ranks_(values: Tensor) -> None:
     """Replaces `values`, on the CPU, by their sum over all ranks."""
     if world_size() > 1:
         wait_for_all()
-        torch.distributed.all_reduce(values, group=_patient_group)
+        with _collective("adding up over the ranks"):
+            torch.distributed.all_reduce(values, group=_patient_group)
 
 
 def gather_rows(rows: Tensor) -> list[Tensor] | None:
@@ -159,14 +198,12 @@ def gather_rows(rows: Tensor) -> list[Tensor] | None:
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts] if rank() == 0 else None
-    torch.distributed.gather(padded, parts, dst=0, group=_patient_group)
+    with _collective("gathering rows on rank 0"):
+        torch.distributed.gather(padded, parts, dst=0, group=_patient_group)
     return None if parts is None else [part[:n] for part, n in zip(parts, counts, strict=True)]
 
 
-def launch(ranks: int, arguments: Sequence[str]) -> int:
-    """Runs `python ARGUMENTS` as `ranks` local processes under torchrun and returns its exit status."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *arguments]
-    return subprocess.run(command, check=False).returncode
+# ---- worker processes of other modules
 
 
 def run_workers(ranks: int, module: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -178,9 +215,88 @@ def run_workers(ranks: int, module: str, arguments: Sequence[str]) -> subprocess
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)
 
 
-def is_launched() -> bool:
-    """True in a process that torchrun started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+# ---- what must be equal on all ranks
+
+
+def self_test(fields: Mapping[str, str], device: torch.device) -> None:
+    """Before the first step: do the ranks reach each other in time, and are all `fields` equal on all of them?
+
+    fields: what to compare by its name, e.g. the code's revision. Raises RankLost within two minutes if a rank does
+    not answer, and on all ranks a ValueError that names each rank and field that differs from rank 0's.
+    """
+    if world_size() == 1:
+        return
+    with _collective("the start-up self-test"):
+        torch.distributed.monitored_barrier(_patient_group, timeout=_START_TIMEOUT, wait_all_ranks=True)
+        total = torch.ones((), device=device)
+        work = torch.distributed.all_reduce(total, async_op=True)
+        assert work is not None  # this rank is in the group
+        work.wait(_START_TIMEOUT)
+    if total.item() != world_size():
+        raise ValueError(f"start-up self-test: {world_size()} ranks add up to {total.item():g}; check the network")
+    everyone = gather_objects((socket.gethostname(), dict(fields)))
+    first_host, first = everyone[0]
+    wrong = [
+        f"rank {number} on {host} has {name} {_short(other.get(name))}, "
+        f"rank 0 on {first_host} has {_short(first.get(name))}"
+        for number, (host, other) in enumerate(everyone)
+        for name in sorted(first | other)
+        if first.get(name) != other.get(name)
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more differences)" if len(wrong) > 1 else ""
+        raise ValueError(f"the ranks differ: {wrong[0]}{more}; start all of them with the same code, data and flags")
+
+
+def require_ranks() -> None:
+    """Raises RankLost if a collective has failed in this process: whatever it holds may be half a step, never state."""
+    if _lost is not None:
+        raise RankLost(_lost)
+
+
+# ---- notes to the launcher
+
+
+def note_snapshot(seconds: float) -> None:
+    """Tells the launcher how long writing a snapshot took, so that it waits long enough when it stops the ranks."""
+    if LAUNCH_DIR in os.environ:
+        Path(os.environ[LAUNCH_DIR], f"{SNAPSHOT_NOTE}.{rank()}").write_text(repr(seconds))
+
+
+def _stop_without_launcher(parent: int) -> None:
+    """A rank whose launcher was killed would train on unseen: it stops as if told to."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _collective(what: str) -> Iterator[None]:
+    """Turns a failure of the transport below into RankLost, for this collective and all that follow."""
+    require_ranks()
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and nccl's errors are of this kind
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        _give_up(
+            f"{_here()}: {what} failed, another rank has ended or hangs; this one stops without writing a checkpoint "
+            f"({reason[:200]})",
+            error,
+        )
+
+
+def _give_up(line: str, cause: BaseException | None = None) -> None:
+    global _lost
+    _lost = line
+    raise RankLost(line) from cause
+
+
+def _here() -> str:
+    return f"rank {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')} on {socket.gethostname()}"
+
+
+def _short(value: str | None) -> str:
+    return "none" if value is None else value if len(value) <= 60 else f"{value[:60]}..."
 
 
 def _active() -> bool:

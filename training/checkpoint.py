@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 from gaussian import Geometry
+from torch_utils import distributed
 from training.config import TrainingConfig
 from training.discriminator import Discriminator
 from training.generator import Generator
@@ -49,7 +50,11 @@ def snapshot_path(run_dir: str | os.PathLike, nimg: int) -> Path:
 
 
 def save_checkpoint(path: str | os.PathLike, state: dict[str, Any]) -> None:
-    """Writes `state` (all top-level keys but format, revision and checksum) so that the file is whole or absent."""
+    """Writes `state` (all top-level keys but format, revision and checksum) so that the file is whole or absent.
+
+    Raises distributed.RankLost in a rank whose collective failed: what it holds may be half a step.
+    """
+    distributed.require_ranks()
     state = {"format": FORMAT, "revision": REVISION, **state}
     if missing := _KEYS - set(state) - {"checksum"}:
         raise ValueError(f"checkpoint: missing {', '.join(sorted(missing))}")

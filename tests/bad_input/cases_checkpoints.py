@@ -5,6 +5,7 @@ from tests.bad_input.case import Case
 
 CALC, SAMPLES, VIDEOS = "calc_metrics", "gen_samples", "gen_videos"
 _TO = "--outdir={TMP}/out"
+_NET = (_TO, "--network={TMP}/net.pkl")
 
 
 def _flip_middle(content: bytes) -> bytes:
@@ -12,11 +13,15 @@ def _flip_middle(content: bytes) -> bytes:
     return content[:spot] + bytes([content[spot] ^ 0x10]) + content[spot + 1 :]
 
 
+def _half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
 CASES = [
     Case("no such checkpoint", SAMPLES, (_TO, "--network={TMP}/none.pkl"), "none.pkl: no such checkpoint", real=True),
-    Case("checkpoint is empty", SAMPLES, (_TO, "--network={TMP}/net.pkl"), "net.pkl: not a readable", spoil.file("net.pkl", "")),
-    Case("checkpoint is text", VIDEOS, (_TO, "--network={TMP}/net.pkl"), "net.pkl: ", spoil.file("net.pkl", "hello\n")),
+    Case("checkpoint is empty", SAMPLES, _NET, "net.pkl: not a readable", spoil.file("net.pkl", "")),
+    Case("checkpoint is text", VIDEOS, _NET, "net.pkl: ", spoil.file("net.pkl", "hello\n")),
     Case("checkpoint is a folder", VIDEOS, (_TO, "--network={TMP}/net"), "net: ", spoil.file("net/file")),
-    Case("checkpoint cut in half", CALC, ("--network={TMP}/net.pkl",), "net.pkl: not a readable", spoil.network(lambda c: c[: len(c) // 2])),
-    Case("one bit of a checkpoint flipped", SAMPLES, (_TO, "--network={TMP}/net.pkl"), "net.pkl: ", spoil.network(_flip_middle)),
+    Case("checkpoint cut in half", CALC, _NET[1:], "net.pkl: not a readable", spoil.network(_half)),
+    Case("one bit of a checkpoint flipped", SAMPLES, _NET, "net.pkl: ", spoil.network(_flip_middle)),
 ]  # fmt: skip

@@ -1,0 +1,178 @@
+"""Starts the ranks of one machine, watches them, and starts them anew after a crash: torchrun's part in a few lines.
+
+It speaks torchrun's environment, so that a script does not see which of the two started it. What it does that torchrun
+does not: it names the rank, the host and the signal in one line, lets the survivors say their own line, passes a stop
+signal on once and waits three snapshots long, and restarts only after a crash, not after an error with a message.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import torch
+
+from torch_utils.distributed import LAUNCH_DIR, SNAPSHOT_NOTE
+
+EXIT_RANK_LOST = 76  # of a rank whose collective failed (EX_PROTOCOL of sysexits.h)
+LEAST_GRACE = 60.0  # seconds that ranks get to finish a step and write their state after a stop signal
+GRACE_SNAPSHOTS = 3  # or so many times the last measured snapshot
+_SURVIVORS = 10.0  # seconds that survivors get to notice a loss; then again as many after SIGTERM
+_POLL = 0.1  # seconds
+_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def launch(ranks: int, arguments: Sequence[str], max_restarts: int = 0) -> int:
+    """Runs `python ARGUMENTS` as `ranks` processes and returns the exit status of the run.
+
+    A rank that is killed, or whose collective failed, ends all; up to `max_restarts` times they are started anew with
+    `distributed.restarts()` counting up, and the script resumes. A stop signal is passed on, and the ranks' own status
+    is returned.
+    """
+    with tempfile.TemporaryDirectory(prefix="splatgan-launch-") as notes:
+        group = _Ranks(ranks, arguments, Path(notes), max_restarts)
+        previous = {number: signal.signal(number, group.on_signal) for number in _STOP}
+        try:
+            for attempt in range(max_restarts + 1):
+                status, crashed = group.run(attempt)
+                if not crashed or group.stopped:
+                    return status
+                if attempt < max_restarts:
+                    _say(f"Restart {attempt + 1} of {max_restarts} from the latest state")
+            return status
+        finally:
+            group.kill()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def leave_lost() -> NoReturn:
+    """Ends a rank whose collective failed, at once: threads of the broken process group may wait for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_RANK_LOST)
+
+
+class _Ranks:
+    """The processes of one launch."""
+
+    def __init__(self, count: int, arguments: Sequence[str], notes: Path, max_restarts: int):
+        self.count, self.command, self.notes, self.max_restarts = (
+            count,
+            [sys.executable, *arguments],
+            notes,
+            max_restarts,
+        )
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.stopped = 0.0  # time of the first stop signal
+        # The ranks meet in a store of this process: no port has to be free, and none is fought over by two runs.
+        self.store = torch.distributed.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=10)
+        )
+
+    def run(self, attempt: int) -> tuple[int, bool]:
+        """Starts all ranks and waits for their end: exit status, and whether starting anew may help."""
+        self.processes = [self._start(rank, attempt) for rank in range(self.count)]
+        while True:
+            codes = [process.poll() for process in self.processes]
+            if self.stopped and None in codes and time.monotonic() - self.stopped > self.grace():
+                _say(f"Error: ranks did not stop within {self.grace():.0f} s of the signal and were killed")
+                self.kill()
+            elif not self.stopped and any(codes):
+                return self._fail(codes)
+            elif None not in codes:
+                return max((_status(code) for code in codes if code is not None), default=0), False
+            time.sleep(_POLL)
+
+    def _start(self, rank: int, attempt: int) -> subprocess.Popen[bytes]:
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": self.count,
+            "LOCAL_WORLD_SIZE": self.count,
+            "GROUP_RANK": 0,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": self.store.port,
+            "TORCHELASTIC_RUN_ID": "splatgan",
+            "TORCHELASTIC_USE_AGENT_STORE": True,  # the ranks are clients of the store at MASTER_PORT
+            "TORCHELASTIC_RESTART_COUNT": attempt,
+            "TORCHELASTIC_MAX_RESTARTS": self.max_restarts,
+            LAUNCH_DIR: self.notes,
+        }
+        # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
+        return subprocess.Popen(
+            self.command, env=os.environ | {k: str(v) for k, v in environment.items()}, start_new_session=True
+        )
+
+    def _fail(self, codes: list[int | None]) -> tuple[int, bool]:
+        """A rank has failed: says which, ends the others, and returns as `run`."""
+        # Of several that ended between two looks, the killed one is the cause and a lost collective the effect.
+        failed = [(rank, code) for rank, code in enumerate(codes) if code]
+        rank, code = min(failed, key=lambda item: (item[1] > 0, item[1] == EXIT_RANK_LOST))
+        process = self.processes[rank]
+        for nudge in (lambda: None, lambda: self._send(signal.SIGTERM)):
+            nudge()
+            if self._wait(_SURVIVORS):
+                break
+        self.kill()
+        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        _say(
+            f"Error: rank {rank} of {self.count} on {socket.gethostname()} (process {process.pid}) {how}; "
+            "all ranks have ended, and the last written state is whole"
+        )
+        return _status(code), code < 0 or code == EXIT_RANK_LOST
+
+    def grace(self) -> float:
+        """Seconds that ranks get after a stop signal."""
+        notes = [float(path.read_text() or 0) for path in self.notes.glob(f"{SNAPSHOT_NOTE}.*")]
+        return max(LEAST_GRACE, GRACE_SNAPSHOTS * max(notes, default=0.0))
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Passes a stop signal on; the ranks know what a second one means."""
+        self.stopped = self.stopped or time.monotonic()
+        self._send(number)
+
+    def kill(self) -> None:
+        """Ends what is still there."""
+        self._send(signal.SIGKILL)
+        self._wait(_SURVIVORS)
+
+    def _send(self, number: int) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def _wait(self, seconds: float) -> bool:
+        """True if all ranks end within `seconds`."""
+        end = time.monotonic() + seconds
+        while any(process.poll() is None for process in self.processes):
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL)
+        return True
+
+
+def _status(code: int) -> int:
+    """A shell's exit status: 128 + n for a process that signal n ended."""
+    return code if code >= 0 else 128 - code
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
