@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 
-import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, refuse
 from gaussian.rendering import BACKENDS
@@ -22,8 +21,11 @@ from training.checkpoint import CheckpointError
 from training.dataset import ImageDataset
 from training.launch import stated_default
 from training.measure import OutOfMemory, measure_run, report
-from training.training_loop import LOADER_WORKERS, Diverged, Options, train
+from training.requests import EXIT_STOPPED, Stopped
+from training.resume import LATEST, Start, check_compatible, data_mark, find_start, open_run
+from training.training_loop import LOADER_WORKERS, STATE_MINUTES, Options, train
 from training.transfer import LEAST_SHARE
+from training.watchdog import Diverged
 
 COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
 
@@ -136,9 +138,12 @@ OPTIMISATION = group(
 
 RESUMING = group(
     "Resuming and safety",
-    option("--resume", metavar="PKL", help="continue this checkpoint in a new run folder"),
-    option("--resume-kimg", type=click.FloatRange(min=0), show_default="what the checkpoint says",
-           help="thousands of images that the checkpoint counts as"),
+    option("--resume", metavar="latest|PKL",
+           help="latest: go on with the newest run of this --desc, in its folder; PKL: in a new folder from this file"),
+    option("--resume-kimg", type=click.FloatRange(min=0), show_default="0",
+           help="thousands of images that published weights count as; other checkpoints say it themselves"),
+    option("--state-minutes", "state_minutes", type=click.FloatRange(min=0), default=STATE_MINUTES,
+           help="between two writes of state-latest.pkl, from which --resume=latest goes on"),
     option("--resume-blur", "blur_sigma", type=bool, callback=_blur, show_default="True",
            help="the initial blur fades by the images seen; False: no blur at all"),
 )
@@ -179,7 +184,8 @@ TRYING_OUT = group(
 @MACHINE
 @TRYING_OUT
 @refuse(REFUSED)
-def main(data, index_list, validate, outdir, desc, job_id, device, gpus, max_restarts, dry_run, measure, **choices):
+def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, device, gpus, max_restarts, dry_run,
+         measure, **choices):  # fmt: skip
     """Train a 3D GAN on posed images.
 
     Underscores and dashes are alike in options. A default that differs between presets is given for those of 256 px
@@ -192,7 +198,7 @@ def main(data, index_list, validate, outdir, desc, job_id, device, gpus, max_res
     # A parameter is named after the field that it sets: of the loop's options, or of the configuration.
     loop = {f.name: choices.pop(f.name) for f in dataclasses.fields(Options) if f.name in choices}
     try:
-        _check_together(loop, dry_run, measure)
+        _check_together(resume, resume_kimg, loop["init_from"], dry_run, measure)
         trains = not dry_run and (gpus == 1 or distributed.is_launched())
         if not dry_run or measure:
             launch.check_devices(device, gpus)
@@ -200,6 +206,12 @@ def main(data, index_list, validate, outdir, desc, job_id, device, gpus, max_res
         dataset = ImageDataset(data, index_list)
         ranks = distributed.world_size() if trains else gpus
         config = launch.resolve_config(dataset, data, ranks, **choices)
+        if distributed.restarts():  # the launcher started the ranks anew: go on in the folder of the first start
+            resume, resume_kimg = LATEST, None
+        start = find_start(resume, Path(outdir), desc or config.preset, resume_kimg) if trains else Start()
+        if start.state is not None:
+            config = launch.resolve_config(dataset, data, ranks, base=start.config, **choices)
+            check_compatible(start, config, data_mark(dataset))
         if measure:
             click.echo(report(measure_run(config, device, gpus, loop["workers"]), config, gpus))
         elif dry_run:
@@ -211,7 +223,10 @@ def main(data, index_list, validate, outdir, desc, job_id, device, gpus, max_res
                 arguments = [os.path.abspath(__file__), *sys.argv[1:], "--no-validate"]
                 sys.exit(launcher.launch(gpus, arguments, max_restarts))
             rank_check.require_equal_runs(config, dataset, chosen)
-            _train(config, dataset, outdir, desc, job_id, Options(Path(outdir), chosen, **loop))
+            _train(config, dataset, desc, job_id, Options(Path(outdir), chosen, start, **loop))
+    except Stopped as stopped:
+        click.echo(stopped)
+        sys.exit(EXIT_STOPPED)
     except (CheckpointError, Diverged, OutOfMemory, metrics.MetricUnavailable, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except distributed.RankLost as error:
@@ -221,22 +236,30 @@ def main(data, index_list, validate, outdir, desc, job_id, device, gpus, max_res
         distributed.finalise()
 
 
-def _check_together(loop: dict, dry_run: bool, measure: bool) -> None:
+def _check_together(
+    resume: str | None, resume_kimg: float | None, init_from: str | None, dry_run: bool, measure: bool
+) -> None:
     """Options that exclude or need each other."""
-    if loop["resume"] and loop["init_from"]:
+    if resume not in (None, LATEST) and init_from:  # latest: the weights are those of the first start
         raise click.UsageError("--init-from starts a run and --resume continues one: give one of them")
-    if loop["resume_kimg"] is not None and not loop["resume"]:
+    if resume_kimg is not None and not resume:
         raise click.UsageError("--resume-kimg needs --resume")
     if measure and not dry_run:
         raise click.UsageError("--measure needs --dry-run")
 
 
-def _train(config, dataset, outdir: str, desc: str | None, job_id: str, options: Options) -> None:
-    """One rank's part of the run, once all choices are made. Everything that can be checked is, before a folder is."""
+def _train(config, dataset, desc: str | None, job_id: str, options: Options) -> None:
+    """One rank's part of the run, once all choices are made. Everything that can be checked is, before a folder is.
+
+    `options.run_dir` is the folder of run folders yet.
+    """
     launch.check_machine(config, options.device)
     left_out = metrics.check_detectors(config.metrics, config.detector, config.detector_vgg)
-    options.run_dir = distributed.on_main(lambda: launch.make_run_dir(Path(outdir), desc or config.preset, job_id))
-    with dnnlib.Logger(options.run_dir / "log.txt") if distributed.rank() == 0 else contextlib.nullcontext():
+    outdir, start = options.run_dir, options.start
+    options.run_dir = start.run_dir or distributed.on_main(
+        lambda: launch.make_run_dir(outdir, desc or config.preset, job_id)
+    )
+    with open_run(options.run_dir, start) if distributed.rank() == 0 else contextlib.nullcontext():
         if left_out and distributed.rank() == 0:
             click.echo("\n".join(left_out))
         train(config, options, dataset)

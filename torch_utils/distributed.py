@@ -113,16 +113,21 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return total
 
 
-def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Sums the gradients of `parameters` over all ranks in one call (the losses are already divided by the batch)."""
+def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter], extra: Tensor) -> Tensor:
+    """Sums the gradients of `parameters` over all ranks in one call (the losses are already divided by the batch).
+
+    `extra` [E] travels along; its sum over all ranks is returned.
+    """
     if world_size() == 1:
-        return
+        return extra
     grads = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads])
+    flat = torch.cat([*(g.flatten() for g in grads), extra.to(grads[0])])
     with _collective("the sum of the gradients"):
         torch.distributed.all_reduce(flat)
-    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+    *parts, summed = flat.split([*(g.numel() for g in grads), len(extra)])
+    for grad, part in zip(grads, parts, strict=True):
         grad.copy_(part.view_as(grad))
+    return summed
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,3 +49,38 @@ class Collector:
         total = distributed.all_reduce_sum(torch.cat(moments)).cpu()  # [names, 2], one sync
         self._moments, self._rows = {}, {}
         return {name: float(s / c) for name, (c, s) in zip(names, total, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        """What was reported on this rank since the last `reduce`: tensors and plain values."""
+        return {
+            "moments": {name: moments.cpu() for name, moments in self._moments.items()},
+            "rows": {
+                prefix: {"names": self._row_names[prefix], "moments": rows.cpu()} for prefix, rows in self._rows.items()
+            },
+        }
+
+    def load_state(self, states: Sequence[dict[str, Any]], device: torch.device) -> None:
+        """Goes on from the `state` of every rank, in rank order.
+
+        With another number of ranks than now, rank 0 goes on from their sum and the others from zeros of equal names.
+        """
+        if not states:
+            return
+        same = len(states) == distributed.world_size()
+        own = states[distributed.rank()] if same else _sum_of(states)
+        take = torch.clone if same or distributed.rank() == 0 else torch.zeros_like
+        self._moments = {name: take(moments).to(device) for name, moments in own["moments"].items()}
+        self._rows = {prefix: take(rows["moments"]).to(device) for prefix, rows in own["rows"].items()}
+        self._row_names = {prefix: list(rows["names"]) for prefix, rows in own["rows"].items()}
+
+
+def _sum_of(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All ranks report the same names."""
+    first = states[0]
+    return {
+        "moments": {n: torch.stack([s["moments"][n] for s in states]).sum(0) for n in first["moments"]},
+        "rows": {
+            p: {"names": r["names"], "moments": torch.stack([s["rows"][p]["moments"] for s in states]).sum(0)}
+            for p, r in first["rows"].items()
+        },
+    }

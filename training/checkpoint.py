@@ -5,29 +5,36 @@
     format      1
     config      resolved TrainingConfig as a dict
     geometry    Geometry of the data set as a dict
-    progress    {nimg, step, tick, ...}
+    progress    {nimg, step, tick, tick_nimg, threads, ranks, data, files}: tick is the last finished one, tick_nimg
+                the images seen at its end; files the sizes of the run folder's growing files (training/resume.py)
     G, D, G_ema state dicts
     opt         {G, D}: parameter name -> {step, exp_avg, exp_avg_sq}
     grid        {z [rows, z_dim], labels [columns, 25]} of the pictures
     best        metric name -> {value, nimg}
     revision    version of the code that wrote the file
     checksum    SHA-256 over all other records
+    statistics  optional: what every rank has reported since the last tick (torch_utils/training_stats.py)
+
+`state-latest.pkl` is the same, written between snapshots and overwritten each time.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
+import shutil
 import tempfile
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+import dnnlib
 from gaussian import Geometry
 from torch_utils import distributed
 from training.config import TrainingConfig
@@ -36,6 +43,8 @@ from training.generator import Generator
 
 FORMAT = 1
 REVISION = "splatgan 0.1.0"
+STATE_NAME = "state-latest.pkl"
+SNAPSHOT_PATTERN = "network-snapshot-*.pkl"
 _KEYS = {"format", "config", "geometry", "progress", "G", "D", "G_ema", "opt", "grid", "best", "revision", "checksum"}
 
 
@@ -44,55 +53,133 @@ class CheckpointError(ValueError):
 
 
 def snapshot_path(run_dir: str | os.PathLike, nimg: int) -> Path:
-    """`network-snapshot-NNNNNN.pkl` with whole kimg; a second file within one kimg appends the images seen."""
+    """`network-snapshot-NNNNNN.pkl` with whole kimg; a second file within one kimg appends the images seen.
+
+    A file of the same images seen, or one that is no checkpoint, is in nobody's way: it will be replaced.
+    """
     path = Path(run_dir) / f"network-snapshot-{nimg // 1000:06d}.pkl"
-    return path.with_name(f"{path.stem}_{nimg:08d}.pkl") if path.exists() else path
+    if not path.exists():
+        return path
+    try:
+        taken = read_progress(path)["nimg"] != nimg
+    except CheckpointError:
+        taken = False
+    return path.with_name(f"{path.stem}_{nimg:08d}.pkl") if taken else path
 
 
 def save_checkpoint(path: str | os.PathLike, state: dict[str, Any]) -> None:
     """Writes `state` (all top-level keys but format, revision and checksum) so that the file is whole or absent.
 
-    Raises distributed.RankLost in a rank whose collective failed: what it holds may be half a step.
+    Raises OSError if it cannot be written, before anything is written where the disk is too full for it, and
+    distributed.RankLost in a rank whose collective failed: what it holds may be half a step.
     """
     distributed.require_ranks()
-    state = {"format": FORMAT, "revision": REVISION, **state}
+    state = {"format": FORMAT, "revision": REVISION, **_map_tensors(state, lambda t: t.detach().cpu())}
     if missing := _KEYS - set(state) - {"checksum"}:
         raise ValueError(f"checkpoint: missing {', '.join(sorted(missing))}")
     state["checksum"] = checksum(state)
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    _check_space(path.parent, _num_bytes(state))
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PARTIAL, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch's writer hides what the file system said
+                raise OSError(errno.EIO, f"the file system took only a part ({_first_line(error)})") from error
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp gives 0600
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
+_PARTIAL = ".part"
+
+
+def remove_partial(run_dir: str | os.PathLike) -> None:
+    """Removes what a process that was killed while it wrote a checkpoint left behind. Nobody may be writing there."""
+    for path in Path(run_dir).glob(f".*{_PARTIAL}"):
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut, where the file system lets a folder be opened."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """Raises OSError if a checkpoint of `size` bytes of tensors does not fit."""
+    needed = int(size * 1.01) + 2**20  # names, alignment and the like
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC, f"{dnnlib.format_bytes(needed)} are needed and {dnnlib.format_bytes(free)} free", str(folder)
+        )
+
+
+def _map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_tensors(item, change) for item in value]
+    return change(value) if isinstance(value, torch.Tensor) else value
+
+
+def _num_bytes(state: dict[str, Any]) -> int:
+    sizes: list[int] = []
+    _map_tensors(state, lambda t: sizes.append(t.numel() * t.element_size()))
+    return sum(sizes)
+
+
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """The records of a checkpoint, on the CPU, checksum verified. Raises CheckpointError with the reason."""
+    state = _read(path)
+    if missing := _KEYS - set(state):
+        raise CheckpointError(f"{path}: incomplete checkpoint, missing {', '.join(sorted(missing))}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        whole = checksum(state) == state["checksum"]
+    except (TypeError, ValueError, RuntimeError) as error:  # damage can leave values of types that we never write
+        raise CheckpointError(f"{path}: damaged, it holds unknown values ({_first_line(error)})") from None
+    if not whole:
+        raise CheckpointError(f"{path}: damaged, its checksum does not match its content")
+    return state
+
+
+def read_progress(path: str | os.PathLike) -> dict[str, Any]:
+    """`progress` of a checkpoint without reading its tensors; nothing is verified. Raises CheckpointError."""
+    progress = _read(path, mmap=True).get("progress")
+    if not isinstance(progress, dict) or not all(type(progress.get(key)) is int for key in ("nimg", "step", "tick")):
+        raise CheckpointError(f"{path}: damaged, it does not say how far its run was")
+    return progress
+
+
+def _read(path: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _first_line(error)
         raise CheckpointError(f"{path}: refused, it holds more than tensors and plain values ({reason})") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from None
+    except Exception as error:  # a damaged file can make the unpickler stumble over anything
+        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT} (found {found!r})")
-    if missing := _KEYS - set(state):
-        raise CheckpointError(f"{path}: incomplete checkpoint, missing {', '.join(sorted(missing))}")
-    if checksum(state) != state["checksum"]:
-        raise CheckpointError(f"{path}: damaged, its checksum does not match its content")
     return state
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") -> Generator:

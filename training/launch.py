@@ -21,6 +21,7 @@ from training.config import TrainingConfig
 from training.dataset import ImageDataset
 from training.discriminator import PUBLISHED_CLAMP, channel_counts
 from training.image_store import DatasetError
+from training.resume import run_name
 from training.validation import validate_set
 
 BACKGROUNDS = "auto|random|white|black|R,G,B"
@@ -53,6 +54,7 @@ def resolve_config(
     channel_base: int | None = None,  # of the discriminator, see `channel_counts`
     channel_max: int | None = None,
     fp16_blocks: int | None = None,  # of the discriminator
+    base: TrainingConfig | None = None,  # of a run that goes on: stands in for the preset
     **fields: Any,  # of TrainingConfig, or of a network as in generator__map_depth; None leaves the preset's value
 ) -> TrainingConfig:
     """The preset's values, beaten by every one that was given.
@@ -60,7 +62,12 @@ def resolve_config(
     A --batch-gpu that was not given shrinks until it divides --batch over the ranks. Raises ValueError for what is
     unknown, illegal or contradictory.
     """
-    config = presets.resolve(preset or dataset.resolution, data=os.path.abspath(data))
+    if base is not None and preset not in (None, base.preset):
+        raise ValueError(f"--preset={preset}: the run to be resumed has --preset={base.preset}; leave it out")
+    if base is None:
+        config = presets.resolve(preset or dataset.resolution, data=os.path.abspath(data))
+    else:
+        config = dataclasses.replace(base, data=os.path.abspath(data))
     if config.generator.resolution != dataset.resolution:
         raise ValueError(
             f"--preset={config.preset} is for {config.generator.resolution} px, the images in {data} have "
@@ -81,10 +88,11 @@ def resolve_config(
         clamp = PUBLISHED_CLAMP if fp16_blocks else None
         given["discriminator"] |= {"num_fp16_blocks": fp16_blocks, "conv_clamp": clamp}
     listed = dataset.index_list
+    colour = resolve_background(background, dataset.has_masks)
     config = dataclasses.replace(
         config,
         index_list=os.path.abspath(listed) if os.path.isfile(listed) else listed,
-        background=resolve_background(background, dataset.has_masks),
+        background=base.background if base and background == "auto" else colour,
         generator=dataclasses.replace(config.generator, **given["generator"]),
         discriminator=dataclasses.replace(config.discriminator, **given["discriminator"]),
         **given[""],
@@ -159,7 +167,7 @@ def validate_data(data: str, dataset: ImageDataset) -> None:
 
 def make_run_dir(outdir: Path, desc: str, job_id: str = "") -> Path:
     """`<outdir>/NNNNN-<desc>[_jobid-ID]` with the next free number."""
-    name = re.sub(r"[^\w.=+-]+", "-", f"{desc}_jobid-{job_id}" if job_id else desc).strip("-") or "run"
+    name = run_name(desc, job_id)
     try:
         outdir.mkdir(parents=True, exist_ok=True)
         numbers = [int(m[1]) for p in outdir.iterdir() if (m := re.match(r"(\d{5})-", p.name))]

@@ -6,7 +6,7 @@ All draws are functions of (seed, stream, i), so the step itself has no random s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -140,12 +140,30 @@ class Phase:
     accumulate: Callable[[MicroBatch, float], None]  # (micro-batch, blur sigma)
     frozen: list[nn.Module] = field(default_factory=list)  # parts of the module that do not learn
     learning: list[nn.Parameter] = field(init=False)
-    bad_in_a_row: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         frozen = {id(p) for part in self.frozen for p in part.parameters()}
         self.learning = [p for p in self.module.parameters() if id(p) not in frozen]
-        self.bad_in_a_row = torch.zeros((), device=next(self.module.parameters()).device)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step has to tell the loop, still on the device."""
+
+    step: int
+    nimg: int  # images seen before it
+    phases: list[tuple[str, list[str]]]  # those that were due: name, and of what it says whether it was not finite
+    values: Tensor  # [R + all names] the requests, summed over ranks, then a 1 for everything that was not finite
+
+    def requests(self, values: Tensor) -> list[bool]:
+        """Which requests any rank has made, from `values` on the CPU."""
+        count = len(values) - sum(len(names) for _, names in self.phases)
+        return [bool(v) for v in values[:count]]
+
+    def bad(self, values: Tensor) -> dict[str, list[str]]:
+        """Phase -> names of what was not finite in it, from `values` on the CPU."""
+        flags = iter(values[len(values) - sum(len(names) for _, names in self.phases) :].tolist())
+        return {phase: [name for name in names if next(flags)] for phase, names in self.phases}
 
 
 class GanStep:
@@ -154,6 +172,7 @@ class GanStep:
     def __init__(self, config: TrainingConfig, G: nn.Module, D: nn.Module, G_ema: nn.Module, stats: Collector):
         self.config, self.G, self.D, self.G_ema, self.stats = config, G, D, G_ema, stats
         self.w_sum: Tensor | None = None  # sum of w over the fakes of this step
+        self.loss: Tensor | None = None  # of the phase under way, over this rank's micro-batches
         self.opt_G = _adam(G, config.g_lr, (0.0, config.beta2))
         # Lazy regularisation (StyleGAN2, appendix B): D takes (interval + 1) / interval as many steps.
         ratio = config.r1_interval / (config.r1_interval + 1) if config.gamma > 0 else 1.0
@@ -167,8 +186,16 @@ class GanStep:
             r1 = Phase("R1", D, self.opt_D, config.r1_interval, config.d_clip, self.accumulate_R1, frozen)
             self.phases.append(r1)
 
-    def run(self, step: int, nimg: int, micro_batches: list[MicroBatch]) -> None:
-        """All phases that are due at `step`, then the moving averages. `nimg`: images seen before this step."""
+    def run(self, step: int, nimg: int, micro_batches: list[MicroBatch], requests: Sequence[bool] = ()) -> StepReport:
+        """All phases that are due at `step`, then the moving averages. `nimg`: images seen before this step.
+
+        `requests` of this rank travel with the first phase's gradient, so that all ranks learn of them in one step.
+        """
+        wanted = torch.zeros(len(requests), device=next(self.G.parameters()).device)
+        for i, request in enumerate(requests):
+            if request:
+                wanted[i] = 1.0
+        phases, found = [], []
         sigma = losses.blur_sigma_at(nimg, self.config.blur_sigma, self.config.blur_fade_kimg * 1000)
         for phase in self.phases:
             if step % phase.every:
@@ -179,9 +206,16 @@ class GanStep:
             for micro in micro_batches:
                 phase.accumulate(micro, sigma)
             phase.module.requires_grad_(False)
-            self.apply(phase)
+            names, flags, summed = self.apply(phase, wanted if not phases else wanted[:0])
+            found += [summed, flags]
+            phases.append((phase.name, names))
         self.update_w_avg()
         self.update_ema(nimg)
+        return StepReport(step, nimg, phases, torch.cat(found))
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
+        self.loss = loss.detach() if self.loss is None else self.loss + loss.detach()
 
     # What one micro-batch adds. Every loss is (its sum) / (total batch): splits and ranks only add.
 
@@ -196,7 +230,7 @@ class GanStep:
             loss = loss + config.knn_weight * terms.knn + config.center_weight * terms.center
             self.stats.report("Loss/G/knn", terms.knn)
             self.stats.report("Loss/G/center", terms.center)
-        (loss.sum() / config.batch).backward()
+        self._backward(loss.sum() / config.batch)
         self.stats.report("Loss/G/adversarial", terms.adversarial)
         self.stats.report("Logits/G", terms.logits)
         self.stats.report("Logits/G/sign", terms.logits.sign())
@@ -215,7 +249,7 @@ class GanStep:
             (micro.real, micro.real_labels, True),
         ):
             loss, logits = losses.discriminator_terms(self.D, images, labels, real, sigma)
-            (loss.sum() / self.config.batch).backward()
+            self._backward(loss.sum() / self.config.batch)
             name = "real" if real else "fake"
             self.stats.report(f"Loss/D/{name}", loss)
             self.stats.report(f"Logits/{name}", logits)
@@ -223,27 +257,36 @@ class GanStep:
 
     def accumulate_R1(self, micro: MicroBatch, sigma: float) -> None:
         penalty = losses.r1_penalty(self.D, micro.real, micro.real_labels, sigma)
-        (penalty.sum() * (self.config.gamma / 2 * self.config.r1_interval / self.config.batch)).backward()
+        self._backward(penalty.sum() * (self.config.gamma / 2 * self.config.r1_interval / self.config.batch))
         self.stats.report("Loss/D/r1_penalty", penalty)
 
     # What happens once per step, to the mean over the total batch.
 
-    def apply(self, phase: Phase) -> None:
-        """Sums the gradient over ranks, clips it once, and steps; a non-finite gradient skips the step."""
+    def apply(self, phase: Phase, requests: Tensor) -> tuple[list[str], Tensor, Tensor]:
+        """Sums the gradient over ranks, clips it once, and steps; a non-finite loss or gradient skips the step.
+
+        Returns the names "loss", the parameters' and "norm over all", for each a 1 if it was not finite, and
+        `requests` [R] summed over the ranks.
+        """
+        assert self.loss is not None
         named = [(n, p.grad) for n, p in phase.module.named_parameters() if p.grad is not None]
-        distributed.all_reduce_gradients(list(phase.module.parameters()))
+        extra = torch.cat([self.loss.reshape(1), requests.to(self.loss)])
+        loss, requests = distributed.all_reduce_gradients(list(phase.module.parameters()), extra).tensor_split([1])
+        self.loss = None
         grads = [g for _, g in named]
         norms = torch.stack(torch._foreach_norm(grads))  # one fused call for all parameters
         total = norms.norm()
-        bad = ~total.isfinite()
+        bad = ~(total + loss.sum()).isfinite()
         torch._foreach_mul_(grads, (phase.clip / (total + 1e-6)).clamp(max=1.0))
         phase.optimizer.found_inf = bad.float()  # the fused step skips itself on the device: no sync
         phase.optimizer.grad_scale = None
         phase.optimizer.step()
-        phase.bad_in_a_row = torch.where(bad, phase.bad_in_a_row + 1, 0.0)
         self.stats.report(f"Gradient/{phase.name}/norm", total)
         self.stats.report(f"Gradient/{phase.name}/skipped", bad.float())
-        self.stats.report_rows(f"NonFinite/{phase.name}", [n for n, _ in named], (~norms.isfinite()).float())
+        names = ["loss", *(n for n, _ in named), "norm over all"]
+        flags = (~torch.cat([loss, norms, total[None]]).isfinite()).float()
+        self.stats.report_rows(f"NonFinite/{phase.name}", names, flags)
+        return names, flags, requests
 
     def update_w_avg(self) -> None:
         """Moves G's truncation centre once per step towards the total batch's mean w, equally on all ranks."""
