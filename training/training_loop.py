@@ -199,6 +199,7 @@ class Trainer:
         if path is not None:
             self._keep_going(path.name, lambda: checkpoint.save_checkpoint(path, state))
         self.seconds["checkpoint_sec"] = time.monotonic() - begun
+        distributed.note_snapshot(self.seconds["checkpoint_sec"])
 
     def _keep_going(self, what: str, write) -> None:
         """Calls `write`; a file system that refuses does not end a run."""
