@@ -1,0 +1,36 @@
+"""Training: what contradicts itself, and folders that cannot be used."""
+
+from tests.bad_input import spoil
+from tests.bad_input.case import Case
+
+_SHORT = ("--data={DATA}", "--device=cpu", "--kimg=0.016", "--metrics=none")
+_FILE = spoil.file("runs")
+
+
+def _case(name: str, argv: str, message: str, outdir: str = "{TMP}/runs", **more) -> Case:
+    return Case(name, "train", (*_SHORT, f"--outdir={outdir}", *argv.split()), message, **more)
+
+
+CASES = [
+    _case("kimg is not a number that ends", "--kimg=inf", "--kimg=inf: must be finite"),
+    _case("kimg is NaN", "--kimg=nan", "--kimg=nan: must be finite"),
+    _case("kimg is negative", "--kimg=-3", "--kimg=-3.0: must be finite and greater than 0"),
+    _case("tick of nothing", "--tick=0", "--tick=0.0: must be finite and greater than 0"),
+    _case("learning rate is negative", "--glr=-0.1", "--glr=-0.1"),
+    _case("learning rate is NaN", "--dlr=nan", "--dlr=nan"),
+    _case("gamma is NaN", "--gamma=nan", "--gamma=nan"),
+    _case("micro-batch splits a minibatch-std group", "--batch=6 --batch-gpu=6", "minibatch-std group of 4"),
+    _case("batch does not divide among two ranks", "--gpus=2 --batch=12 --batch-gpu=12", "--batch=12 is not a multiple", real=True),
+    _case("several views of a batch of one", "--batch=1 --batch-gpu=1", "--batch|--batch-gpu"),
+    _case("more neighbours than points", "--knn-num-ks=32", "--knn-num-ks=32: legal are 1 to 31"),
+    _case("device that is not there", "--device=cuda", "CUDA", real=True),
+    _case("--init-from beside --resume", "--init-from={NETWORK} --resume={NETWORK}", "--init-from.*--resume"),
+    _case("--resume-kimg without --resume", "--resume-kimg=3", "--resume-kimg needs --resume"),
+    _case("--measure without --dry-run", "--measure", "--measure needs --dry-run"),
+    _case("outdir is a file", "", "runs", make=_FILE, real=True),
+    _case("outdir below a file", "", "runs/deep", "{TMP}/runs/deep", make=_FILE),
+    _case("outdir on a file system that takes no folders", "", "/proc/runs", "/proc/runs"),
+    _case("background of words", "--background=pink", "--background=pink"),
+    _case("background of two numbers", "--background=0,1", "--background=0,1"),
+    _case("background beyond white", "--background=0,0,7", "--background=0,0,7"),
+]  # fmt: skip

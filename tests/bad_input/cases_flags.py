@@ -1,0 +1,45 @@
+"""Every flag of every script: a value of the wrong type, and one out of its range.
+
+The cases come from the options that the scripts declare, so a new flag has its lines here at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+
+import click
+
+from tests.bad_input.case import Case
+
+SCRIPTS = {  # what each needs besides, so that only the flag in question is wrong
+    "train": ("--data={DATA}", "--outdir={TMP}/out", "--device=cpu"),
+    "calc_metrics": ("--network={NETWORK}", "--data={DATA}"),
+    "gen_samples": ("--network={NETWORK}", "--outdir={TMP}/out"),
+    "gen_videos": ("--network={NETWORK}", "--outdir={TMP}/out"),
+}
+TYPED = (click.types.IntParamType, click.types.FloatParamType, click.types.BoolParamType, click.Choice)
+
+
+def _of_type(script: str, option: click.Option, flag: str) -> Iterator[Case]:
+    needed = tuple(a for a in SCRIPTS[script] if not a.startswith(f"{flag}="))
+    if isinstance(option.type, TYPED) and not option.is_flag and not option.multiple:
+        yield Case(f"{script}: {flag} of words", script, (*needed, f"{flag}=banana"), f"'{flag}'.*'banana'")
+    low = getattr(option.type, "min", None)
+    if low is not None:
+        below = low - (1 if isinstance(option.type, click.types.IntParamType) else 0.5)
+        yield Case(f"{script}: {flag} too small", script, (*needed, f"{flag}={below}"), rf"'{flag}'.*{below}.* range")
+    high = getattr(option.type, "max", None)
+    if high is not None:
+        above = high + 1
+        yield Case(f"{script}: {flag} too large", script, (*needed, f"{flag}={above}"), rf"'{flag}'.*{above}.* range")
+
+
+def _all() -> Iterator[Case]:
+    for script in SCRIPTS:
+        for option in importlib.import_module(script).main.params:
+            if isinstance(option, click.Option):
+                yield from _of_type(script, option, max(option.opts, key=len).replace("_", "-"))
+
+
+CASES = list(_all())

@@ -1,0 +1,48 @@
+"""Pictures and films."""
+
+from tests.bad_input import spoil
+from tests.bad_input.case import Case, Place
+
+SAMPLES, VIDEOS = "gen_samples", "gen_videos"
+_GOOD = ("--network={NETWORK}", "--outdir={TMP}/out", "--device=cpu")
+_FILE = ("--network={NETWORK}", "--outdir={TMP}/file", "--device=cpu")
+_BELOW = ("--network={NETWORK}", "--outdir={TMP}/file/out", "--device=cpu")
+
+
+def _loop(place: Place) -> None:
+    (place.tmp / "loop").symlink_to(place.tmp / "loop")
+
+
+def _samples(name: str, argv: str, message: str, **more) -> Case:
+    return Case(f"samples: {name}", SAMPLES, (*_GOOD, *argv.split()), message, **more)
+
+
+def _videos(name: str, argv: str, message: str, **more) -> Case:
+    return Case(f"film: {name}", VIDEOS, (*_GOOD, *argv.split()), message, **more)
+
+
+CASES = [
+    Case("samples: no network", SAMPLES, _GOOD[1:], "Missing option '--network'", real=True),
+    Case("samples: no outdir", SAMPLES, _GOOD[:1], "Missing option '--outdir'"),
+    Case("samples: outdir is a file", SAMPLES, _FILE, "file", make=spoil.file("file"), real=True),
+    Case("samples: outdir below a file", SAMPLES, _BELOW, "file/out", make=spoil.file("file")),
+    Case("samples: outdir is a link to itself", SAMPLES, (_GOOD[0], "--outdir={TMP}/loop"), "loop", make=_loop),
+    _samples("seeds of words", "--seeds=many", "'many' is not a list of whole numbers", real=True),
+    _samples("seeds run backwards", "--seeds=5-2", "'5-2' runs backwards; write 2-5"),
+    _samples("no seeds", "--seeds=", "not a list of whole numbers"),
+    _samples("negative seed", "--seeds=-1", "not a list of whole numbers"),
+    _samples("fractional seed", "--seeds=1.5", "not a list of whole numbers"),
+    _samples("yaws of words", "--yaws=left", "--yaws=left is not a list of degrees"),
+    _samples("infinite yaw", "--yaws=0,inf", "every yaw must be finite"),
+    _samples("yaw that is no number", "--yaws=nan", "every yaw must be finite"),
+    _samples("unknown flag", "--colour=red", "No such option.*--colour"),
+    _samples("an argument too many", "more", "unexpected extra argument"),
+    Case("film: no network", VIDEOS, _GOOD[1:], "Missing option '--network'"),
+    Case("film: outdir is a file", VIDEOS, _FILE, "file", make=spoil.file("file"), real=True),
+    Case("film: outdir below a file", VIDEOS, _BELOW, "file/out", make=spoil.file("file")),
+    _videos("grid of words", "--grid=square", "'square' is not a grid"),
+    _videos("grid of no columns", "--grid=0x2", "'0x2' is not a grid"),
+    _videos("grid larger than the seeds", "--seeds=0-2 --grid=2x2", "4 cells, --seeds=0-2 names 3 heads", real=True),
+    _videos("seeds of words", "--seeds=a-b", "'a-b' is not a list"),
+    _videos("unknown flag", "--colour=red", "No such option.*--colour"),
+]
