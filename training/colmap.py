@@ -4,8 +4,9 @@ A pose is world to camera with OpenCV axes: x_cam = R(q) x_world + t, q = (w, x,
 (0.5, 0.5), so that dividing the intrinsics by the image size normalises them.
 """
 
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,32 +58,28 @@ def find_model(source: Path) -> Path:
 def read_model(folder: Path) -> list[View]:
     """The registered pictures in the order of their names. Raises DatasetError for damage and for lens distortion."""
     cameras_file, images_file = _file(folder, "cameras"), _file(folder, "images")
-    try:
-        binary = cameras_file.suffix == ".bin"
-        cameras = dict((_binary_cameras if binary else _text_cameras)(cameras_file))
-    except (struct.error, ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise _damaged(cameras_file, error) from error
-    try:
-        binary = images_file.suffix == ".bin"
-        rows = list((_binary_images if binary else _text_images)(images_file))
-    except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
-        raise _damaged(images_file, error) from error
+    cameras = dict(_parsed(cameras_file, _text_cameras, _binary_cameras))
+    rows = _parsed(images_file, _text_images, _binary_images)
     views = []
     for name, camera, quaternion, translation in rows:
         if camera not in cameras:
             raise DatasetError(f"{images_file}: {name}: has camera {camera}, which {cameras_file.name} does not hold")
-        if not np.linalg.norm(quaternion) > 0 or not np.isfinite([*quaternion, *translation]).all():
+        pose = _cam2world(quaternion, translation)
+        if pose is None:
             raise DatasetError(f"{images_file}: {name}: the pose holds no rotation, or numbers that are not finite")
-        views.append(View(name, cameras[camera], _cam2world(quaternion, translation)))
+        views.append(View(name, cameras[camera], pose))
     if not views:
         raise DatasetError(f"{images_file}: holds no registered picture")
     return sorted(views, key=lambda view: view.name)
 
 
-def _damaged(file: Path, error: Exception) -> DatasetError:
-    if isinstance(error, DatasetError):
-        return error
-    return DatasetError(f"{file}: is damaged or no COLMAP file: {error}")
+def _parsed(file: Path, text: Callable[[Path], Iterator], binary: Callable[[Path], Iterator]) -> list:
+    try:
+        return list((binary if file.suffix == ".bin" else text)(file))
+    except DatasetError:
+        raise
+    except (OSError, struct.error, ValueError, KeyError) as error:
+        raise DatasetError(f"{file}: is damaged or no COLMAP file: {error}") from error
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -91,8 +88,8 @@ def _file(folder: Path, name: str) -> Path | None:
 
 def _camera(file: Path, identity: int, model: str, width: int, height: int, values: list[float]) -> tuple[int, Camera]:
     if model in ("SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL"):
-        fx = fy = values[0]
-        cx, cy, *distortion = values[1:]
+        fx, cx, cy, *distortion = values
+        fy = fx
     elif model in ("PINHOLE", "OPENCV", "FULL_OPENCV"):
         fx, fy, cx, cy, *distortion = values
     else:
@@ -102,6 +99,8 @@ def _camera(file: Path, identity: int, model: str, width: int, height: int, valu
             f"{file}: camera {identity}: has the model {model} with lens distortion; PINHOLE and SIMPLE_PINHOLE are "
             "legal (colmap image_undistorter makes such pictures and their model)"
         )
+    if width < 1 or height < 1:
+        raise DatasetError(f"{file}: camera {identity}: is for pictures of {width}x{height} pixels")
     k = np.array([[fx / width, 0.0, cx / width], [0.0, fy / height, cy / height], [0.0, 0.0, 1.0]])
     if not (np.isfinite(k).all() and fx > 0 and fy > 0):
         raise DatasetError(f"{file}: camera {identity}: focal lengths must be positive and all numbers finite")
@@ -139,6 +138,11 @@ class _Reader:
         self.at += struct.calcsize("<" + form)
         return values
 
+    def skip(self, count: int) -> None:
+        if count > len(self.data) - self.at:
+            raise ValueError("ends in the middle")
+        self.at += count
+
     def text(self) -> str:
         end = self.data.index(b"\0", self.at)
         text, self.at = self.data[self.at : end].decode("utf-8"), end + 1
@@ -158,15 +162,16 @@ def _binary_images(file: Path) -> Iterator[tuple[str, int, list[float], list[flo
     for _ in range(reader.take("Q")[0]):
         _, *pose, camera = reader.take("i7di")
         name = reader.text()
-        (points,) = reader.take("Q")
-        reader.at += 24 * points  # x, y and the number of each
+        reader.skip(24 * reader.take("Q")[0])  # x, y and the number of each point
         yield name, camera, pose[:4], pose[4:]
-    if reader.at > len(reader.data):
-        raise ValueError("ends in the middle")
 
 
-def _cam2world(quaternion: list[float], translation: list[float]) -> np.ndarray:
-    w, x, y, z = np.array(quaternion) / np.linalg.norm(quaternion)
+def _cam2world(quaternion: list[float], translation: list[float]) -> np.ndarray | None:
+    """None if the numbers make no pose."""
+    length = math.hypot(*quaternion)
+    if not 1e-9 < length < 1e9 or not all(abs(value) < 1e100 for value in translation):
+        return None
+    w, x, y, z = np.array(quaternion) / length
     world2cam = np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],

@@ -97,3 +97,10 @@ def png(size: tuple[int, int] = (16, 16), mode: str = "RGB") -> bytes:
     data = io.BytesIO()
     Image.new(mode, size).save(data, "PNG")
     return data.getvalue()
+
+
+def picture(size: int, extension: str) -> bytes:
+    """A file with a gradient, so that damage anywhere changes something."""
+    data = io.BytesIO()
+    Image.linear_gradient("L").resize((size, size)).convert("RGB").rotate(30).save(data, extension.upper())
+    return data.getvalue()
