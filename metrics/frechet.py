@@ -23,12 +23,12 @@ def low_rank_factor(cov: np.ndarray) -> np.ndarray:
 
     Directions whose variance is under F x 2.2e-16 of the largest diagonal element are left out.
     """
-    packed, pivots, rank, status = dpstrf(cov, lower=1)
+    packed, pivots, rank, status = dpstrf(cov.T, lower=1)  # the transpose is the column order that LAPACK wants
     if status < 0:
         raise ValueError(f"pivoted Cholesky: argument {-status} of dpstrf is illegal")
-    factor = np.empty((len(cov), rank))
-    factor[pivots - 1] = np.tril(packed)[:, :rank]
-    return factor
+    place = np.empty(len(cov), dtype=np.int64)
+    place[pivots - 1] = np.arange(len(cov))
+    return np.triu(packed.T)[:rank].take(place, axis=1).T
 
 
 def trace_of_root(cov_a: np.ndarray, cov_b: np.ndarray) -> float:
@@ -38,7 +38,7 @@ def trace_of_root(cov_a: np.ndarray, cov_b: np.ndarray) -> float:
     gram = cross @ cross.T if cross.shape[0] <= cross.shape[1] else cross.T @ cross
     if not gram.size:
         return 0.0
-    return float(np.sqrt(eigvalsh(gram, driver="ev").clip(min=0)).sum())
+    return float(np.sqrt(eigvalsh(gram, driver="ev", check_finite=False).clip(min=0)).sum())
 
 
 def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:

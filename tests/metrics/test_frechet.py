@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
+from benchmarks.long_double import frechet_distance_of_samples, singular_values
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance, low_rank_factor
 
@@ -50,6 +51,26 @@ def test_rank_deficient_pair():
     expected = ((mu_a - mu_b) ** 2).sum() + np.trace(s_a) + np.trace(s_b) - 2 * singular.sum()
     assert expected > 10
     assert frechet_distance(mu_a, s_a, mu_b, s_b) == pytest.approx(expected, rel=1e-8)  # worst seen 1e-13
+
+
+def test_rank_deficient_pair_in_higher_precision():
+    """The quick version of `benchmarks/metrics.py --only=exactness`, which takes 1,000 samples in 2,048 dimensions."""
+    x_a, x_b = samples(200, 400, 9), samples(180, 400, 10, decay=2.0)
+    expected = float(frechet_distance_of_samples(x_a, x_b))
+    assert expected > 10
+    assert frechet_distance(*moments(x_a), *moments(x_b)) == pytest.approx(expected, rel=1e-8)  # worst seen 1e-15
+
+
+def test_the_long_double_reference():
+    """Against singular values that are known, and more exact than float64 can be."""
+    rng = np.random.default_rng(0)
+    expected = np.sort(rng.random(30) + 0.1)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 30)))[0] for n in (50, 40))
+    found = singular_values((left * expected) @ right.T).astype(float)  # 40, of which 10 are 0
+    np.testing.assert_allclose(found[10:], expected, rtol=1e-13)
+    assert found[:10].max() < 1e-15
+    diagonal = np.diag(expected.astype(np.longdouble) / 3)
+    np.testing.assert_allclose(singular_values(diagonal) * 3, expected, rtol=4 * np.finfo(np.longdouble).eps)
 
 
 @pytest.mark.parametrize("count", [100, 2000])
