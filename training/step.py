@@ -142,7 +142,7 @@ class Phase:
     learning: list[nn.Parameter] = field(init=False)
 
     def __post_init__(self) -> None:
-        frozen = {id(p) for part in self.frozen for p in part.parameters()}
+        frozen = {id(p) for part in self.frozen for p in part.requires_grad_(False).parameters()}
         self.learning = [p for p in self.module.parameters() if id(p) not in frozen]
 
 

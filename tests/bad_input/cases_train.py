@@ -1,5 +1,8 @@
 """Training."""
 
+import shutil
+
+from tests.bad_input import spoil
 from tests.bad_input.case import Case
 
 _SHORT = ("--data={DATA}", "--outdir={TMP}/runs", "--device=cpu", "--kimg=0.016", "--metrics=none")
@@ -8,6 +11,20 @@ _SHORT = ("--data={DATA}", "--outdir={TMP}/runs", "--device=cpu", "--kimg=0.016"
 def _case(name: str, argv: str, message: str, **more) -> Case:
     return Case(name, "train", (*_SHORT, *argv.split()), message, **more)
 
+
+_BARE = ("--data={TMP}/set/32", "--outdir={TMP}/runs", "--device=cpu")
+_FOLDER = r"(runs|cache)(/.*)?"  # what is noticed last leaves a run folder with its log
+
+
+def _without_masks(root) -> None:
+    shutil.rmtree(root / "mask")
+
+
+def _broken_image(root) -> None:
+    (root / "32" / "00005.png").write_bytes(b"no image")
+
+
+_BARE_SET, _BROKEN_SET = spoil.copied_set(_without_masks), spoil.copied_set(_broken_image)
 
 CASES = [
     Case("no --data", "train", (), "Missing option '--data'", real=True),
@@ -18,4 +35,26 @@ CASES = [
     _case("unknown preset", "--preset=huge", "unknown preset 'huge'; legal are micro", real=True),
     _case("preset of another resolution", "--preset=tiny", "tiny is for 64 px.* have 32 px"),
     _case("unknown metric", "--metrics=fid", "fid"),
+    _case("batch is not a multiple of the processes", "--batch=6 --gpus=4", "--batch=6 is not a multiple of --gpus"),
+    _case("batch of 0", "--batch=0", "'--batch': 0 is not in the range"),
+    _case("more neighbours than points", "--knn_num_ks=32", "--knn-num-ks=32: legal are 1 to 31"),
+    _case("more frozen layers than there are", "--freezed=99", "--freezed=99: legal are 0 to 10"),
+    _case("no channel left", "--cbase=8", "--cbase=8 leaves no channel at 32 px"),
+    _case("learning rate is not finite", "--glr=nan", "--glr=nan: must be finite and greater than 0"),
+    _case("gamma is negative", "--gamma=-1", "--gamma=-1.0: must be finite and 0 or greater"),
+    _case("a published flag that means nothing", "--start_pe=True", "--start-pe is refused: the published code"),
+    _case("another published flag that means nothing", "--g_num_fp16_res=4", "--g-num-fp16-res is refused: the published code"),
+    _case("a discriminator without cameras", "--cond=False", "--cond=False is refused"),
+    _case("background is no colour", "--background=255,0,0", "numbers from 0 to 1"),
+    _case("training on an index list that is not there", "--cam_sample_mode=smiles", "put it at .*smiles.json"),
+    _case("rasterizer of another device", "--rasterizer=gsplat", "'gsplat' does not render .* on cpu"),
+    _case("training on a CUDA device that is not there", "--device=cuda", "sees no CUDA device; use --device=cpu"),
+    _case("weights from a file that is not there", "--init-from={TMP}/none.pkl", "no such checkpoint", leaves=_FOLDER),
+    _case("too few weights fit", "--init-from={NETWORK} --map-depth=3 --init-share=1", "of G's values", leaves=_FOLDER),
+    _case("resuming and starting from weights", "--resume=a.pkl --init-from=b.pkl", "give one of them"),
+    _case("images to count from without a checkpoint", "--resume_kimg=5000", "--resume-kimg needs --resume"),
+    _case("a measurement that trains", "--measure", "--measure needs --dry-run"),
+    _case("run folders below a file", "--outdir={TMP}/file", "no run folder can be made", make=spoil.file("file")),
+    Case("a random background without masks", "train", (*_BARE, "--background=random"), "needs masks", _BARE_SET),
+    Case("training on an image that cannot be read", "train", _BARE, "00005.png.* cannot be", _BROKEN_SET),
 ]  # fmt: skip
