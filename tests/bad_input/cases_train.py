@@ -43,7 +43,7 @@ CASES = [
     _case("learning rate is not finite", "--glr=nan", "--glr=nan: must be finite and greater than 0"),
     _case("gamma is negative", "--gamma=-1", "--gamma=-1.0: must be finite and 0 or greater"),
     _case("a published flag that means nothing", "--start_pe=True", "--start-pe is refused: the published code"),
-    _case("another published flag that means nothing", "--g_num_fp16_res=4", "--g-num-fp16-res is refused: the published code"),
+    _case("another flag that means nothing", "--g_num_fp16_res=4", "--g-num-fp16-res is refused: the published code"),
     _case("a discriminator without cameras", "--cond=False", "--cond=False is refused"),
     _case("background is no colour", "--background=255,0,0", "numbers from 0 to 1"),
     _case("training on an index list that is not there", "--cam_sample_mode=smiles", "put it at .*smiles.json"),
