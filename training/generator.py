@@ -230,19 +230,27 @@ def _head_set(widths: tuple[int, ...]) -> nn.ModuleDict:
     )
 
 
+def published_constants(config: GeneratorConfig) -> dict[str, Tensor]:
+    """Constants that published checkpoints have on record; the values in use follow from the config."""
+    largest = config.scale_rule.largest
+    return {
+        "scale_init": torch.full((3,), largest),
+        "scale_threshold": torch.full((3,), largest),
+        "rotation_init": torch.tensor([1, 0, 0, 0]),
+        "color_init": torch.zeros(3),
+        "opacity_init": torch.full((1,), hierarchy.INITIAL_OPACITY_LOGIT),
+    }
+
+
 class PointGenerator(nn.Module):
     """w and the initial points to anchors and splats."""
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
-        rule = config.scale_rule
-        if config.published_keys:  # constants on record; the values in use follow from the config
-            self.register_buffer("scale_init", torch.full((3,), rule.largest))
-            self.register_buffer("scale_threshold", torch.full((3,), rule.largest))
-            self.register_buffer("rotation_init", torch.tensor([1, 0, 0, 0]))
-            self.register_buffer("color_init", torch.zeros(3))
-            self.register_buffer("opacity_init", torch.full((1,), hierarchy.INITIAL_OPACITY_LOGIT))
+        if config.published_keys:
+            for name, value in published_constants(config).items():
+                self.register_buffer(name, value)
         self.conv_in = PointEncoding(config)
         self.transformer = PointTransformer(config)
         self.upsample_layers = nn.ModuleList(
