@@ -195,6 +195,10 @@ class _Machine:
             raise IndexError
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
+    def tuple_from_mark(self) -> None:
+        items = self.pop_mark()
+        self.stack.append(tuple(items))
+
 
 def _push(make: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
     return lambda m: m.stack.append(make(m))
@@ -230,7 +234,7 @@ _OPCODES: dict[str, Callable[[_Machine], Any]] = {
     "TUPLE1": lambda m: m.tuple_of(1),
     "TUPLE2": lambda m: m.tuple_of(2),
     "TUPLE3": lambda m: m.tuple_of(3),
-    "TUPLE": lambda m: m.stack.append(tuple(m.pop_mark())),
+    "TUPLE": _Machine.tuple_from_mark,
     "EMPTY_LIST": _push(lambda m: []),
     "EMPTY_DICT": _push(lambda m: {}),
     "EMPTY_SET": _push(lambda m: set()),
