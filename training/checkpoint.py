@@ -37,6 +37,7 @@ from torch import nn
 import dnnlib
 from gaussian import Geometry
 from torch_utils import distributed
+from training import official
 from training.config import TrainingConfig
 from training.discriminator import Discriminator
 from training.generator import Generator
@@ -141,7 +142,12 @@ def _num_bytes(state: dict[str, Any]) -> int:
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """The records of a checkpoint, on the CPU, checksum verified. Raises CheckpointError with the reason."""
+    """The records of a checkpoint, on the CPU, checksum verified. Raises CheckpointError with the reason.
+
+    A published file (training/official.py) gives the same records but revision and checksum; what it lacks is empty.
+    """
+    if official.is_official(path):
+        return _read_official(path)
     state = _read(path)
     if missing := _KEYS - set(state):
         raise CheckpointError(f"{path}: incomplete checkpoint, missing {', '.join(sorted(missing))}")
@@ -182,13 +188,20 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def _read_official(path: str | os.PathLike, ema_only: bool = False) -> dict[str, Any]:
+    try:
+        return {"format": FORMAT, **official.read_official(path, ema_only=ema_only)}
+    except (ValueError, OSError) as error:
+        raise CheckpointError(str(error)) from None
+
+
 def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") -> Generator:
     """G_ema of a checkpoint in eval mode, without gradients.
 
     The result carries `geometry` (Geometry of its data) and `checkpoint_config` (the run's resolved TrainingConfig as a
     dict). Raises CheckpointError.
     """
-    state = load_checkpoint(path)
+    state = _read_official(path, ema_only=True) if official.is_official(path) else load_checkpoint(path)
     config = TrainingConfig.from_dict(state["config"])
     G = Generator(config.generator)
     G.load_state_dict(state["G_ema"])
@@ -201,6 +214,8 @@ def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") 
 def load_discriminator(path: str | os.PathLike, device: str | torch.device = "cpu") -> Discriminator:
     """The discriminator of a checkpoint in eval mode and float32, without gradients. Raises CheckpointError."""
     state = load_checkpoint(path)
+    if not state["D"]:
+        raise CheckpointError(f"{path}: it holds no discriminator")
     D = Discriminator(TrainingConfig.from_dict(state["config"]).discriminator)
     D.load_state_dict(state["D"])
     return D.to(device).eval().requires_grad_(False)

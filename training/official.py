@@ -1,6 +1,6 @@
 """Opens published CGS-GAN checkpoints as if we had written them. Nothing in the file is run; see docs/checkpoints.md.
 
-`read_official` gives the records of our own checkpoints (training/checkpoint.py), so that whatever opens ours opens these.
+`read_official` gives the records of our own checkpoints (training/checkpoint.py), so that what opens ours opens them.
 What a published file does not say is taken as follows, and is said in `progress["imported"]`:
 
     images seen     whole kimg from a file name network-snapshot-NNNNNN.pkl, else optimiser steps x the published batch
@@ -14,6 +14,7 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ UNUSED = {"training_set_kwargs", "augment_pipe", "pl_mean"} | {
 _OPTIMIZER_KEYS = {"step", "exp_avg", "exp_avg_sq"}
 _SNAPSHOT = re.compile(r"network-snapshot-(\d{6,9})\.pkl")
 MAX_PATH = 4096
+MAX_STEPS = 2**31
+LONGEST_REASON = 1000  # characters; a file can make names of any length
 COPIES = 4  # times the file: how much its tensors may take together. One tensor may serve G and G_ema.
 
 
@@ -69,9 +72,9 @@ def read_official(
     try:
         return _Import(path, coarse_log_scale, ema_only).records()
     except RefusedPickle as error:
-        raise ValueError(f"{path}: refused as a published checkpoint: {error}") from None
+        raise ValueError(f"{path}: refused as a published checkpoint: {str(error)[:LONGEST_REASON]}") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {str(error)[:LONGEST_REASON]}") from None
 
 
 @dataclass
@@ -167,26 +170,29 @@ class _Import:
             state, groups = self.stored[record]["state"], self.stored[record]["param_groups"]
             sizes = [len(group["params"]) for group in groups]
             indices = [index for group in groups for index in group["params"]]
-            entries = {indices.index(index): dict(entry) for index, entry in state.items()}
+            place = {index: i for i, index in enumerate(indices) if type(index) is int}
+            entries = {place[index]: dict(entry.items()) for index, entry in state.items()}
         except (TypeError, KeyError, ValueError, AttributeError):
             raise RefusedPickle(f"{record} is not the state of an optimiser") from None
         names = _optimizer_order(network.parameters, sizes)
         if names is None:
             raise ValueError(f"{record} has groups of {sizes} parameters, its {name} has {len(network.parameters)}")
-        return {names[i]: self.moments(f"{record} of {names[i]}", e, network.tensors[names[i]]) for i, e in entries.items()}
+        named = {names[i]: entry for i, entry in entries.items()}
+        return {n: self.moments(f"{record} of {n}", entry, network.tensors[n]) for n, entry in named.items()}
 
     def moments(self, what: str, entry: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
         if set(entry) != _OPTIMIZER_KEYS:
-            raise ValueError(f"{what} holds {', '.join(map(str, entry))}; legal are {', '.join(sorted(_OPTIMIZER_KEYS))}")
+            raise ValueError(f"{what}: {_comma(map(str, entry))} in place of {_comma(sorted(_OPTIMIZER_KEYS))}")
         step = entry["step"]  # a number in files of older PyTorch
-        values = {"step": torch.tensor(float(step)) if isinstance(step, int | float) else self.tensor(what, step).float()}
+        step = torch.tensor(float(step)) if isinstance(step, int | float) else self.tensor(what, step).float()
+        if step.numel() != 1 or not 0 <= step.item() < MAX_STEPS:
+            raise ValueError(f"{what}: step is no count")
+        values = {"step": step.reshape(())}
         for key in ("exp_avg", "exp_avg_sq"):
             values[key] = self.tensor(what, entry[key])
             if values[key].shape != parameter.shape or values[key].dtype != parameter.dtype:
                 raise ValueError(f"{what}: {key} {list(values[key].shape)} for {list(parameter.shape)}")
-        if values["step"].numel() != 1:
-            raise ValueError(f"{what}: step is not one number")
-        return {**values, "step": values["step"].reshape(())}
+        return values
 
     def tensor(self, what: str, value: Any) -> Tensor:
         if not isinstance(value, StoredTensor):
@@ -248,4 +254,9 @@ def _data_path(stored: dict[str, Any]) -> str:
 def _grid(z_dim: int) -> dict[str, Tensor]:
     """Latents and cameras of the training pictures, over the yaws of the published samples."""
     yaws = torch.linspace(-PUBLISHED_YAW, PUBLISHED_YAW, GRID_COLUMNS)
-    return {"z": random.normal(0, "grid/z", range(GRID_ROWS), (z_dim,)), "labels": PUBLISHED_GEOMETRY.orbit(yaws).labels}
+    latents = random.normal(0, "grid/z", range(GRID_ROWS), (z_dim,))
+    return {"z": latents, "labels": PUBLISHED_GEOMETRY.orbit(yaws).labels}
+
+
+def _comma(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -82,8 +82,6 @@ class StoredTensor:
         """A copy of its own, on the CPU."""
         size = self.storage.dtype.itemsize
         data = self.storage.data[self.start * size : self.start * size + self.nbytes]
-        if not data:
-            return torch.empty(self.shape, dtype=self.storage.dtype)
         # Copied as bytes first, since nothing in a pickle is aligned.
         return torch.frombuffer(data, dtype=torch.uint8).clone().view(self.storage.dtype).reshape(self.shape)
 
@@ -130,7 +128,7 @@ def _rebuild_tensor(
     if not isinstance(storage, _Storage):
         raise RefusedPickle("a tensor without a storage")
     numbers = (offset, *size, *stride)
-    if not len(size) == len(stride) <= MAX_AXES or any(type(n) is not int or n < 0 for n in numbers):
+    if not len(size) == len(stride) <= MAX_AXES or any(type(n) is not int or n < 0 for n in numbers) or 0 in size:
         raise RefusedPickle("a tensor with an impossible size or stride")
     if offset + prod(size) > storage.numel:
         raise RefusedPickle(f"a tensor of size {list(size)} at {offset} in a storage of {storage.numel:,} numbers")
@@ -160,7 +158,12 @@ def _reconstruct(meta: Any) -> Instance:
     return Instance(name, state, source)
 
 
-def _inert(name: str):
+def _empty_dict() -> dict:
+    """What follows fills it. With arguments a small file could have a large one copied again and again."""
+    return {}
+
+
+def _inert(name: str) -> Callable[..., Instance]:
     """A function of which only the name is kept."""
     return lambda *_: Instance(name)
 
@@ -170,8 +173,8 @@ _FUNCTIONS = {
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch.storage._load_from_bytes": _load_from_bytes,
-    "collections.OrderedDict": lambda: {},
-    "dnnlib.util.EasyDict": lambda: {},
+    "collections.OrderedDict": _empty_dict,
+    "dnnlib.util.EasyDict": _empty_dict,
     "builtins.set": _inert("set"),  # protocols before 4
     "__builtin__.set": _inert("set"),
     # Constants on the Python side of a module; nothing here needs their values.

@@ -1,16 +1,17 @@
 """Published CGS-GAN networks in our classes, and back.
 
-Our modules and parameters carry the names of the published ones, so importing is: find the configuration that the shapes
-tell, then account for every name, shape and type. Nothing is skipped and nothing is filled in.
+Our modules and parameters carry the names of the published ones, so importing is: find the configuration that the
+shapes tell, then account for every name, shape and type. Nothing is skipped and nothing is filled in.
 
-Two generations of the published code exist. The older one hands the same w to every transformer block (`num_ws` = number
-of blocks), the newer one hands out one w: the same function, read as one w. Level 7 is 16 or 8 wide, and a coarse
-anchor's log scale starts at -5 or -7: the width shows in the shapes, the scale only in the source text that a file has.
+Two generations of the published code exist. The older one hands the same w to every transformer block (`num_ws` is the
+number of blocks), the newer one hands out one w: the same function, read as one w. Level 7 is 16 or 8 wide, and a
+coarse anchor's log scale starts at -5 or -7: the shapes tell the width, only the source text in a file the scale.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -46,8 +47,8 @@ def from_official(
     source_text: of the module that defines the published point generator; the coarse start scale is read from it. Empty
         where there is none at hand: then coarse_log_scale decides, and the published code's -5 without it.
     coarse_log_scale: ln of world units; beats the source text.
-    The state dict shares memory with `tensors`. Raises ValueError that names every unknown or missing tensor, every wrong
-    shape or type, and every constant that does not fit the sizes; and for a source text without one start scale.
+    The state dict shares memory with `tensors`. Raises ValueError that names every unknown or missing tensor, every
+    wrong shape or type, and every constant that does not fit the sizes; and for a source text without one start scale.
     """
     _check_kind(kind)
     if not_tensors := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
@@ -89,18 +90,23 @@ def to_official(
 
 
 def coarse_scale_in(source_text: str) -> float:
-    """Where a coarse anchor's log scale starts, from the source of the published point generator; the text is only searched.
+    """Where a coarse anchor's log scale starts, from the source of the published point generator, which is not run.
 
     Raises ValueError where the text holds no such number, or several that differ.
     """
     values = {float(number) for number in _COARSE_SCALE.findall(source_text)}
     if len(values) != 1:
-        found = "several of them" if values else "no coarse start scale"
+        found = f"several coarse start scales ({sorted(values)[:4]})" if values else "no coarse start scale"
         raise ValueError(
-            f"its source text holds {found}{': ' + ', '.join(map(str, sorted(values)[:4])) if values else ''}; state it "
-            "with convert_checkpoint.py --coarse-scale (published: -5 or -7)"
+            f"its source text holds {found}; state it with convert_checkpoint.py --coarse-scale (published: -5 or -7)"
         )
     return values.pop()
+
+
+@functools.lru_cache(maxsize=8)
+def _expected(config: GeneratorConfig | DiscriminatorConfig) -> dict[str, Tensor]:
+    """Name -> tensor without memory, of the right shape and type."""
+    return network_of(config).state_dict()
 
 
 def network_of(config: GeneratorConfig | DiscriminatorConfig) -> nn.Module:
@@ -121,16 +127,22 @@ def _generator_config(shapes: Mapping[str, tuple[int, ...]], coarse_log_scale: f
         _usual(_axis(shapes, rf"{heads}\.{level}\.weight", 1), f"G: the width of level {level}")
         for level in range(levels)
     )
-    children = [
-        _usual(_axis(shapes, rf"point_gen\.upsample_layers\.{level}\.subpixel\.(?:weight|bias)", 0), what) // widths[level]
+    rows = [
+        _usual(
+            _axis(shapes, rf"point_gen\.upsample_layers\.{level}\.subpixel\.(?:weight|bias)", 0),
+            f"G: point_gen.upsample_layers.{level}.subpixel.weight",
+        )
         for level in range(levels)
-        for what in [f"G: point_gen.upsample_layers.{level}.subpixel.weight"]
     ]
+    children = [row // width for row, width in zip(rows, widths, strict=True)]
     if 0 in children:
         raise ValueError("G: a point_gen.upsample_layers.*.subpixel has fewer rows than its level is wide")
     ratios = tuple(a // b for a, b in zip(children, [1, *children], strict=False))
     w_dim = _usual(_axis(shapes, r"point_gen\.transformer\.\w+\.\d+\.ln_\d\.\w+\.weight", 1), "G: the width of w")
     latent = _usual(_axis(shapes, r"mapping_network\.fc0\.weight", 1), "G: mapping_network.fc0.weight")
+    first_blocks = _count(shapes, r"point_gen\.transformer\.first_layers\.(\d+)\..*")
+    if not first_blocks or latent <= w_dim:
+        raise ValueError(f"G: not a published generator: {first_blocks} first layers, a latent of {latent - w_dim}")
     try:
         return GeneratorConfig(
             resolution=2 ** (levels + RESOLUTION_PER_LEVELS),
@@ -139,7 +151,7 @@ def _generator_config(shapes: Mapping[str, tuple[int, ...]], coarse_log_scale: f
             num_points=_usual(_axis(shapes, "_xyz", 0), "G: _xyz"),
             ratios=ratios,
             widths=widths,
-            first_blocks=_count(shapes, r"point_gen\.transformer\.first_layers\.(\d+)\..*"),
+            first_blocks=first_blocks,
             num_heads=NUM_HEADS,
             map_depth=_count(shapes, r"mapping_network\.fc(\d+)\.\w+"),
             coarse_log_scale=coarse_log_scale,
@@ -163,7 +175,7 @@ def _discriminator_config(shapes: Mapping[str, tuple[int, ...]]) -> Discriminato
             resolution=resolution,
             channels=tuple(channels),
             embedding_dim=_usual(_axis(shapes, r"mapping\.\w+\.(?:weight|bias)", 0), "D: the width of its mapping"),
-            mapping_depth=_count(shapes, r"mapping\.fc(\d+)\.\w+"),
+            mapping_depth=max(_count(shapes, r"mapping\.fc(\d+)\.\w+"), 1),
             conv_clamp=PUBLISHED_CLAMP,
         )
     except ValueError as error:
@@ -202,10 +214,8 @@ def _check_kind(kind: str) -> None:
         raise ValueError(f"kind={kind!r}; legal are 'G' and 'D'")
 
 
-def _check_tensors(
-    kind: Kind, config: GeneratorConfig | DiscriminatorConfig, tensors: Mapping[str, Tensor]
-) -> None:
-    expected = network_of(config).state_dict()
+def _check_tensors(kind: Kind, config: GeneratorConfig | DiscriminatorConfig, tensors: Mapping[str, Tensor]) -> None:
+    expected = _expected(config)
     found: list[str] = []
     if unknown := sorted(set(tensors) - set(expected)):
         found.append(f"unknown: {_listed(unknown)}")
@@ -219,9 +229,8 @@ def _check_tensors(
         )
     if types := [n for n in both if tensors[n].dtype != expected[n].dtype]:
         found.append("wrong type: " + _listed([f"{n} {tensors[n].dtype} for {expected[n].dtype}" for n in types]))
-    if not found:
-        if constants := _wrong_constants(config, tensors):
-            found.append(f"wrong constant: {_listed(constants)}")
+    if not found and (constants := _wrong_constants(config, tensors)):
+        found.append(f"wrong constant: {_listed(constants)}")
     if found:
         raise ValueError(f"{kind}: {'; '.join(found)}")
 

@@ -1,8 +1,8 @@
 """Reads a pickle as data: a stack machine of our own that cannot call anything but the functions its caller lists.
 
-Python's unpickler imports whatever a file names and calls it. This one never imports: a name in the file is looked up in
-the caller's allow-list and stands for a function of ours, or for an inert `Instance`. Everything else is refused by its
-name, and so are the opcodes that no pickle of protocol 2 to 5 of plain data needs. What a file can make this reader
+Python's unpickler imports whatever a file names and calls it. This one never imports: a name in the file is looked up
+in the caller's allow-list and stands for a function of ours, or for an inert `Instance`. Everything else is refused by
+its name, and so are the opcodes that no pickle of protocol 2 to 5 of plain data needs. What a file can make this reader
 spend is bounded: every declared length is compared with the bytes that are left before anything is taken, bytes are
 views into the file, and the number of opcodes, the stack and the size of integers have limits.
 

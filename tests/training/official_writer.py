@@ -46,9 +46,7 @@ class Persistent:
     """Stands for an object of a class whose source text is pickled with it."""
 
     def __init__(self, class_name: str, source: str, state: dict[str, Any], record: type = dict, version: int = 6):
-        self.meta = record(
-            type="class", version=version, module_src=source, class_name=class_name, state=state
-        )  # fmt: skip
+        self.meta = record(type="class", version=version, module_src=source, class_name=class_name, state=state)
 
     def __reduce__(self):
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,)
@@ -82,8 +80,8 @@ def published_names() -> Iterator[types.SimpleNamespace]:
             del sys.modules[name]
 
 
-def published(module: nn.Module, source: str, attributes: dict[str, dict[str, Any]], record: type, path: str = "") -> Any:
-    """`module` as the published code would pickle it: containers and nn.Linear as they are, all else with its source."""
+def published(module: nn.Module, source: str, attributes: dict[str, dict], record: type, path: str = "") -> Any:
+    """`module` as the published code would pickle it: containers and nn.Linear as they are, the rest with source."""
     parts = {
         name: published(part, source, attributes, record, f"{path}.{name}" if path else name)
         for name, part in module.named_children()
@@ -103,13 +101,13 @@ def published(module: nn.Module, source: str, attributes: dict[str, dict[str, An
     return Persistent(name, source, state, record)
 
 
-def published_adam(module: nn.Module, lr: float = 0.002) -> torch.optim.Adam:
+def published_adam(module: nn.Module) -> torch.optim.Adam:
     """Adam with the published groups after a step in which what is never evaluated had no gradient."""
     named = dict(module.named_parameters())
     groups = [{"params": [p for name, p in named.items() if name != "_xyz"]}]
     if "_xyz" in named:
         groups.append({"params": [named["_xyz"]], "name": "xyz"})
-    optimizer = torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.99))
+    optimizer = torch.optim.Adam(groups, lr=0.0, betas=(0.0, 0.99))  # the module keeps its weights
     generator = torch.Generator().manual_seed(3)
     for i, (name, p) in enumerate(named.items()):
         if "b8_pose" not in name and not name.startswith("point_gen.anchors.xyz.1"):
@@ -154,11 +152,12 @@ def write(
             "mapping_network": {"num_ws": num_ws},
             "b4.mbstd": {"group_size": 4},
         }
-        content: dict[str, Any] = {"training_set_kwargs": record(class_name="training.dataset.X", path="/data/FFHQC/32")}
+        content: dict[str, Any] = {"training_set_kwargs": record(class_name="training.X", path="/data/FFHQC/32")}
         content |= {name: published(m, source, attributes, record) for name, m in modules.items()}
         if optimizers:
             g_opt, d_opt = (published_adam(modules[name]).state_dict() for name in ("G", "D"))
-            for phase, name, opt, every in (("Gboth", "G", g_opt, 1), ("Dmain", "D", d_opt, 1), ("Dreg", "D", d_opt, 16)):
+            phases = (("Gboth", "G", g_opt, 1), ("Dmain", "D", d_opt, 1), ("Dreg", "D", d_opt, 16))
+            for phase, name, opt, every in phases:
                 content |= {f"{phase}_module": content[name], f"{phase}_opt": opt, f"{phase}_interval": every}
         path.write_bytes(pickle.dumps(content | records, protocol=protocol))
     return path
