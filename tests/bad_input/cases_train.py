@@ -25,6 +25,7 @@ def _broken_image(root) -> None:
 
 
 _BARE_SET, _BROKEN_SET = spoil.copied_set(_without_masks), spoil.copied_set(_broken_image)
+_GOOD_SET = spoil.copied_set(lambda root: None)
 
 CASES = [
     Case("no --data", "train", (), "Missing option '--data'", real=True),
@@ -46,7 +47,7 @@ CASES = [
     _case("another flag that means nothing", "--g_num_fp16_res=4", "--g-num-fp16-res is refused: the published code"),
     _case("a discriminator without cameras", "--cond=False", "--cond=False is refused"),
     _case("background is no colour", "--background=255,0,0", "numbers from 0 to 1"),
-    _case("training on an index list that is not there", "--cam_sample_mode=smiles", "put it at .*smiles.json"),
+    Case("training on an index list that is not there", "train", (*_BARE, "--cam_sample_mode=smiles"), "at TMP/set/smiles.json", _GOOD_SET),
     _case("rasterizer of another device", "--rasterizer=gsplat", "'gsplat' does not render .* on cpu"),
     _case("training on a CUDA device that is not there", "--device=cuda", "sees no CUDA device; use --device=cpu"),
     _case("weights from a file that is not there", "--init-from={TMP}/none.pkl", "no such checkpoint", leaves=_FOLDER),
