@@ -38,7 +38,6 @@ CASES = [
     _case("unknown metric", "--metrics=fid", "fid"),
     _case("batch is not a multiple of the processes", "--batch=6 --gpus=4", "--batch=6 is not a multiple of --gpus"),
     _case("batch of 0", "--batch=0", "'--batch': 0 is not in the range"),
-    _case("more neighbours than points", "--knn_num_ks=32", "--knn-num-ks=32: legal are 1 to 31"),
     _case("more frozen layers than there are", "--freezed=99", "--freezed=99: legal are 0 to 10"),
     _case("no channel left", "--cbase=8", "--cbase=8 leaves no channel at 32 px"),
     _case("learning rate is not finite", "--glr=nan", "--glr=nan: must be finite and greater than 0"),
