@@ -51,8 +51,8 @@ class Layout:
         own = stem_of(self.files[index])
         return self.labels.get(own, self.labels.get(self.stems[index]))
 
-    def decode(self, index: int, resolution: int) -> Decoded:
-        """Pixels uint8 [3, R, R] and mask [1, R, R] of an image. Raises DatasetError."""
+    def decode(self, index: int, resolution: int | None) -> Decoded:
+        """Pixels uint8 [3, R, R] and mask [1, R, R] of an image; of their own sizes if None. Raises DatasetError."""
         name, stem = self.names[index], self.stems[index]
         pixels, mask = read_image(self.store.read(name), self.store.where(name), resolution, self.alpha)
         if self.mask_store is not None:

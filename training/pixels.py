@@ -33,7 +33,7 @@ def open_image(data: bytes, source: str, size: tuple[int, int] | None = None, de
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if size is not None and image.size != size:
-            raise DatasetError(f"{source}: is {_by(image.size)} pixels, the set is {_by(size)}")
+            raise DatasetError(wrong_size(source, image.size, size))
         if decode:
             image.load()
     except DatasetError:
@@ -61,9 +61,12 @@ def has_alpha(image: Image.Image) -> bool:
     return "A" in image.getbands() or "transparency" in image.info
 
 
-def read_image(data: bytes, source: str, resolution: int, alpha: bool) -> Decoded:
-    """A square picture; with `alpha`, its alpha channel is the mask. Raises DatasetError."""
-    image = open_image(data, source, (resolution, resolution))
+def read_image(data: bytes, source: str, resolution: int | None, alpha: bool) -> Decoded:
+    """A square picture, of any size and shape if `resolution` is None; with `alpha`, its alpha channel is the mask.
+
+    Raises DatasetError.
+    """
+    image = open_image(data, source, None if resolution is None else (resolution, resolution))
     check_depth(image, data, source)
     if not alpha:
         return planes(image if image.mode == "RGB" else image.convert("RGB")), None
@@ -73,12 +76,12 @@ def read_image(data: bytes, source: str, resolution: int, alpha: bool) -> Decode
     return channels[:3], channels[3:]
 
 
-def read_mask(data: bytes, source: str, resolution: int) -> np.ndarray:
-    """uint8 [1, resolution, resolution]; a mask of another size is resized."""
+def read_mask(data: bytes, source: str, resolution: int | None) -> np.ndarray:
+    """uint8 [1, resolution, resolution]; a mask of another size is resized, unless `resolution` is None."""
     image = open_image(data, source)
     check_depth(image, data, source)
     mask = image if image.mode == "L" else image.convert("L")
-    if mask.size != (resolution, resolution):
+    if resolution is not None and mask.size != (resolution, resolution):
         mask = mask.resize((resolution, resolution), Image.Resampling.BILINEAR)
     return np.asarray(mask)[None]
 
@@ -91,8 +94,8 @@ def planes(image: Image.Image) -> np.ndarray:
     return channels
 
 
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def wrong_size(source: str, size: tuple[int, int], expected: tuple[int, int]) -> str:
+    return f"{source}: is {size[0]}x{size[1]} pixels, the set is {expected[0]}x{expected[1]}"
 
 
 def memory_limit() -> int:

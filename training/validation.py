@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from training.image_store import DatasetError
 from training.label_check import check_labels
-from training.layout import Layout, open_layout
-from training.pixels import DECODERS, open_image
+from training.layout import open_layout
+from training.pixels import DECODERS, wrong_size
 
 
 def validate_set(path: str | os.PathLike, progress: Callable[[int], None] | None = None) -> list[str]:
@@ -22,33 +22,27 @@ def validate_set(path: str | os.PathLike, progress: Callable[[int], None] | None
         return [str(error)]
     labels = [layout.label(i) for i in range(len(layout.names))]
     problems = layout.problems + layout.missing_masks() + check_labels(layout.label_source, layout.files, labels)
+
+    def look(index: int) -> tuple[int, int] | str | None:
+        """Width and height of an image that can be read; else its problem, None if that is named already."""
+        found = None
+        if layout.mask_store is None or layout.stems[index] in layout.masks:
+            try:
+                pixels, _ = layout.decode(index, None)
+                found = pixels.shape[2], pixels.shape[1]
+            except DatasetError as error:
+                found = str(error)
+        if progress is not None:
+            progress(1)
+        return found
+
     with ThreadPoolExecutor(DECODERS) as pool:
-        sizes = Counter(size for size in pool.map(lambda i: _size_of(layout, i), range(len(layout.names))) if size)
-        resolution = min(sizes.most_common(1)[0][0]) if sizes else 0
-
-        def problem_of(index: int) -> str | None:
-            found = _problem_of(layout, index, resolution)
-            if progress is not None:
-                progress(1)
-            return found
-
-        return problems + [found for found in pool.map(problem_of, range(len(layout.names))) if found]
-
-
-def _size_of(layout: Layout, index: int) -> tuple[int, int] | None:
-    """Width and height of an image as its head says; None if it cannot be read."""
-    try:
-        name = layout.names[index]
-        return open_image(layout.store.read(name), layout.store.where(name), decode=False).size
-    except DatasetError:
-        return None  # named when it is decoded
-
-
-def _problem_of(layout: Layout, index: int, resolution: int) -> str | None:
-    if layout.mask_store is not None and layout.stems[index] not in layout.masks:
-        return None  # named already
-    try:
-        layout.decode(index, resolution)
-    except DatasetError as error:
-        return str(error)
-    return None
+        looks = list(pool.map(look, range(len(layout.names))))
+    sizes = Counter(found for found in looks if isinstance(found, tuple))
+    side = min(sizes.most_common(1)[0][0]) if sizes else 0
+    for name, found in zip(layout.names, looks, strict=True):
+        if isinstance(found, str):
+            problems.append(found)
+        elif found is not None and found != (side, side):
+            problems.append(wrong_size(layout.store.where(name), found, (side, side)))
+    return problems
