@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gaussian import Cameras, Gaussians
 from training import hierarchy
+from training.checkpoint import load_generator
 from training.generator import Generator, GeneratorConfig
 from training.hierarchy import Attributes
 
@@ -282,3 +283,19 @@ def test_degenerate_anchors_give_finite_gradients():
     norm = G.point_gen.transformer.first_layers[0].ln_1
     norm(x, torch.ones(2, 1, 32), torch.ones(2, 1, 32)).square().sum().backward()
     assert x.grad.isfinite().all()
+
+
+def test_truncation_and_seed_of_a_picture(checkpoint_path):
+    """psi 0 gives one picture whatever the latent, psi 1 is no truncation, and a latent gives its picture again."""
+    G = load_generator(checkpoint_path)
+    G.rasterizer = "torch"
+    cameras = G.geometry.orbit(torch.zeros(3, 1))
+    z = torch.randn(3, G.z_dim, generator=torch.Generator().manual_seed(0))
+
+    def picture(**options):
+        return G.render(G.synthesis(G.mapping(z, **options)), cameras).image[:, 0]
+
+    free, mean = picture(), picture(psi=0.0)
+    assert (free[0] - free[1]).abs().max() > 0.01
+    torch.testing.assert_close(mean, mean[:1].expand_as(mean), rtol=0, atol=1e-6)  # worst seen 0
+    assert torch.equal(picture(psi=1.0), free) and torch.equal(picture(), free)
