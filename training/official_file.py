@@ -176,7 +176,6 @@ _FUNCTIONS = {
     "collections.OrderedDict": _empty_dict,
     "dnnlib.util.EasyDict": _empty_dict,
     "builtins.set": _inert("set"),  # protocols before 4
-    "__builtin__.set": _inert("set"),
     # Constants on the Python side of a module; nothing here needs their values.
     **{
         name: _inert("numpy value")

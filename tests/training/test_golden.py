@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from training.discriminator import Discriminator, DiscriminatorConfig
-from training.generator import Generator, GeneratorConfig
+from training.generator import Generator, GeneratorConfig, published_constants
+from training.losses import center_distance, knn_distance
+from training.official import from_official
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden_cgs.json").read_text())
 TOLERANCE = 5e-5  # absolute; worst seen 7.4e-6 (log scales and opacities, whose values reach 12)
@@ -82,10 +84,15 @@ def test_generator(resolution: int) -> None:
         check(splats.opacity_logits, golden[f"{kind}.opacity"])
 
     level0 = scene.anchors.means[:, :512]
-    distances = torch.cdist(level0, level0, compute_mode="donot_use_mm_for_euclid_dist").square()
-    knn = distances.topk(65, largest=False).values[..., 1:].mean() / 3
-    assert knn.item() == pytest.approx(golden["loss_knn_mean"], abs=1e-6)
-    assert level0.mean(dim=1).square().mean().item() == pytest.approx(golden["loss_center"], abs=1e-6)
+    assert knn_distance(level0, 64).mean().item() == pytest.approx(golden["loss_knn_mean"], abs=1e-6)
+    assert center_distance(level0).mean().item() == pytest.approx(golden["loss_center"], abs=1e-6)
+
+    if resolution == 256:  # the same tensors, as a published file has them, make the same network
+        G.dataset_label_std.zero_()
+        for name, value in published_constants(G.config).items():
+            getattr(G.point_gen, name).copy_(value)
+        config, state = from_official("G", G.state_dict(), "scale=torch.tensor(-5., device=d)")
+        assert config == G.config and state.keys() == G.state_dict().keys()
 
 
 @pytest.mark.parametrize("resolution", [256, 512])

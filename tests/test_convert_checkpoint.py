@@ -1,0 +1,131 @@
+"""convert_checkpoint.py, and published files through every script, as a user would."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import calc_metrics
+import convert_checkpoint
+import gen_samples
+import gen_videos
+import train
+from tests.training import official_writer as writer
+from training import checkpoint
+from training.synthetic import synthesize_heads
+
+
+def run(script, *argv) -> str:
+    result = CliRunner().invoke(script.main, [str(a) for a in argv])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def modules():
+    return writer.networks()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, modules):
+    return writer.write(tmp_path_factory.mktemp("published") / "network-snapshot-000002.pkl", modules)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return synthesize_heads(tmp_path_factory.mktemp("heads") / "heads", 24, 32, seed=0, workers=1).images
+
+
+def test_published_to_ours_and_back(published, modules, tmp_path):
+    said = run(convert_checkpoint, published, tmp_path / "ours.pkl")
+    assert "2 kimg (from the file name)" in said and "geometry: published cameras" in said and "Dreg_opt" in said
+    ours = torch.load(tmp_path / "ours.pkl", weights_only=True)
+    assert ours["format"] == 1 and ours["opt"]["G"] and ours["checksum"]
+    said = run(convert_checkpoint, tmp_path / "ours.pkl", tmp_path / "tensors.pt", "--to=official")
+    assert "Dropped best, config, geometry, grid, opt, progress, revision" in said
+    tensors = torch.load(tmp_path / "tensors.pt", weights_only=True)
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            assert torch.equal(tensors[name][key], value)
+    assert tensors["coarse_log_scale"] == -5.0 and tensors["resolution"] == 32
+
+
+def test_ema_only(published, modules, images, tmp_path):
+    said = run(convert_checkpoint, published, tmp_path / "ema.pkl", "--ema-only", f"--data={images}")
+    assert "Gboth_opt" in said and f"measured in {images}" in said
+    numbers = sum(value.numel() for value in modules["G_ema"].state_dict().values())
+    size = (tmp_path / "ema.pkl").stat().st_size
+    assert 4 * numbers < size < 4 * numbers + 150_000 < published.stat().st_size / 3
+    run(convert_checkpoint, tmp_path / "ema.pkl", tmp_path / "again.pkl", "--ema-only")
+    z = torch.randn(1, 32)
+    scenes = [G.synthesis(G.mapping(z)) for G in map(checkpoint.load_generator, (published, tmp_path / "again.pkl"))]
+    assert torch.equal(scenes[0].means, scenes[1].means)
+    with pytest.raises(checkpoint.CheckpointError, match="holds no discriminator"):
+        checkpoint.load_discriminator(tmp_path / "again.pkl")
+
+
+def test_refusals(published, checkpoint_path, tmp_path):
+    (tmp_path / "there.pkl").write_text("precious")
+    for argv, message in (
+        ((published, tmp_path / "there.pkl"), "there.pkl exists already"),
+        ((checkpoint_path, tmp_path / "new.pkl", "--to=official"), "point_encoding = fourier+code (legal: fourier+table)"),
+        ((checkpoint_path, tmp_path / "new.pkl", "--coarse-scale=-5"), "is ours and has it on record"),
+    ):
+        result = CliRunner().invoke(convert_checkpoint.main, [str(a) for a in argv])
+        assert result.exit_code == 1 and message in result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["there.pkl"] and (tmp_path / "there.pkl").read_text() == "precious"
+
+
+def test_a_published_file_in_every_script_that_shows(published, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path / "cache"))
+    run(gen_samples, f"--network={published}", f"--outdir={tmp_path}", "--seeds=0", "--device=cpu")
+    assert (tmp_path / f"{published.stem}-samples.png").is_file()
+    run(gen_videos, f"--network={published}", f"--outdir={tmp_path}", "--seeds=0", "--w-frames=2", "--device=cpu")
+    said = run(
+        calc_metrics,
+        f"--network={published}",
+        f"--data={images}",
+        "--metrics=fid16_full",
+        "--detector=tiny",
+        "--device=cpu",
+        f"--outdir={tmp_path}",
+    )
+    assert "fid16_full" in said
+
+
+def test_a_published_file_goes_on_training(published, modules, images, tmp_path):
+    run(
+        train,
+        f"--data={images}",
+        f"--outdir={tmp_path}",
+        f"--resume={published}",
+        "--batch=8",
+        "--batch-gpu=4",
+        "--kimg=2.016",
+        "--metrics=none",
+        "--device=cpu",
+        "--workers=0",
+    )
+    (last,) = tmp_path.glob("*/network-snapshot-*.pkl")
+    state = checkpoint.load_checkpoint(last)
+    assert state["progress"]["nimg"] == 2016 and state["config"]["generator"] == modules["G"].config.to_dict()
+    moments = state["opt"]["G"]["_xyz"]
+    assert moments["step"].item() == 3  # one in the file, two here
+    assert json.loads((last.parent / "training_options.json").read_text())["batch"] == 8
+
+
+def test_a_published_file_gives_a_run_its_first_weights(published, images, tmp_path):
+    said = run(
+        train,
+        f"--data={images}",
+        f"--outdir={tmp_path}",
+        f"--init-from={published}",
+        "--init-share=0",
+        "--preset=micro",
+        "--kimg=0.016",
+        "--metrics=none",
+        "--device=cpu",
+        "--workers=0",
+    )
+    assert "G_ema" in said
