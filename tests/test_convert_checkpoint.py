@@ -69,7 +69,7 @@ def test_refusals(published, checkpoint_path, tmp_path):
     (tmp_path / "there.pkl").write_text("precious")
     for argv, message in (
         ((published, tmp_path / "there.pkl"), "there.pkl exists already"),
-        ((checkpoint_path, tmp_path / "new.pkl", "--to=official"), "point_encoding = fourier+code (legal: fourier+table)"),
+        ((checkpoint_path, tmp_path / "new.pkl", "--to=official"), "point_encoding = fourier+code (legal"),
         ((checkpoint_path, tmp_path / "new.pkl", "--coarse-scale=-5"), "is ours and has it on record"),
     ):
         result = CliRunner().invoke(convert_checkpoint.main, [str(a) for a in argv])
