@@ -47,7 +47,8 @@ def make_step(batch_gpu, dtype, mbstd=1, **changes):
     stream = SampleStream(config, labels, G.z_dim, torch.device("cpu"))
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     masks = torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    micro = stream.micro_batches(0, Batch(images, masks, labels[stream.items(0)]))
+    own = slice(stream.share(0).start, stream.share(0).stop)  # all of them where there is one rank
+    micro = stream.micro_batches(0, Batch(images[own], masks[own], labels[stream.items(0)]))
     for part in micro:
         for name in ("real", "g_z", "d_z"):
             setattr(part, name, getattr(part, name).to(dtype))
