@@ -140,8 +140,8 @@ RESUMING = group(
     "Resuming and safety",
     option("--resume", metavar="latest|PKL",
            help="latest: go on with the newest run of this --desc, in its folder; PKL: in a new folder from this file"),
-    option("--resume-kimg", type=click.FloatRange(min=0), show_default="0",
-           help="thousands of images that published weights count as; other checkpoints say it themselves"),
+    option("--resume-kimg", type=click.FloatRange(min=0), show_default="what the file says; published weights: 0",
+           help="thousands of images that the file counts as"),
     option("--state-minutes", "state_minutes", type=click.FloatRange(min=0), default=STATE_MINUTES,
            help="between two writes of state-latest.pkl, from which --resume=latest goes on"),
     option("--resume-blur", "blur_sigma", type=bool, callback=_blur, show_default="True",
@@ -210,6 +210,8 @@ def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, 
             resume, resume_kimg = LATEST, None
         start = find_start(resume, Path(outdir), desc or config.preset, resume_kimg) if trains else Start()
         if start.state is not None:
+            if index_list is None:
+                dataset = ImageDataset(data, start.config.index_list)
             config = launch.resolve_config(dataset, data, ranks, base=start.config, **choices)
             check_compatible(start, config, data_mark(dataset))
         if measure:

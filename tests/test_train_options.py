@@ -1,6 +1,7 @@
 """Every published option of train.py as it is written: what it resolves to, and whole runs of published commands."""
 
 import dataclasses
+import inspect
 import json
 import re
 
@@ -9,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 import train
-from training import presets
+from training import launch, presets
 from training.checkpoint import load_checkpoint
 from training.synthetic import synthesize_heads
 from training.training_loop import Options
@@ -187,8 +188,9 @@ def test_a_meaningless_option_is_refused_by_name_with_the_reason(heads, spelling
 
 def test_no_option_is_without_a_place():
     """Each names a field of the configuration, of the loop's options, or a parameter of the script itself."""
-    own = {"data", "index_list", "validate", "outdir", "desc", "job_id", "device", "gpus", "dry_run", "measure"}
-    own |= {"preset", "background", "channel_base", "channel_max", "fp16_blocks", "cond", "start_pe", "g_num_fp16_res"}
+    own = set(inspect.signature(train.main.callback).parameters)
+    own |= set(inspect.signature(launch.resolve_config).parameters)
+    own |= {p.name for p in train.main.params if not p.expose_value}
     config = presets.resolve("micro", data="")
     known = own | {f.name for f in dataclasses.fields(Options)} | set(vars(config))
     known |= {f"generator__{name}" for name in vars(config.generator)}

@@ -79,8 +79,8 @@ def resolve_config(
         if value is not None:
             given[owner][field] = value
     if channel_base is not None or channel_max is not None:
-        base, most = presets.channels(config.preset)
-        channels = channel_counts(dataset.resolution, channel_base or base, channel_max or most)
+        own_base, own_max = presets.channels(config.preset)
+        channels = channel_counts(dataset.resolution, channel_base or own_base, channel_max or own_max)
         if not all(channels):
             raise ValueError(f"--cbase={channel_base} leaves no channel at {dataset.resolution} px")
         given["discriminator"] |= {"channels": channels, "embedding_dim": channels[-1]}

@@ -47,18 +47,17 @@ class Start:
 def find_start(resume: str | None, outdir: Path, name: str, kimg: float | None = None) -> Start:
     """What --resume means: None, a file, or "latest" for the newest run called `name` under `outdir`.
 
-    `outdir` may be a run folder itself; `kimg`: thousands of images that published weights count as. Every rank calls
+    `outdir` may be a run folder itself; `kimg`: thousands of images that a file counts as. Every rank calls
     this; rank 0 chooses. Raises CheckpointError for a file that cannot be used.
     """
     if resume is None:
         return Start()
     if resume != LATEST:
         state = checkpoint.load_checkpoint(resume)
-        if kimg is not None:
-            _count_as(Path(resume), state, kimg)
-        return Start(None, Path(resume), state)
+        notes = [] if kimg is None else _count_as(Path(resume), state, kimg)
+        return Start(None, Path(resume), state, notes)
     if kimg is not None:
-        raise CheckpointError("--resume-kimg is for published weights; --resume=latest knows how far its run was")
+        raise CheckpointError("--resume-kimg is for a file; --resume=latest knows how far its run was")
     found: list[dict[str, Any] | None] = [None]
 
     def choose() -> tuple[Path | None, Path | None, list[str]]:
@@ -77,16 +76,20 @@ def find_start(resume: str | None, outdir: Path, name: str, kimg: float | None =
     return Start(run_dir, path, state, notes)
 
 
-def _count_as(path: Path, state: dict[str, Any], kimg: float) -> None:
-    """Published weights know nothing of our samples: their run begins after `kimg`, at a whole number of batches."""
-    if "checksum" in state:  # ours: a published file has none
-        raise CheckpointError(
-            f"--resume-kimg={kimg:g}: {path} says itself that it has seen {state['progress']['nimg'] / 1000:g} kimg; "
-            "leave --resume-kimg out, or take the weights alone with --init-from"
-        )
-    batch = state["config"]["batch"]
+def _count_as(path: Path, state: dict[str, Any], kimg: float) -> list[str]:
+    """Lets a checkpoint count as `kimg` thousand images, at a whole number of batches; lines for the user.
+
+    Published weights know nothing of their images, and published commands always say it.
+    """
+    own, batch = state["progress"]["nimg"], state["config"]["batch"]
     step = round(kimg * 1000 / batch)
+    published = "checksum" not in state
+    if not published and step * batch == own:
+        return []
     state["progress"] |= {"nimg": step * batch, "step": step, "tick": -1, "tick_nimg": step * batch}
+    if published:
+        return []
+    return [f"--resume-kimg={kimg:g}: {path} counts as that, not as the {own / 1000:g} kimg it has seen"]
 
 
 def newest_run(outdir: Path, name: str) -> Path | None:
