@@ -3,7 +3,7 @@
 Not imported by `dnnlib` itself, so that the packages below the scripts run without click.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -43,6 +43,23 @@ class GroupedCommand(click.Command):
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+class ChoiceList(click.ParamType):
+    """Comma-separated words of a closed set, as a tuple in the order given."""
+
+    name = "list"
+
+    def __init__(self, words: Sequence[str]):
+        self.words = tuple(words)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Called by click."""
+        chosen = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
+        for word in chosen:
+            if word not in self.words:
+                self.fail(f"{word!r} is not one of {', '.join(self.words)}", param, ctx)
+        return chosen
 
 
 def option(*declarations: str, **attributes: Any) -> Callable:

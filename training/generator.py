@@ -336,6 +336,11 @@ class Generator(nn.Module):
             self.register_buffer("dataset_label_std", torch.zeros(CAMERA_DIM))
 
     @property
+    def initial_points(self) -> Tensor:
+        """Where the hierarchy starts from, the same for every head: [num_points, 3] in -1..1."""
+        return torch.tanh(self._xyz)
+
+    @property
     def w_avg(self) -> Tensor:
         """Running mean of w, [w_dim]."""
         return self.mapping_network.w_avg
@@ -369,7 +374,7 @@ class Generator(nn.Module):
             raise ValueError(
                 f"ws must have shape [B, {self.num_ws}, {self.w_dim}] as mapping() returns it, got {list(ws.shape)}"
             )
-        anchors, splats = self.point_gen(torch.tanh(self._xyz), ws[:, 0], self.low_dtype)
+        anchors, splats = self.point_gen(self.initial_points, ws[:, 0], self.low_dtype)
         fields = _as_gaussians(splats, len(ws))
         fields["means"] = fields["means"].clamp(-SCENE_HALF_WIDTH, SCENE_HALF_WIDTH)
         return HierarchicalGaussians(**fields, anchors=Gaussians(**_as_gaussians(anchors, len(ws))))

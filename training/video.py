@@ -1,7 +1,8 @@
-"""Films of scenes: paths of the camera, frames, and the file that they go to."""
+"""Films of scenes: panels, frames, and the file that they go to."""
 
-import math
+import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,43 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import dnnlib
 from gaussian import Cameras, Geometry
 from training.dataset import quantize
-from training.generator import Generator
-from training.visualize import image_grid
+from training.generator import Generator, HierarchicalGaussians
+from training.inspection import Inspection
+from training.visualize import color_depth, color_normals, depth_range, image_grid
 
-PATHS = ("orbit", "front")
-FRONT_PITCH_SHARE = 0.25  # of the yaw: heads are photographed from far more yaws than pitches
+PANELS = ("image", "alpha", "depth", "normals")
+DEPTH_PROBES, DEPTH_PROBE_PIXELS = 6, 64  # frames of a film, and their size, that its depth colours are fitted to
 PIXELS_PER_CALL = 1 << 21  # rendered at once; about 0.1 GiB of images, and enough views to fill the cores
+SPLATS_PER_CALL = 1 << 21  # synthesised at once where every frame has heads of its own
 CRF = 17  # x264's constant rate factor; 18 and below are called visually lossless
-
-
-def camera_path(
-    kind: str,  # orbit: a full turn; front: once round an ellipse before the face
-    geometry: Geometry,
-    num_frames: int,
-    max_yaw: float = math.pi / 6,  # radians; of "front" only
-) -> Cameras:
-    """Cameras [num_frames] about the centre. The path closes: the camera after the last one would be the first.
-
-    An orbit starts at the front and moves towards world +x at pitch 0.
-    Raises ValueError for an unknown kind or no frame.
-    """
-    if num_frames < 1:
-        raise ValueError(f"a film needs at least 1 frame, got {num_frames}")
-    phase = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
-    if kind == "orbit":
-        yaw, pitch = phase, torch.zeros_like(phase)
-    elif kind == "front":
-        yaw, pitch = max_yaw * phase.sin(), FRONT_PITCH_SHARE * max_yaw * phase.cos()
-    else:
-        raise ValueError(f"camera path {kind!r} does not exist; legal are {', '.join(PATHS)}")
-    return geometry.orbit(yaw, pitch).to(dtype=torch.float32)
-
-
-def seed_latents(seeds: list[int], z_dim: int) -> Tensor:
-    """One latent per seed, [len(seeds), z_dim], drawn as StyleGAN's scripts draw theirs: RandomState(seed).randn."""
-    return torch.from_numpy(np.stack([np.random.RandomState(seed).randn(z_dim) for seed in seeds]).astype(np.float32))
 
 
 def yaw_range(checkpoint: dict[str, Any]) -> tuple[float, float]:
@@ -59,26 +35,94 @@ def yaw_range(checkpoint: dict[str, Any]) -> tuple[float, float]:
     return float(yaw.min()), float(yaw.max())
 
 
+def shown_background(G: Generator, asked: str | None) -> tuple[float, float, float]:
+    """RGB 0..1 behind pictures and films: the colour asked for, or the one of training, white where that was random.
+
+    Raises ValueError for what is no colour.
+    """
+    if asked is None:
+        trained = (getattr(G, "checkpoint_config", None) or {}).get("background", "random")
+        asked = "white" if trained == "random" else trained
+    return dnnlib.parse_color(asked)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a scene is shown."""
+
+    resolution: int | None = None  # pixels of one panel; the generator's own if None
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # RGB 0..1
+    show: tuple[str, ...] = ("image",)  # panels from left to right, of PANELS
+    inspection: Inspection = field(default_factory=Inspection)
+    depth_range: tuple[float, float] | None = None  # world units of the ends of depth's colours; of the call if None
+
+
+@torch.no_grad()
+def render_panels(G: Generator, scene: HierarchicalGaussians, cameras: Cameras, look: Look) -> Tensor:
+    """B scenes from V cameras each: uint8 [B, V, 3, R, R * panels] on the CPU. cameras: [B, V]."""
+    background = torch.tensor(look.background, device=scene.device)
+    out = G.render(look.inspection.apply(scene, G), cameras, look.resolution, background)
+    depth, alpha = out.depth.flatten(0, 1), out.alpha.flatten(0, 1)  # [B V, 1, R, R]
+    panels = []
+    for name in look.show:
+        if name == "image":
+            panel = quantize(out.image.flatten(0, 1)).cpu()
+        elif name == "alpha":
+            panel = quantize(2 * alpha - 1).cpu().expand(-1, 3, -1, -1)
+        elif name == "depth":
+            near, far = look.depth_range or (None, None)
+            panel = color_depth(depth, alpha, near, far, background)
+        else:
+            panel = color_normals(depth, alpha, cameras.intrinsics.flatten(0, 1), background)
+        panels.append(panel)
+    return torch.cat(panels, dim=-1).unflatten(0, tuple(cameras.shape))
+
+
 @torch.no_grad()
 def render_frames(
     G: Generator,
-    ws: Tensor,  # [B, num_ws, w_dim]
+    ws: Tensor,  # [B, num_ws, w_dim], or [F, B, num_ws, w_dim] for heads that change from frame to frame
     cameras: Cameras,  # [F]
     columns: int,  # of the grid that shows the B scenes
-    resolution: int | None = None,  # of one cell; the generator's own if None
+    look: Look = Look(),
 ) -> Iterator[np.ndarray]:
-    """Yields one uint8 frame [rows * R, columns * R, 3] per camera: all scenes seen from it, over white.
+    """Yields one uint8 frame [rows * R, columns * R * panels, 3] per camera: all scenes seen from it.
 
-    The scenes are synthesised once; views are rendered several at a time.
+    Scenes that stay are synthesised once. Several frames are rendered at a time; that changes none of them.
     """
-    resolution = resolution or G.resolution
-    scene = G.synthesis(ws)
-    views = max(1, PIXELS_PER_CALL // (len(ws) * resolution**2))
-    for start in range(0, len(cameras), views):
-        some = cameras[start : start + views].to(ws.device)
-        images = quantize(G.render(scene, some.reshape(1, -1).expand(len(ws), -1), resolution).image)
-        for frame in images.unbind(1):  # [B, 3, R, R]
+    moving = ws.ndim == 4
+    heads = ws.shape[-3]
+    resolution = look.resolution or G.resolution
+    chunk = max(1, PIXELS_PER_CALL // (heads * resolution**2))
+    if moving:
+        chunk = min(chunk, max(1, SPLATS_PER_CALL // (heads * sum(G.config.level_sizes))))
+    else:
+        scene = G.synthesis(ws)
+    if "depth" in look.show and look.depth_range is None:
+        look = dataclasses.replace(look, depth_range=_film_depth_range(G, ws, cameras, look.inspection))
+    for start in range(0, len(cameras), chunk):
+        some = cameras[start : start + chunk].to(ws.device)
+        if moving:
+            part = ws[start : start + chunk]  # [f, B, num_ws, w_dim]
+            each = some.reshape(-1, 1).expand(-1, heads).reshape(-1, 1)  # [f B, 1]
+            frames = render_panels(G, G.synthesis(part.flatten(0, 1)), each, look)[:, 0].unflatten(0, part.shape[:2])
+        else:
+            frames = render_panels(G, scene, some.reshape(1, -1).expand(heads, -1), look).transpose(0, 1)
+        for frame in frames:  # [B, 3, R, R * panels]
             yield image_grid(frame, columns).permute(1, 2, 0).numpy()
+
+
+def _film_depth_range(G: Generator, ws: Tensor, cameras: Cameras, inspection: Inspection) -> tuple[float, float]:
+    """Ends of depth's colours for a whole film, from a few of its frames: with ends per frame it would flicker."""
+    moments = torch.linspace(0, len(cameras) - 1, DEPTH_PROBES).round().long()
+    ranges = []
+    for k in moments.unique().tolist():
+        scene = inspection.apply(G.synthesis(ws[k] if ws.ndim == 4 else ws), G)
+        camera = cameras[k].to(ws.device).reshape(1, 1).expand(ws.shape[-3], 1)
+        out = G.render(scene, camera, min(G.resolution, DEPTH_PROBE_PIXELS))
+        if found := depth_range(out.depth.flatten(0, 1), out.alpha.flatten(0, 1)):
+            ranges.append(found)
+    return (min(near for near, _ in ranges), max(far for _, far in ranges)) if ranges else (0.0, 1.0)
 
 
 class VideoWriter:

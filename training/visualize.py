@@ -53,15 +53,17 @@ def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def color_depth(depth: Tensor, alpha: Tensor, near: float | None = None, far: float | None = None) -> Tensor:
-    """Colours depth for the eye: near is bright, far is dark, the background is white.
+def color_depth(
+    depth: Tensor, alpha: Tensor, near: float | None = None, far: float | None = None, background: Tensor | None = None
+) -> Tensor:
+    """Colours depth for the eye: near is bright, far is dark.
 
     depth, alpha: [N, 1, H, W] as `Rendering` holds them (depth is the alpha-weighted sum, world units).
     near, far: world units of the two ends; None takes the range of all pixels with alpha over one half.
-    Returns uint8 [N, 3, H, W]. Where nothing is in front of the background, everything is white.
+    background: RGB 0..1 behind what is seen; white if None.
+    Returns uint8 [N, 3, H, W]. Where nothing is in front of the background, everything is background.
     """
-    solid = alpha > 0.5
-    distance = depth / alpha.clamp_min(1e-6)  # [N, 1, H, W] mean z of what the pixel sees
+    distance, solid = mean_depth(depth, alpha)
     if solid.any():
         near = float(distance[solid].min()) if near is None else near
         far = float(distance[solid].max()) if far is None else far
@@ -70,9 +72,68 @@ def color_depth(depth: Tensor, alpha: Tensor, near: float | None = None, far: fl
     nearness = 1 - (distance - near) / max(far - near, 1e-12)
     table = torch.tensor(matplotlib.colormaps["viridis"](np.linspace(0, 1, 256))[:, :3], dtype=torch.float32)
     index = (nearness.clamp(0, 1) * 255).round().long().squeeze(1).cpu()
-    colors = table[index].permute(0, 3, 1, 2)  # [N, 3, H, W]
-    coverage = (alpha * solid).clamp(0, 1).cpu()
-    return ((colors * coverage + 1 - coverage) * 255).round().to(torch.uint8)
+    return _over(table[index].permute(0, 3, 1, 2), alpha * solid, background)
+
+
+def mean_depth(depth: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean camera z of what a pixel sees, in world units, and where alpha is over one half; both [N, 1, H, W]."""
+    return depth / alpha.clamp_min(1e-6), alpha > 0.5
+
+
+def depth_range(depth: Tensor, alpha: Tensor) -> tuple[float, float] | None:
+    """Nearest and farthest mean depth without the outermost 1 % of the solid pixels; None if there are none."""
+    distance, solid = mean_depth(depth, alpha)
+    values = distance[solid].sort().values
+    if len(values) == 0:
+        return None
+    cut = len(values) // 100
+    return float(values[cut]), float(values[-1 - cut])
+
+
+def color_normals(depth: Tensor, alpha: Tensor, intrinsics: Tensor, background: Tensor | None = None) -> Tensor:
+    """Colours the surface's direction, from depth: red points right, green up, blue at the camera.
+
+    Neighbouring solid pixels span the surface; one at its rim uses the side that it has.
+    depth, alpha: [N, 1, H, W] as `Rendering` holds them; intrinsics [N, 3, 3]; background as in `color_depth`.
+    Returns uint8 [N, 3, H, W].
+    """
+    z, solid = mean_depth(depth, alpha)
+    height, width = z.shape[-2:]
+    x = (torch.arange(width, device=z.device) + 0.5) / width - intrinsics[:, 0, 2, None]  # [N, W]
+    y = (torch.arange(height, device=z.device) + 0.5) / height - intrinsics[:, 1, 2, None]  # [N, H]
+    points = torch.cat(
+        [
+            z * (x / intrinsics[:, 0, 0, None])[:, None, None, :],
+            z * (y / intrinsics[:, 1, 1, None])[:, None, :, None],
+            z,
+        ],
+        dim=1,
+    )  # [N, 3, H, W] in camera axes
+    normals = torch.linalg.cross(_slope(points, solid, 3), _slope(points, solid, 2), dim=1)
+    # The cross product of right and down points into the scene, along camera z; the normal comes towards the camera.
+    normals = -torch.nn.functional.normalize(normals, dim=1)
+    colors = torch.stack([normals[:, 0], -normals[:, 1], -normals[:, 2]], dim=1) / 2 + 0.5
+    return _over(colors.cpu(), alpha * solid, background)
+
+
+def _slope(points: Tensor, solid: Tensor, axis: int) -> Tensor:
+    """Change of points [N, 3, H, W] per pixel along `axis`: the mean over the neighbours that are solid."""
+    count = points.shape[axis] - 1
+    step = points.narrow(axis, 1, count) - points.narrow(axis, 0, count)
+    both = solid.narrow(axis, 1, count) & solid.narrow(axis, 0, count)
+    step, weight = step * both, both.to(points)
+    total, weights = torch.zeros_like(points), torch.zeros_like(points[:, :1])
+    for start in (0, 1):  # every step serves the pixel before it and the one after it
+        total.narrow(axis, start, count).add_(step)
+        weights.narrow(axis, start, count).add_(weight)
+    return total / weights.clamp_min(1)
+
+
+def _over(colors: Tensor, alpha: Tensor, background: Tensor | None) -> Tensor:
+    """Colours [N, 3, H, W] on the CPU over an RGB background by alpha [N, 1, H, W], as uint8."""
+    coverage = alpha.clamp(0, 1).cpu()
+    behind = torch.ones(3) if background is None else background.cpu()
+    return ((colors * coverage + behind[:, None, None] * (1 - coverage)) * 255).round().to(torch.uint8)
 
 
 def save_camera_histogram(cameras: Cameras | Tensor, geometry: Geometry, path: str | Path) -> None:
