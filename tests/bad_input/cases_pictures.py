@@ -23,7 +23,6 @@ def _videos(name: str, argv: str, message: str, **more) -> Case:
 
 CASES = [
     Case("samples: no network", SAMPLES, _GOOD[1:], "Missing option '--network'", real=True),
-    Case("samples: no outdir", SAMPLES, _GOOD[:1], "Missing option '--outdir'"),
     Case("samples: outdir is a file", SAMPLES, _FILE, "file", make=spoil.file("file"), real=True),
     Case("samples: outdir below a file", SAMPLES, _BELOW, "file/out", make=spoil.file("file")),
     Case("samples: outdir is a link to itself", SAMPLES, (_GOOD[0], "--outdir={TMP}/loop"), "loop", make=_loop),
@@ -42,7 +41,7 @@ CASES = [
     Case("film: outdir below a file", VIDEOS, _BELOW, "file/out", make=spoil.file("file")),
     _videos("grid of words", "--grid=square", "'square' is not a grid"),
     _videos("grid of no columns", "--grid=0x2", "'0x2' is not a grid"),
-    _videos("grid larger than the seeds", "--seeds=0-2 --grid=2x2", "4 cells, --seeds=0-2 names 3 heads", real=True),
+    _videos("grid larger than the seeds", "--seeds=0-2 --grid=2x2", "4 cells: 3 heads are no multiple", real=True),
     _videos("seeds of words", "--seeds=a-b", "'a-b' is not a list"),
     _videos("unknown flag", "--colour=red", "No such option.*--colour"),
 ]
