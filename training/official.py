@@ -210,11 +210,17 @@ class _Import:
             "step": steps or nimg // PUBLISHED_BATCH,
             "tick": nimg // 1000,
             "imported": {
-                "images_seen": "from the file name" if named else f"{steps} optimiser steps x {PUBLISHED_BATCH}",
+                "images_seen": _seen(bool(named), steps),
                 "geometry": "published cameras",
                 "dropped": dropped,
             },
         }
+
+
+def _seen(named: bool, steps: int) -> str:
+    if named:
+        return "from the file name"
+    return f"{steps} optimiser steps x {PUBLISHED_BATCH}" if steps else "the file does not say; see --resume-kimg"
 
 
 def _optimizer_order(parameters: list[str], sizes: list[int]) -> list[str] | None:

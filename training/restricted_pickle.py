@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-MAX_OPCODES = 1_000_000  # a published 512 px file takes about 260,000; each may cost some 250 bytes of memory
+MAX_OPCODES = 1_000_000  # the largest published layout (2048 px) takes 128,000; one costs at most 250 bytes or so
 MAX_STACK = 100_000  # Python's pickler writes containers in runs of 1,000
 MAX_MARKS = 500  # containers that are open inside each other
 MAX_INT_BYTES = 16
