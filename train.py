@@ -20,7 +20,7 @@ from training import launch, presets, rank_check
 from training.checkpoint import CheckpointError
 from training.dataset import ImageDataset
 from training.launch import stated_default
-from training.measure import OutOfMemory, measure_run, report
+from training.measure import MeasureFailed, OutOfMemory, measure_run, report
 from training.requests import EXIT_STOPPED, Stopped
 from training.resume import LATEST, Start, check_compatible, data_mark, find_start, open_run
 from training.training_loop import LOADER_WORKERS, STATE_MINUTES, Options, train
@@ -229,7 +229,15 @@ def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, 
     except Stopped as stopped:
         click.echo(stopped)
         sys.exit(EXIT_STOPPED)
-    except (CheckpointError, Diverged, OutOfMemory, metrics.MetricUnavailable, ValueError, OSError) as error:
+    except (
+        CheckpointError,
+        Diverged,
+        MeasureFailed,
+        OutOfMemory,
+        metrics.MetricUnavailable,
+        ValueError,
+        OSError,
+    ) as error:
         raise click.ClickException(str(error)) from error
     except distributed.RankLost as error:
         click.echo(f"Error: {error}", err=True)

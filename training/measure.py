@@ -22,6 +22,7 @@ import dnnlib
 import metrics
 from metrics.samples import Sampling, fake_images
 from torch_utils import distributed, memory
+from training import monitor
 from training.config import TrainingConfig
 from training.dataset import ImageDataset, iterate
 from training.launch import batch_sizes
@@ -31,10 +32,16 @@ from training.training_loop import Options, Trainer
 METRIC_BATCH = 32  # images, as compute_metric takes them
 MEMORY_SHARE = 0.95  # of the free memory that the processes may take together
 _NO_MEMORY = re.compile(r"alloc|memory|could not create|start new thread|without exception set", re.IGNORECASE)
+# The line that ends a traceback, of our processes and not of torchrun.
+_ERROR = re.compile(r"^(?:\[rank\d+\]: )?((?:\w+\.)*\w*(?:Error|Exception|Interrupt): .*)$", re.MULTILINE)
 
 
 class OutOfMemory(RuntimeError):
     """The run does not fit; the message says what would."""
+
+
+class MeasureFailed(RuntimeError):
+    """A measuring process ended with an error; the message has its last line."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Measurement:
 
 
 def measure_run(config: TrainingConfig, device: str, ranks: int, workers: int) -> Measurement:
-    """Measures a run. Raises OutOfMemory naming the largest --batch-gpu that fits, RuntimeError if a process fails."""
+    """Measures a run. Raises OutOfMemory naming the largest --batch-gpu that fits, or MeasureFailed."""
     found = _attempt(config, device, ranks, workers)
     if found is not None:
         return found
@@ -107,11 +114,12 @@ def _attempt(config: TrainingConfig, device: str, ranks: int, workers: int) -> M
     if done.returncode == 0:
         return Measurement(**outcome)
     # A process that was killed, or that ended where an allocation failed in native code, leaves no outcome.
-    last = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+    errors = _ERROR.findall(done.stderr) or done.stderr.strip().splitlines()
+    last = errors[-1] if errors and ranks == 1 else errors[0] if errors else f"exit status {done.returncode}"
     killed = done.returncode < 0 or "Signal 9" in done.stderr or "Signal 6" in done.stderr
     if "out_of_memory" in outcome or killed or _NO_MEMORY.search(last):
         return None
-    raise RuntimeError(f"--measure: the measuring process failed: {last}")
+    raise MeasureFailed(f"--measure: the measuring process failed: {last}")
 
 
 # ---------------------------------------------------------------- in the measuring process
@@ -140,7 +148,7 @@ def _work(job: dict[str, Any], result: Path) -> None:
 
 def _run(config: TrainingConfig, device: torch.device, workers: int, folder: Path) -> Measurement:
     dataset = ImageDataset(config.data, config.index_list)
-    trainer = Trainer(config, Options(folder, device, workers=workers), dataset)
+    trainer = Trainer(config, Options(run_dir=folder, device=device, workers=workers), dataset)
     # Step 0 warms up, under the initial blur; then one without R1 and one with it, as most of the run will be.
     later = int(config.blur_fade_kimg * 1000) // config.batch * config.batch + config.batch
     steps = ((0, 0), (1, later), (config.r1_interval, later + config.batch))
@@ -153,8 +161,8 @@ def _run(config: TrainingConfig, device: torch.device, workers: int, folder: Pat
         seconds.append(_now(device) - start)
     training = memory.peaks(device)
     if distributed.rank() == 0:
-        trainer._save_reals()
-        trainer._save_fakes()
+        monitor.save_reals(config, dataset, folder)
+        monitor.save_fakes(folder / "fakes.png", trainer.G_ema, trainer.grid, config)
     metric_sec, notes = _metric_batches(config, trainer, dataset)
     everything = memory.peaks(device)
     key = "gpu_peak_gib" if device.type == "cuda" else "cpu_peak_gib"
