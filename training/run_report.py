@@ -43,7 +43,8 @@ figure{margin:0}figcaption{font-weight:600}svg{width:100%}svg text{font-size:11p
 .s4{--c:#e69f00}.s5{--c:#56b4e9}.s6{--c:#8c6bb1}.s7{--c:#888}
 img{max-width:100%}
 .fakes{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:1em}.fakes img{width:100%}
-table{border-collapse:collapse;font-size:13px}td{padding:.1em 1em .1em 0;vertical-align:top;border-bottom:1px solid var(--grid)}
+table{border-collapse:collapse;font-size:13px}
+td{padding:.1em 1em .1em 0;vertical-align:top;border-bottom:1px solid var(--grid)}
 """
 
 
