@@ -75,13 +75,14 @@ class _Ranks:
         )
         self.processes: list[subprocess.Popen[bytes]] = []
         self.stopped = 0.0  # time of the first stop signal
-        # The ranks meet in a store of this process: no port has to be free, and none is fought over by two runs.
-        self.store = torch.distributed.TCPStore(
-            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=10)
-        )
 
     def run(self, attempt: int) -> tuple[int, bool]:
         """Starts all ranks and waits for their end: exit status, and whether starting anew may help."""
+        # The ranks meet in a store of this process: no port has to be free, and none is fought over by two runs. Each
+        # attempt has its own: in an old one, ranks find the addresses of dead ones and wait for them.
+        self.store = torch.distributed.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=10)
+        )
         self.processes = [self._start(rank, attempt) for rank in range(self.count)]
         while True:
             codes = [process.poll() for process in self.processes]
