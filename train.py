@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -17,17 +18,24 @@ from dnnlib.command import CONTEXT, GroupedCommand, group, option, refuse
 from gaussian.rendering import BACKENDS
 from torch_utils import distributed, launcher
 from training import launch, presets, rank_check
+from training.alarms import Collapsed
 from training.checkpoint import CheckpointError
 from training.dataset import ImageDataset
 from training.launch import stated_default
 from training.measure import MeasureFailed, OutOfMemory, measure_run, report
+from training.replay import replay
 from training.requests import EXIT_STOPPED, Stopped
 from training.resume import LATEST, Start, check_compatible, data_mark, find_start, open_run
+from training.retention import Retention, parse_keep
 from training.training_loop import LOADER_WORKERS, STATE_MINUTES, Options, train
 from training.transfer import LEAST_SHARE
 from training.watchdog import Diverged
 
 COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
+
+USER_ERRORS = (
+    CheckpointError, Collapsed, Diverged, MeasureFailed, OutOfMemory, metrics.MetricUnavailable, ValueError, OSError,
+)  # fmt: skip
 
 REFUSED = {
     "--g-num-fp16-res": "the published code reads it and never uses it; --precision covers the generator too",
@@ -51,6 +59,33 @@ def _blur(ctx: click.Context, parameter: click.Parameter, value: bool | None) ->
 
 def _inverted(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
     return not value
+
+
+def _keep(ctx: click.Context, parameter: click.Parameter, value: str) -> Retention | None:
+    try:
+        return parse_keep(value)
+    except ValueError as error:
+        raise click.UsageError(str(error), ctx) from None
+
+
+def _debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    ctx.meta["debug"] = value
+
+
+def _replay(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        try:
+            bad_again = replay(Path(value), click.echo)
+        except USER_ERRORS as error:
+            raise_line(ctx, error)
+        ctx.exit(0 if bad_again else 1)
+
+
+def raise_line(ctx: click.Context, error: Exception) -> NoReturn:
+    """Ends with the message of an error that explains itself, or with --debug with its traceback."""
+    if ctx.meta.get("debug"):
+        raise error
+    raise click.ClickException(str(error)) from error
 
 
 def _metrics(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -144,6 +179,15 @@ RESUMING = group(
            help="thousands of images that the file counts as"),
     option("--state-minutes", "state_minutes", type=click.FloatRange(min=0), default=STATE_MINUTES,
            help="between two writes of state-latest.pkl, from which --resume=latest goes on"),
+    option("--keep", metavar="RULES", default="all", callback=_keep,
+           help="snapshots to keep: last:N, best:METRIC:N, every:KIMG, separated by commas; the others are deleted"),
+    field("--max-bad-steps", "max_bad_steps", type=COUNT,
+          help="steps in a row with a non-finite loss or gradient after which the run stops"),
+    option("--stop-on-collapse", is_flag=True, help="let the alarms for collapsed runs stop the run, not only warn"),
+    option("--replay", metavar="JSON", is_eager=True, expose_value=False, callback=_replay,
+           help="run the step of a diagnosis.json again, say where it is not finite, and do nothing else"),
+    option("--debug", is_flag=True, is_eager=True, expose_value=False, callback=_debug,
+           help="print the traceback of every error"),
     option("--resume-blur", "blur_sigma", type=bool, callback=_blur, show_default="True",
            help="the initial blur fades by the images seen; False: no blur at all"),
 )
@@ -214,6 +258,7 @@ def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, 
                 dataset = ImageDataset(data, start.config.index_list)
             config = launch.resolve_config(dataset, data, ranks, base=start.config, **choices)
             check_compatible(start, config, data_mark(dataset))
+        _check_keep(loop["keep"], config.metrics)
         if measure:
             click.echo(report(measure_run(config, device, gpus, loop["workers"]), config, gpus))
         elif dry_run:
@@ -229,16 +274,8 @@ def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, 
     except Stopped as stopped:
         click.echo(stopped)
         sys.exit(EXIT_STOPPED)
-    except (
-        CheckpointError,
-        Diverged,
-        MeasureFailed,
-        OutOfMemory,
-        metrics.MetricUnavailable,
-        ValueError,
-        OSError,
-    ) as error:
-        raise click.ClickException(str(error)) from error
+    except USER_ERRORS as error:
+        raise_line(click.get_current_context(), error)
     except distributed.RankLost as error:
         click.echo(f"Error: {error}", err=True)
         launcher.leave_lost()
@@ -256,6 +293,12 @@ def _check_together(
         raise click.UsageError("--resume-kimg needs --resume")
     if measure and not dry_run:
         raise click.UsageError("--measure needs --dry-run")
+
+
+def _check_keep(keep: Retention | None, measured: tuple[str, ...]) -> None:
+    for name, _ in keep.best if keep else ():
+        if name not in measured:
+            raise click.UsageError(f"--keep=best:{name}: the run does not measure it; add it to --metrics")
 
 
 def _train(config, dataset, desc: str | None, job_id: str, options: Options) -> None:

@@ -1,5 +1,6 @@
 """The console log: what a run prints, kept in a file beside its results."""
 
+import contextlib
 import sys
 import threading
 from pathlib import Path
@@ -42,7 +43,8 @@ class Logger:
         out.finish()
         err.finish()
         assert self._file is not None
-        self._file.close()
+        with contextlib.suppress(OSError):  # as in _Tee._log
+            self._file.close()
 
 
 class _Tee:
@@ -61,12 +63,17 @@ class _Tee:
         return len(text)
 
     def _log(self, lines: list[str]) -> None:
-        for line in lines:
-            shown = line.rstrip("\r").rpartition("\r")[2].rstrip()
-            if (shown or "\r" not in line) and not self._file.closed:
-                self._file.write(shown + "\n")
-        if lines and not self._file.closed:
-            self._file.flush()
+        if self._file.closed:
+            return
+        shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines]
+        text = "".join(s + "\n" for s, line in zip(shown, lines, strict=True) if s or "\r" not in line)
+        # A full disk must not end the program that prints. What it refuses stays in the file object's buffer, and is
+        # written with a later line.
+        with contextlib.suppress(OSError):
+            if text:
+                self._file.write(text)
+            if lines:
+                self._file.flush()
 
     def finish(self) -> None:
         """Writes what stands on an unfinished line."""

@@ -75,7 +75,7 @@ def save_checkpoint(path: str | os.PathLike, state: dict[str, Any]) -> None:
     distributed.RankLost in a rank whose collective failed: what it holds may be half a step.
     """
     distributed.require_ranks()
-    state = {"format": FORMAT, "revision": REVISION, **_map_tensors(state, lambda t: t.detach().cpu())}
+    state = {"format": FORMAT, "revision": REVISION, **map_tensors(state, lambda t: t.detach().cpu())}
     if missing := _KEYS - set(state) - {"checksum"}:
         raise ValueError(f"checkpoint: missing {', '.join(sorted(missing))}")
     state["checksum"] = checksum(state)
@@ -127,17 +127,18 @@ def _check_space(folder: Path, size: int) -> None:
         )
 
 
-def _map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """The same records with every tensor changed."""
     if isinstance(value, dict):
-        return {key: _map_tensors(item, change) for key, item in value.items()}
+        return {key: map_tensors(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_map_tensors(item, change) for item in value]
+        return [map_tensors(item, change) for item in value]
     return change(value) if isinstance(value, torch.Tensor) else value
 
 
 def _num_bytes(state: dict[str, Any]) -> int:
     sizes: list[int] = []
-    _map_tensors(state, lambda t: sizes.append(t.numel() * t.element_size()))
+    map_tensors(state, lambda t: sizes.append(t.numel() * t.element_size()))
     return sum(sizes)
 
 

@@ -3,6 +3,7 @@
 A logger never stops a run and never asks a question: what cannot be had is said once, and training goes on.
 """
 
+import errno
 import json
 import math
 import os
@@ -110,17 +111,43 @@ class _JsonLines:
     def __init__(self, run_dir: Path):
         self._path = run_dir / self.name
         self._path.touch()
+        self._unwritten = ""  # lines that a full disk has refused; the next write tries them again
 
     def write(self, step: int, nimg: int, values: dict[str, float], timing: dict[str, float]) -> None:
         record: dict[str, Any] = {**_finite(values), "timing": _finite(timing)}
         if odd := {k: str(v) for k, v in {**values, **timing}.items() if not math.isfinite(v)}:
             record["non_finite"] = odd
         line = json.dumps({"step": step, "nimg": nimg, **record}, allow_nan=False)
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        refused_before = bool(self._unwritten)
+        self._unwritten += line + "\n"
+        try:
+            append_whole(self._path, self._unwritten)
+        except OSError as error:
+            if not refused_before:
+                _warn_once_refused(self.name, error)
+            return
+        self._unwritten = ""
 
     def close(self) -> None:
         """Every line is closed with its file."""
+
+
+def append_whole(path: Path, text: str) -> None:
+    """Appends `text` or nothing: what a full disk took of it is cut off again. Raises OSError."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        data = text.encode()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
+
+
+def _warn_once_refused(name: str, error: OSError) -> None:
+    message = f"{name} cannot be written ({error.strerror}); its lines are kept until it can"
+    warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

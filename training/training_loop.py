@@ -18,16 +18,18 @@ from torch_utils import distributed, memory, precision
 from torch_utils.lagged import LaggedReader
 from torch_utils.training_stats import Collector
 from training import checkpoint, monitor, resume, run_state
+from training.alarms import CollapseAlarms, Collapsed
 from training.config import TrainingConfig
 from training.dataset import ImageDataset, iterate
 from training.discriminator import Discriminator
 from training.generator import Generator
 from training.loggers import StatsLogger
 from training.requests import Requests, Stopped
+from training.retention import Retention
 from training.startup import describe
 from training.step import GanStep, SampleStream, StepReport
 from training.transfer import LEAST_SHARE, init_from
-from training.watchdog import Watchdog
+from training.watchdog import Diverged, Watchdog
 
 LOADER_WORKERS = 3
 STATE_MINUTES = 15.0
@@ -44,6 +46,8 @@ class Options:
     init_share: float = LEAST_SHARE  # of each network's values that must fit
     minutes: float | None = None  # wall-clock limit of the whole loop
     state_minutes: float = STATE_MINUTES  # between two writes of state-latest.pkl
+    keep: Retention | None = None  # which snapshots stay; None: all
+    stop_on_collapse: bool = False
     tensorboard: bool = False
     wandb_mode: str = "off"
     workers: int = LOADER_WORKERS  # threads that read images ahead
@@ -77,7 +81,7 @@ class Trainer:
         self.grid = monitor.make_grid(config, dataset, self.G.z_dim)
         self.step = self.nimg = self.tick = self.tick_nimg = 0  # tick_nimg: images seen when the tick began
         self.best: dict[str, Any] = {}
-        self.reader, self.watchdog = LaggedReader(), Watchdog(config.max_bad_steps)
+        self.reader, self.watchdog, self.alarms = LaggedReader(), Watchdog(config.max_bad_steps), CollapseAlarms()
         self.requests = Requests(options.minutes, options.state_minutes)
         self.started = time.monotonic()
         self.seconds = {"maintenance_sec": 0.0, "checkpoint_sec": 0.0}  # of the last ones
@@ -88,7 +92,10 @@ class Trainer:
     # ------------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Trains until `total_kimg` images or `minutes` have passed. Raises Diverged, or Stopped after a signal."""
+        """Trains until `total_kimg` images or `minutes` have passed.
+
+        Raises Diverged, Collapsed, or Stopped after a signal; in each case the run can be resumed.
+        """
         logger = None
         if distributed.rank() == 0:
             options = self.options
@@ -103,6 +110,8 @@ class Trainer:
                 # A state can be from the end of a tick, before its maintenance.
                 while (self.nimg < total or self.nimg > self.tick_nimg) and not self.requests.out_of_time:
                     self._tick(loader, logger, total)
+        except Diverged as error:
+            raise self._diagnosed(error) from None
         finally:
             loader.close()
             if logger:
@@ -124,11 +133,14 @@ class Trainer:
 
     def _step(self, batch) -> None:
         """One step, and what it or a clock or a signal has asked for."""
+        self.watchdog.keep(run_state.capture(self) if self.watchdog.suspicious else None)
         micro_batches = self.stream.micro_batches(self.nimg, batch)
         report = self.gan.run(self.step, self.nimg, micro_batches, self.requests.wishes())
         self.step += 1
         self.nimg += self.config.batch
         self._heed(self.reader.put(report, report.values))
+        if self.watchdog.suspicious:
+            self._heed(self.reader.flush())
         if self.requests.stop:
             self._heed(self.reader.flush())
             self._save_state()
@@ -155,6 +167,7 @@ class Trainer:
             **self.seconds,
             **memory.peaks(self.device),
         }
+        self.watchdog.ticks.append({"tick": self.tick, "nimg": self.nimg, **values})
         if logger:
             monitor.print_status(self.tick, self.nimg, timing, values)
             logger.write(self.step, self.nimg, values, timing)
@@ -169,8 +182,30 @@ class Trainer:
                 with self.requests.interruptible():
                     self._measure(path)
             self._save(path)
+            if path is not None and self.options.keep is not None:
+                self._keep_going("retention", self._apply_retention)
         distributed.barrier()
+        self._sound_alarms(values)
         self.seconds["maintenance_sec"] = time.monotonic() - begun
+
+    def _sound_alarms(self, values: dict[str, float]) -> None:
+        for line in self.alarms.see(values):
+            if self.options.stop_on_collapse:
+                self._save_state()
+                raise Collapsed(f"{line} (stopped for --stop-on-collapse; --resume=latest goes on)")
+            if distributed.rank() == 0:
+                print(f"Warning: {line}", flush=True)
+
+    def _diagnosed(self, error: Diverged) -> Diverged:
+        """The error with what to do about it, once the diagnosis is written."""
+        advice = "the last checkpoint is kept; try a smaller --glr and --dlr, or --precision=fp32"
+        if distributed.rank() == 0:
+            try:
+                command = self.watchdog.diagnose(error, self.options.run_dir, str(self.device), self.stream.order)
+                advice = f"{command} replays the step; {advice}"
+            except OSError as full:
+                advice = f"no diagnosis was written ({full}); {advice}"
+        return error.with_advice(advice)
 
     # ------------------------------------------------------------------ its parts
 
@@ -190,6 +225,11 @@ class Trainer:
         """Every rank calls this, after the same step."""
         self._save(self.options.run_dir / checkpoint.STATE_NAME if distributed.rank() == 0 else None)
         self.requests.state_written()
+
+    def _apply_retention(self) -> None:
+        for victim in self.options.keep.victims(self.options.run_dir):
+            victim.unlink()
+            print(f"Removed {victim.name}, which --keep does not want", flush=True)
 
     def _save(self, path: Path | None) -> None:
         """Writes a checkpoint to rank 0's `path`. One that cannot be written costs a line, not the run."""
@@ -249,4 +289,10 @@ def train(config: TrainingConfig, options: Options, dataset: ImageDataset) -> No
         resume.record(options.start, options.run_dir, config)
         text = json.dumps(config.to_dict(), indent=2)
         (options.run_dir / "training_options.json").write_text(text + "\n")
-    Trainer(config, options, dataset).run()
+    trainer = Trainer(config, options, dataset)
+    try:
+        trainer.run()
+    except ValueError as error:
+        if type(error) is ValueError:  # those of the user have a name; this one is ours and needs its traceback
+            raise RuntimeError("a bug in SplatGAN, please report it") from error
+        raise

@@ -1,0 +1,72 @@
+"""Which checkpoints of a run stay: --keep=last:3,best:fid50k_full:1,every:1000."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import metrics
+from training import checkpoint
+from training.checkpoint import CheckpointError
+
+LEGAL = "last:N, best:METRIC:N and every:KIMG, separated by commas, or all"
+
+
+@dataclass(frozen=True)
+class Retention:
+    """A snapshot stays if any rule wants it. The newest always stays."""
+
+    last: int = 1  # the newest so many
+    best: tuple[tuple[str, int], ...] = ()  # (metric, the best so many)
+    every: int | None = None  # the first at or after every multiple of so many kimg
+
+    def victims(self, run_dir: Path) -> list[Path]:
+        """Snapshots in `run_dir` that no rule wants; damaged ones are nobody's victims."""
+        order = []
+        for path in sorted(run_dir.glob(checkpoint.SNAPSHOT_PATTERN)):
+            try:
+                order.append((checkpoint.read_progress(path)["nimg"], path))
+            except CheckpointError:
+                continue  # --resume=latest says which; a person decides
+        order.sort()
+        wanted = {path for _, path in order[-self.last :]}
+        for name, count in self.best:
+            scored = sorted((score, path) for path, score in self._scores(run_dir, name, order))
+            wanted |= {path for _, path in scored[:count]}
+        if self.every is not None:
+            firsts: dict[int, Path] = {}
+            for nimg, path in order:
+                firsts.setdefault(nimg // (self.every * 1000), path)
+            wanted |= set(firsts.values())
+        return [path for _, path in order if path not in wanted]
+
+    @staticmethod
+    def _scores(run_dir: Path, name: str, order: list[tuple[int, Path]]) -> list[tuple[Path, float]]:
+        """The latest value of metric `name` for each snapshot that has one; turned so that smaller is better."""
+        values: dict[str, float] = {}
+        path = run_dir / f"metric-{name}.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            record = json.loads(line)
+            values[record["snapshot_pkl"]] = record["results"][name]
+        sign = -1.0 if metrics.larger_is_better(name) else 1.0
+        return [(path, sign * values[path.name]) for _, path in order if path.name in values]
+
+
+def parse_keep(text: str) -> Retention | None:
+    """--keep as a Retention; None for "all". Raises ValueError naming the rule that is not legal."""
+    if text == "all":
+        return None
+    last, best, every = 1, [], None
+    for rule in text.split(","):
+        if found := re.fullmatch(r"last:([1-9]\d*)", rule):
+            last = int(found[1])
+        elif found := re.fullmatch(r"best:([^:]+):([1-9]\d*)", rule):
+            metrics.parse_metric(found[1])
+            best.append((found[1], int(found[2])))
+        elif found := re.fullmatch(r"every:([1-9]\d*)", rule):
+            every = int(found[1])
+        else:
+            raise ValueError(f"--keep={text}: {rule!r} is no rule; legal are {LEGAL}")
+    return Retention(last, tuple(best), every)
