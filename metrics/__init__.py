@@ -2,7 +2,14 @@
 
 from metrics.detectors import Detector, load_detector
 from metrics.errors import MetricUnavailable
-from metrics.registry import check_detectors, compute_metric, load_on_all_ranks, needs_detector, parse_metric
+from metrics.registry import (
+    check_detectors,
+    compute_metric,
+    larger_is_better,
+    load_on_all_ranks,
+    needs_detector,
+    parse_metric,
+)
 from metrics.results import MetricResult, MetricSpec, write_result
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "MetricUnavailable",
     "check_detectors",
     "compute_metric",
+    "larger_is_better",
     "load_detector",
     "load_on_all_ranks",
     "needs_detector",

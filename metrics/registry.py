@@ -76,6 +76,11 @@ def parse_metric(name: str) -> MetricSpec:
     raise ValueError(f"metric {name!r} does not exist; legal are {forms} with <N> like 200 or 50k")
 
 
+def larger_is_better(name: str) -> bool:
+    """Whether more of the metric is better. ValueError as `parse_metric`."""
+    return KINDS[parse_metric(name).kind].larger_is_better
+
+
 def needs_detector(name: str) -> Literal["inception", "vgg"] | None:
     """The network whose features the metric cannot do without, if any. ValueError as `parse_metric`."""
     entry = KINDS[parse_metric(name).kind]

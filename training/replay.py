@@ -51,9 +51,10 @@ def replay(path: Path, say: Callable[[str], None]) -> bool:
     for phase, names in found.items():
         say(f"Phase {phase}: not finite: {name_some(names)}")
     same = found.get(record["phase"]) == record["tensors"]
-    say(
-        "The same tensors as in the run" if same else "Not the same tensors as in the run" if found else "All is finite"
-    )
+    if found:
+        say("The same tensors as in the run" if same else "Other tensors than in the run")
+    else:
+        say("Everything is finite this time")
     return bool(found)
 
 
@@ -79,9 +80,8 @@ class _FirstNonFinite:
     def _hook(self, title: str, name: str) -> Callable:
         def hook(module: nn.Module, arguments: object, output: object) -> None:
             parts = output if isinstance(output, tuple | list) else (output,)
-            finite = all(
-                bool(p.isfinite().all()) for p in parts if isinstance(p, torch.Tensor) and p.is_floating_point()
-            )
+            tensors = [p for p in parts if isinstance(p, torch.Tensor) and p.is_floating_point()]
+            finite = all(bool(p.isfinite().all()) for p in tensors)
             if not finite and title not in self._seen:
                 self._seen.add(title)
                 self.lines.append(f"Forward: the first output of {title} that is not finite is of {name}")

@@ -141,6 +141,8 @@ class Trainer:
         self._heed(self.reader.put(report, report.values))
         if self.watchdog.suspicious:
             self._heed(self.reader.flush())
+        if distributed.world_size() == 1:  # nobody to agree with: a signal that came during the step ends it
+            self.requests.agree(self.requests.wishes())
         if self.requests.stop:
             self._heed(self.reader.flush())
             self._save_state()
