@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,25 +65,65 @@ def test_round_trip_through_weights_only_loading(tmp_path):
             assert torch.equal(fresh.state[p][key], value)
 
 
-def test_any_flipped_byte_is_noticed_or_harmless(tmp_path):
-    """A damaged file is refused with one line, or the flip hit padding and every record is the same."""
-    state, *_ = make_state()
-    path = tmp_path / "a.pkl"
+def test_any_flipped_byte_is_refused_or_harmless(tmp_path):
+    """1,000 random positions of a small file with every kind of record. Seen: 0 loaded otherwise than identical."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"layer{i}.weight": torch.randn(3, 5, generator=generator) for i in range(4)}
+    moments = {"step": torch.tensor(3.0), "exp_avg": torch.randn(3, 5, generator=generator)}
+    state = {
+        "config": {"batch": 8, "gamma": 2.0, "metrics": ["swd1k"], "detector": None, "mirror": True},
+        "geometry": {"radius": 2.7, "pivot": [0.0, 0.0, 0.2]},
+        "progress": {"nimg": 800, "step": 100, "tick": 3},
+        **dict.fromkeys(("G", "D", "G_ema"), weights),
+        "opt": {"G": {"layer0.weight": moments}, "D": {}},
+        "grid": {"z": torch.randn(2, 4, generator=generator), "count": torch.arange(3)},
+        "best": {},
+        "statistics": [{"moments": {"Loss/G": torch.tensor([8.0, 1.5], dtype=torch.float64)}, "rows": {}}],
+    }
+    path, broken = tmp_path / "a.pkl", tmp_path / "b.pkl"
     checkpoint.save_checkpoint(path, state)
-    whole = path.read_bytes()
+    whole, expected = path.read_bytes(), checkpoint.load_checkpoint(path)
     refused = 0
-    for position in torch.randint(0, len(whole), (40,), generator=torch.Generator().manual_seed(0)).tolist():
-        broken = bytearray(whole)
-        broken[position] ^= 0x10
-        (tmp_path / "b.pkl").write_bytes(broken)
-        try:
-            loaded = checkpoint.load_checkpoint(tmp_path / "b.pkl")
-        except checkpoint.CheckpointError as error:
-            refused += 1
-            assert "\n" not in str(error) and "b.pkl" in str(error)
-        else:
-            assert checkpoint.checksum(loaded) == checkpoint.checksum({**checkpoint.load_checkpoint(path)})
-    assert refused >= 30  # most bytes are weights
+    positions = torch.randint(0, len(whole), (1000,), generator=generator).tolist()
+    masks = torch.randint(1, 256, (1000,), generator=generator).tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about files it does not know
+        for position, mask in zip(positions, masks, strict=True):
+            content = bytearray(whole)
+            content[position] ^= mask
+            broken.write_bytes(content)
+            try:
+                loaded = checkpoint.load_checkpoint(broken)
+            except checkpoint.CheckpointError as error:
+                refused += 1
+                assert str(error).startswith(str(broken)) and "\n" not in str(error)
+            else:
+                assert _identical(loaded, expected), position
+    assert refused > 250  # the rest is padding, names of the archive and dates
+
+
+def _identical(a, b):
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_identical(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_identical, a, b))
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+def test_files_of_format_1_load_for_ever():
+    """A file that the first version wrote, with networks of 8 points. Nobody may ever write it anew."""
+    path = Path(__file__).parents[1] / "data" / "checkpoint-format-1.pkl"
+    state = checkpoint.load_checkpoint(path)
+    assert state["format"] == 1 and state["progress"]["nimg"] == 1000 and state["opt"]["D"]
+    G = checkpoint.load_generator(path)
+    ws = G.mapping(torch.linspace(-1, 1, G.z_dim)[None])
+    expected = torch.tensor([-0.517075, 2.074468, -0.172802, -0.173033, -0.629519, -0.286758, -0.344107, 0.087099])
+    torch.testing.assert_close(ws[0, 0], expected, rtol=1e-4, atol=1e-5)
+    means = G.synthesis(ws).means
+    assert abs(float(means.std()) - 0.223159) < 1e-4
+    checkpoint.load_discriminator(path)
 
 
 def test_truncated_foreign_and_hostile_files_are_refused(tmp_path):
