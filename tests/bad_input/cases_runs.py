@@ -1,0 +1,33 @@
+"""Resuming, keeping, replaying."""
+
+import json
+
+from tests.bad_input import spoil
+from tests.bad_input.case import Case
+
+_SHORT = ("--data={DATA}", "--outdir={TMP}/runs", "--device=cpu", "--kimg=0.016", "--metrics=none", "--no-validate")
+
+
+def _case(name: str, argv: str, message: str, *more, **attributes) -> Case:
+    return Case(name, "train", (*_SHORT, *argv.split()), message, *more, **attributes)
+
+
+_PART = json.dumps({"step": 3, "nimg": 24, "phase": "D"})
+
+CASES = [
+    _case("resume from a file cut in half", "--resume={TMP}/net.pkl", "net.pkl: not a readable",
+          spoil.network(lambda content: content[: len(content) // 2])),
+    _case("resume from a folder", "--resume={TMP}", "TMP: not a readable checkpoint"),
+    _case("resume with another network", "--resume={NETWORK} --map-depth=7", "its generator cannot become another one"),
+    _case("resume with another preset", "--resume={NETWORK} --preset=small", "--preset=small"),
+    _case("count our own file's images anew", "--resume={NETWORK} --resume-kimg=5", "says itself that it has seen 0 kimg"),
+    _case("count the images of the latest state", "--resume=latest --resume-kimg=5", "knows how far its run was"),
+    _case("keep by an unknown rule", "--keep=newest:3", "'newest:3' is no rule; legal are last:N"),
+    _case("keep no snapshot", "--keep=last:0", "'last:0' is no rule"),
+    _case("keep the best of a metric that is not measured", "--keep=best:swd1k:1", "does not measure it"),
+    _case("keep the best of an unknown metric", "--keep=best:beauty:1", "'beauty' does not exist"),
+    Case("replay what is not there", "train", ("--replay={TMP}/none.json",), "none.json"),
+    Case("replay what is no JSON", "train", ("--replay={TMP}/d.json",), "not a diagnosis", spoil.file("d.json", "{"), real=True),
+    Case("replay another JSON", "train", ("--replay={TMP}/d.json",), "not a diagnosis: no JSON object", spoil.file("d.json", "[1]")),
+    Case("replay a part of a diagnosis", "train", ("--replay={TMP}/d.json",), "not a diagnosis: missing device", spoil.file("d.json", _PART)),
+]  # fmt: skip
