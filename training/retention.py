@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import metrics
 from training import checkpoint
 from training.checkpoint import CheckpointError
 
@@ -22,8 +22,11 @@ class Retention:
     best: tuple[tuple[str, int], ...] = ()  # (metric, the best so many)
     every: int | None = None  # the first at or after every multiple of so many kimg
 
-    def victims(self, run_dir: Path) -> list[Path]:
-        """Snapshots in `run_dir` that no rule wants; damaged ones are nobody's victims."""
+    def victims(self, run_dir: Path, larger_is_better: Callable[[str], bool]) -> list[Path]:
+        """Snapshots in `run_dir` that no rule wants; damaged ones are nobody's victims.
+
+        larger_is_better: of a metric by name.
+        """
         order = []
         for path in sorted(run_dir.glob(checkpoint.SNAPSHOT_PATTERN)):
             try:
@@ -33,7 +36,8 @@ class Retention:
         order.sort()
         wanted = {path for _, path in order[-self.last :]}
         for name, count in self.best:
-            scored = sorted((score, path) for path, score in self._scores(run_dir, name, order))
+            sign = -1.0 if larger_is_better(name) else 1.0
+            scored = sorted((sign * score, path) for path, score in self._scores(run_dir, name, order))
             wanted |= {path for _, path in scored[:count]}
         if self.every is not None:
             firsts: dict[int, Path] = {}
@@ -44,14 +48,13 @@ class Retention:
 
     @staticmethod
     def _scores(run_dir: Path, name: str, order: list[tuple[int, Path]]) -> list[tuple[Path, float]]:
-        """The latest value of metric `name` for each snapshot that has one; turned so that smaller is better."""
+        """The latest value of metric `name` for each snapshot that has one."""
         values: dict[str, float] = {}
         path = run_dir / f"metric-{name}.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
             record = json.loads(line)
             values[record["snapshot_pkl"]] = record["results"][name]
-        sign = -1.0 if metrics.larger_is_better(name) else 1.0
-        return [(path, sign * values[path.name]) for _, path in order if path.name in values]
+        return [(path, values[path.name]) for _, path in order if path.name in values]
 
 
 def parse_keep(text: str) -> Retention | None:
@@ -63,7 +66,6 @@ def parse_keep(text: str) -> Retention | None:
         if found := re.fullmatch(r"last:([1-9]\d*)", rule):
             last = int(found[1])
         elif found := re.fullmatch(r"best:([^:]+):([1-9]\d*)", rule):
-            metrics.parse_metric(found[1])
             best.append((found[1], int(found[2])))
         elif found := re.fullmatch(r"every:([1-9]\d*)", rule):
             every = int(found[1])

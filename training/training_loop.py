@@ -229,7 +229,7 @@ class Trainer:
         self.requests.state_written()
 
     def _apply_retention(self) -> None:
-        for victim in self.options.keep.victims(self.options.run_dir):
+        for victim in self.options.keep.victims(self.options.run_dir, metrics.larger_is_better):
             victim.unlink()
             print(f"Removed {victim.name}, which --keep does not want", flush=True)
 

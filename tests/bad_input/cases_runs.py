@@ -24,7 +24,6 @@ CASES = [
     _case("keep by an unknown rule", "--keep=newest:3", "'newest:3' is no rule; legal are last:N"),
     _case("keep no snapshot", "--keep=last:0", "'last:0' is no rule"),
     _case("keep the best of a metric that is not measured", "--keep=best:swd1k:1", "does not measure it"),
-    _case("keep the best of an unknown metric", "--keep=best:beauty:1", "'beauty' does not exist"),
     Case("replay what is not there", "train", ("--replay={TMP}/none.json",), "none.json"),
     Case("replay what is no JSON", "train", ("--replay={TMP}/d.json",), "not a diagnosis", spoil.file("d.json", "{"), real=True),
     Case("replay another JSON", "train", ("--replay={TMP}/d.json",), "not a diagnosis: no JSON object", spoil.file("d.json", "[1]")),

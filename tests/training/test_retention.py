@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import metrics
 from training.alarms import AGAIN, IN_A_ROW, CollapseAlarms
 from training.retention import Retention, parse_keep
 
@@ -36,7 +37,7 @@ def folder(tmp_path):
     ],
 )
 def test_rules(folder, rules, kept):
-    victims = {int(p.stem[-6:]) for p in parse_keep(rules).victims(folder)}
+    victims = {int(p.stem[-6:]) for p in parse_keep(rules).victims(folder, metrics.larger_is_better)}
     assert victims == {0, 400, 800, 1200, 1600, 2000, 2400} - kept  # and never the damaged one
 
 
