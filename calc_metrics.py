@@ -28,7 +28,7 @@ class ProgressBar:
         if what != self.what:
             self.bar.close()
             self.what = what
-            self.bar = tqdm(total=total, desc=f"{self.name}: {what}", unit="img", leave=False)
+            self.bar = tqdm(total=total, desc=f"{self.name}: {what}", unit="img", leave=False, disable=None)
         self.bar.update(done - self.bar.n)
         if done == total:
             self.bar.close()

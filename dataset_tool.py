@@ -46,7 +46,7 @@ def synthesize(
     from training.synthetic import synthesize_heads
 
     try:
-        with tqdm(total=num, unit="img", desc="synthesize", delay=0.1) as bar:
+        with tqdm(total=num, unit="img", desc="synthesize", delay=0.1, disable=None) as bar:
             made = synthesize_heads(
                 dest, num, resolution, seed, CameraSpread(**spread), samples, workers, progress=bar.update
             )
@@ -69,11 +69,12 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
     --fix writes 8-bit RGB images and masks, square and of one size, and leaves out what cannot be read, has no mask or
     no legal label.
     """
+    from training.dataset import ImageDataset
     from training.validation import validate_set
 
     if fix != (dest is not None):
         raise click.UsageError("--fix and --dest go together")
-    with tqdm(unit="img", desc="validate", delay=0.5) as bar:
+    with tqdm(unit="img", desc="validate", delay=0.5, disable=None) as bar:
         problems = validate_set(path, bar.update)
     for problem in problems:
         click.echo(problem)
@@ -87,13 +88,15 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
     elif problems:
         raise click.ClickException(f"{len(problems)} problems in {path}; --fix --dest=... writes a copy without them")
     else:
-        click.echo(f"no problems in {path}")
+        dataset = ImageDataset(path, "all")
+        masks = "with masks" if dataset.has_masks else "without masks"
+        click.echo(f"no problems in {path}: {len(dataset)} images of {dataset.resolution} px, {masks}")
 
 
 def _written(write, *arguments, **options):
     """The report of a writer, under a progress bar, its errors as one line."""
     try:
-        with tqdm(unit="img", desc="write", delay=0.5) as bar:
+        with tqdm(unit="img", desc="write", delay=0.5, disable=None) as bar:
             return write(*arguments, progress=bar.update, **options)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

@@ -103,7 +103,7 @@ def main(ctx, network, outdir, device, path, fps, enlarge, **choices):
         name = f"{Path(network).stem}-{Path(path).stem if path.endswith('.json') else path}.mp4"
         with video.VideoWriter(Path(outdir) / name, fps) as film:
             frames = video.render_frames(G, ws.to(chosen), cameras, columns, look)
-            for frame in tqdm(frames, total=len(cameras), unit="frame", leave=False):
+            for frame in tqdm(frames, total=len(cameras), unit="frame", leave=False, disable=None):
                 film.write(visualize.enlarge(frame, enlarge))
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

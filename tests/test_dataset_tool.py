@@ -71,7 +71,8 @@ def test_impossible_options_are_refused(tmp_path, option):
 
 def test_validate(tmp_path):
     call("synthesize", f"--dest={tmp_path}/heads", "--num=4", "--resolution=8")
-    assert call("validate", tmp_path / "heads" / "8") == (0, f"no problems in {tmp_path}/heads/8\n")
+    clean = f"no problems in {tmp_path}/heads/8: 4 images of 8 px, with masks\n"
+    assert call("validate", tmp_path / "heads" / "8") == (0, clean)
     (tmp_path / "heads" / "8" / "00001.png").write_bytes(b"no image")
     (tmp_path / "heads" / "mask" / "00003.png").unlink()
     code, output = call("validate", tmp_path / "heads" / "8")

@@ -49,7 +49,7 @@ def save_camera_overview(
     spots = _draw_point(rows[3].subplots(1, _SAMPLES), dataset, cameras, geometry, yaw, place)
     rows[0].suptitle(
         f"{dataset.name}: {len(dataset)} cameras, radius {geometry.radius:.4g}, world scale "
-        f"{geometry.world_scale:.4g}, pivot {', '.join(f'{p:.3g}' for p in geometry.pivot)}"
+        f"{geometry.world_scale:.4g}, pivot {', '.join(f'{round(p, 3) + 0:g}' for p in geometry.pivot)}"
     )
     figure.savefig(path, dpi=80, format="png")
     return spots

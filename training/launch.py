@@ -89,10 +89,12 @@ def resolve_config(
         given["discriminator"] |= {"num_fp16_blocks": fp16_blocks, "conv_clamp": clamp}
     listed = dataset.index_list
     colour = resolve_background(background, dataset.has_masks)
+    # Published weights say random, which their new data may have no masks for.
+    kept = base and background == "auto" and (dataset.has_masks or base.background != "random")
     config = dataclasses.replace(
         config,
         index_list=os.path.abspath(listed) if os.path.isfile(listed) else listed,
-        background=base.background if base and background == "auto" else colour,
+        background=base.background if kept else colour,
         generator=dataclasses.replace(config.generator, **given["generator"]),
         discriminator=dataclasses.replace(config.discriminator, **given["discriminator"]),
         **given[""],
@@ -155,7 +157,7 @@ def validate_data(data: str, dataset: ImageDataset) -> None:
     passed = dnnlib.cache_dir("validated", dataset.content_key())
     if passed.exists():
         return
-    with tqdm(total=len(dataset), unit="img", desc="Checking the data", leave=False, delay=1) as bar:
+    with tqdm(total=len(dataset), unit="img", desc="Checking the data", leave=False, delay=1, disable=None) as bar:
         problems = validate_set(data, bar.update)
     if problems:
         others = f" (and {len(problems) - 1} more: dataset_tool.py validate lists them)" if len(problems) > 1 else ""

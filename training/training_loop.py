@@ -122,7 +122,7 @@ class Trainer:
         begun, nimg_begun = time.monotonic(), self.nimg
         goal = self.tick_nimg + (1 if self.tick == 0 else self.config.tick_kimg * 1000)
         length = max(int(goal - self.nimg), 0)
-        with tqdm(total=length, unit="img", leave=False, disable=logger is None, delay=1) as bar:
+        with tqdm(total=length, unit="img", leave=False, delay=1, disable=None if logger else True) as bar:
             while self.nimg < min(goal, total) and not self.requests.out_of_time:
                 self._step(next(loader))
                 bar.update(self.config.batch)
