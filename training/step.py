@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import dnnlib
 from gaussian import Cameras
 from torch_utils import distributed, random
+from torch_utils.pairwise import PairwiseSum
 from torch_utils.training_stats import Collector
 from training import losses
 from training.config import TrainingConfig
@@ -171,7 +172,7 @@ class GanStep:
 
     def __init__(self, config: TrainingConfig, G: nn.Module, D: nn.Module, G_ema: nn.Module, stats: Collector):
         self.config, self.G, self.D, self.G_ema, self.stats = config, G, D, G_ema, stats
-        self.w_sum: Tensor | None = None  # sum of w over the fakes of this step
+        self.w_sum = PairwiseSum()  # of w over the fakes of this step
         self.loss: Tensor | None = None  # of the phase under way, over this rank's micro-batches
         self.opt_G = _adam(G, config.g_lr, (0.0, config.beta2))
         # Lazy regularisation (StyleGAN2, appendix B): D takes (interval + 1) / interval as many steps.
@@ -200,18 +201,32 @@ class GanStep:
         for phase in self.phases:
             if step % phase.every:
                 continue
-            phase.optimizer.zero_grad(set_to_none=True)
-            for parameter in phase.learning:
-                parameter.requires_grad_(True)
-            for micro in micro_batches:
-                phase.accumulate(micro, sigma)
-            phase.module.requires_grad_(False)
+            self.accumulate(phase, micro_batches, sigma)
             names, flags, summed = self.apply(phase, wanted if not phases else wanted[:0])
             found += [summed, flags]
             phases.append((phase.name, names))
         self.update_w_avg()
         self.update_ema(nimg)
         return StepReport(step, nimg, phases, torch.cat(found))
+
+    def accumulate(self, phase: Phase, micro_batches: Sequence[MicroBatch], sigma: float) -> None:
+        """Sets the gradients of `phase` to this rank's part of the sum over the total batch.
+
+        Each micro-batch's gradient is whole before it enters the sum, and the sum is pairwise: so 2 ranks with a power
+        of two of micro-batches each take the very steps of one process. Rounding that differed would soon show: Adam
+        without momentum makes a whole step of the sign of a rounding error.
+        """
+        for parameter in phase.learning:
+            parameter.requires_grad_(True)
+        total = PairwiseSum()
+        for micro in micro_batches:
+            phase.module.zero_grad(set_to_none=True)
+            phase.accumulate(micro, sigma)
+            total.add([p.grad for p in phase.learning if p.grad is not None])
+        learnt = [p for p in phase.learning if p.grad is not None]  # the same for all micro-batches
+        for parameter, grad in zip(learnt, total.total(), strict=True):
+            parameter.grad = grad
+        phase.module.requires_grad_(False)
 
     def _backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -241,8 +256,7 @@ class GanStep:
     def accumulate_D(self, micro: MicroBatch, sigma: float) -> None:
         with torch.no_grad():
             ws = self.G.mapping(micro.d_z)
-            w_sum = ws[:, 0].sum(0)
-            self.w_sum = w_sum if self.w_sum is None else self.w_sum + w_sum
+            self.w_sum.add([ws[:, 0].sum(0)])
             rendering = self.G.render(self.G.synthesis(ws), micro.d_cameras, background=micro.d_background[:, None])
         for images, labels, real in (
             (rendering.image[:, 0], micro.d_labels, False),
@@ -290,9 +304,8 @@ class GanStep:
 
     def update_w_avg(self) -> None:
         """Moves G's truncation centre once per step towards the total batch's mean w, equally on all ranks."""
-        if self.w_sum is not None:
-            self.G.update_w_avg(distributed.all_reduce_sum(self.w_sum) / self.config.batch, self.config.batch)
-            self.w_sum = None
+        (w_sum,) = self.w_sum.total()
+        self.G.update_w_avg(distributed.all_reduce_sum(w_sum) / self.config.batch, self.config.batch)
 
     def update_ema(self, nimg: int) -> None:
         """Exponential moving average of G's parameters with a half-life in images; buffers are copied."""

@@ -59,11 +59,7 @@ def phase_gradients(step, micro):
     """name -> gradient of every parameter after each phase, before clipping and stepping."""
     found = {}
     for phase in step.phases:
-        phase.module.zero_grad(set_to_none=True)
-        phase.module.requires_grad_(True)
-        for part in micro:
-            phase.accumulate(part, 1.0)
-        phase.module.requires_grad_(False)
+        step.accumulate(phase, micro, 1.0)
         found |= {f"{phase.name}/{n}": p.grad.clone() for n, p in phase.module.named_parameters() if p.grad is not None}
     return found
 
