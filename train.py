@@ -28,7 +28,7 @@ from training.requests import EXIT_STOPPED, Stopped
 from training.resume import LATEST, Start, check_compatible, data_mark, find_start, open_run
 from training.retention import Retention, parse_keep
 from training.training_loop import LOADER_WORKERS, STATE_MINUTES, Options, train
-from training.transfer import LEAST_SHARE
+from training.transfer import LEAST_SHARE, read_weights
 from training.watchdog import Diverged
 
 COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
@@ -270,7 +270,9 @@ def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, 
                 arguments = [os.path.abspath(__file__), *sys.argv[1:], "--no-validate"]
                 sys.exit(launcher.launch(gpus, arguments, max_restarts))
             rank_check.require_equal_runs(config, dataset, chosen)
-            _train(config, dataset, desc, job_id, Options(Path(outdir), chosen, start, **loop))
+            init_from = loop.pop("init_from")
+            weights = read_weights(init_from, config, loop["init_share"]) if init_from else None
+            _train(config, dataset, desc, job_id, Options(Path(outdir), chosen, start, weights, **loop))
     except Stopped as stopped:
         click.echo(stopped)
         sys.exit(EXIT_STOPPED)

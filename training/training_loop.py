@@ -28,7 +28,7 @@ from training.requests import Requests, Stopped
 from training.retention import Retention
 from training.startup import describe
 from training.step import GanStep, SampleStream, StepReport
-from training.transfer import LEAST_SHARE, init_from
+from training.transfer import LEAST_SHARE, Weights, init_from
 from training.watchdog import Diverged, Watchdog
 
 LOADER_WORKERS = 3
@@ -42,7 +42,7 @@ class Options:
     run_dir: Path
     device: torch.device
     start: resume.Start = field(default_factory=resume.Start)
-    init_from: str | None = None  # checkpoint whose weights are the initial ones, as far as they fit
+    init_from: Weights | None = None  # the initial ones, as far as they fit
     init_share: float = LEAST_SHARE  # of each network's values that must fit
     minutes: float | None = None  # wall-clock limit of the whole loop
     state_minutes: float = STATE_MINUTES  # between two writes of state-latest.pkl
@@ -73,6 +73,7 @@ class Trainer:
         self.G_ema.geometry, self.G_ema.rasterizer = dataset.geometry, config.rasterizer
         if options.init_from:
             self._init_from(options.init_from)
+            options.init_from = None  # its tensors are copied
         for module in (self.G, self.D, self.G_ema):
             module.requires_grad_(False)  # a phase switches on what it trains
         self.stats = Collector()
@@ -217,11 +218,11 @@ class Trainer:
             yield self.stream.items(nimg)
             nimg += self.config.batch
 
-    def _init_from(self, path: str) -> None:
+    def _init_from(self, weights: Weights) -> None:
         networks = {"G": self.G, "D": self.D, "G_ema": self.G_ema}
-        transfers = init_from(path, networks, self.options.init_share)
+        transfers = init_from(weights, networks, self.options.init_share)
         if distributed.rank() == 0:
-            print("\n".join([f"Weights from {path}", *(line for t in transfers for line in t.lines())]))
+            print("\n".join([f"Weights from {weights.path}", *(line for t in transfers for line in t.lines())]))
 
     def _save_state(self) -> None:
         """Every rank calls this, after the same step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import load_checkpoint
+from training.config import TrainingConfig
+from training.discriminator import Discriminator
+from training.generator import Generator
 
 LEAST_SHARE = 0.5  # of a network's values that must come from the file, if nothing else is asked for
 _NAMES_SHOWN = 6
@@ -60,13 +62,31 @@ def take_weights(name: str, module: nn.Module, state: dict[str, Tensor]) -> Tran
     )
 
 
-def init_from(path: str | os.PathLike, networks: dict[str, nn.Module], least_share: float) -> list[Transfer]:
-    """Starts the networks "G", "D" and "G_ema" from a checkpoint of any preset: weights, no optimiser, no progress.
+@dataclass(frozen=True)
+class Weights:
+    """Of a checkpoint of any preset: weights, no optimiser, no progress."""
 
-    Raises CheckpointError for an unusable file, and ValueError with the shortfall if one of them would take less than
-    `least_share` of its values from the file.
+    path: str
+    state: dict[str, Any]  # network -> state dict
+
+
+def read_weights(path: str, config: TrainingConfig, least_share: float) -> Weights:
+    """The weights of a file, after a look at whether enough of them fits the networks of `config`.
+
+    Raises CheckpointError for an unusable file, and ValueError with the shortfall if one of the networks would take
+    less than `least_share` of its values from it.
     """
-    state: dict[str, Any] = load_checkpoint(path)
+    state = load_checkpoint(path)
+    weights = Weights(path, {name: state[name] for name in ("G", "D", "G_ema")})
+    with torch.device("meta"):  # shapes alone
+        G, D = Generator(config.generator), Discriminator(config.discriminator)
+    init_from(weights, {"G": G, "D": D, "G_ema": G}, least_share)
+    return weights
+
+
+def init_from(weights: Weights, networks: dict[str, nn.Module], least_share: float) -> list[Transfer]:
+    """Starts the networks "G", "D" and "G_ema" from `weights`. Raises ValueError as `read_weights` does."""
+    path, state = weights.path, weights.state
     transfers = [take_weights(name, module, state[name]) for name, module in networks.items()]
     for transfer in transfers:
         if transfer.share < least_share:

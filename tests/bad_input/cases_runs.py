@@ -17,6 +17,8 @@ _PART = json.dumps({"step": 3, "nimg": 24, "phase": "D"})
 CASES = [
     _case("resume from a file cut in half", "--resume={TMP}/net.pkl", "net.pkl: not a readable",
           spoil.network(lambda content: content[: len(content) // 2])),
+    _case("resume from a file that is not there", "--resume={TMP}/none.pkl", "none.pkl: no such checkpoint", real=True),
+    _case("resume from a file that is no checkpoint", "--resume={TMP}/net.pkl", "net.pkl: ", spoil.file("net.pkl", "hello")),
     _case("resume from a folder", "--resume={TMP}", "TMP: not a readable checkpoint"),
     _case("resume with another network", "--resume={NETWORK} --map-depth=7", "its generator cannot become another one"),
     _case("resume with another preset", "--resume={NETWORK} --preset=small", "--preset=small"),

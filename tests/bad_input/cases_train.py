@@ -13,7 +13,6 @@ def _case(name: str, argv: str, message: str, **more) -> Case:
 
 
 _BARE = ("--data={TMP}/set/32", "--outdir={TMP}/runs", "--device=cpu")
-_FOLDER = r"(runs|cache)(/.*)?"  # what is noticed last leaves a run folder with its log
 
 
 def _without_masks(root) -> None:
@@ -49,8 +48,11 @@ CASES = [
     Case("training on an index list that is not there", "train", (*_BARE, "--cam_sample_mode=smiles"), "at TMP/set/smiles.json", _GOOD_SET),
     _case("rasterizer of another device", "--rasterizer=gsplat", "'gsplat' does not render .* on cpu"),
     _case("training on a CUDA device that is not there", "--device=cuda", "sees no CUDA device; use --device=cpu"),
-    _case("weights from a file that is not there", "--init-from={TMP}/none.pkl", "no such checkpoint", leaves=_FOLDER),
-    _case("too few weights fit", "--init-from={NETWORK} --map-depth=3 --init-share=1", "of G's values", leaves=_FOLDER),
+    _case("weights from a file that is not there", "--init-from={TMP}/none.pkl", "no such checkpoint", real=True),
+    _case("weights from a file cut in half", "--init-from={TMP}/net.pkl", "net.pkl: not a readable",
+          make=spoil.network(lambda content: content[: len(content) // 2])),
+    _case("weights from a file that is no checkpoint", "--init-from={TMP}/net.pkl", "net.pkl: ", make=spoil.file("net.pkl", "hello")),
+    _case("too few weights fit", "--init-from={NETWORK} --map-depth=3 --init-share=1", "of G's values"),
     _case("resuming and starting from weights", "--resume=a.pkl --init-from=b.pkl", "give one of them"),
     _case("images to count from without a checkpoint", "--resume_kimg=5000", "--resume-kimg needs --resume"),
     _case("a measurement that trains", "--measure", "--measure needs --dry-run"),

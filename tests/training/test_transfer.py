@@ -8,7 +8,7 @@ from training.checkpoint import CheckpointError
 from training.discriminator import Discriminator
 from training.generator import Generator
 from training.presets import resolve
-from training.transfer import init_from, take_weights
+from training.transfer import init_from, read_weights, take_weights
 
 
 def test_everything_is_accounted_for():
@@ -45,13 +45,15 @@ def networks():
 
 def test_another_preset_gives_what_fits_or_is_refused(checkpoint_path, networks):
     """A 32 px checkpoint for the 64 px member: D shares its lower blocks, G hardly anything."""
+    config = resolve("tiny", data="")
     with pytest.raises(ValueError, match=r"only \d+\.\d% of G's values are in the file, less than --init-share=0.5"):
-        init_from(checkpoint_path, networks, 0.5)
-    found = {t.network: t for t in init_from(checkpoint_path, networks, 0.0)}
+        read_weights(str(checkpoint_path), config, 0.5)
+    weights = read_weights(str(checkpoint_path), config, 0.0)
+    found = {t.network: t for t in init_from(weights, networks, 0.0)}
     assert found["D"].loaded and found["D"].skipped and found["D"].mismatched
     assert any(name.startswith("b64.") for name in found["D"].skipped)
 
 
-def test_an_unusable_file_is_refused(tmp_path, networks):
+def test_an_unusable_file_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        init_from(tmp_path / "none.pkl", networks, 0.5)
+        read_weights(str(tmp_path / "none.pkl"), resolve("tiny", data=""), 0.5)
