@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 import metrics
-from torch_utils import distributed
+from torch_utils import distributed, launcher
 from training.checkpoint import load_generator
 from training.dataset import ImageDataset
 
@@ -72,7 +72,7 @@ def main(
     python calc_metrics.py --network=runs/00000/network-snapshot-000040.pkl --metrics=swd2k
     """
     if gpus > 1 and not distributed.is_launched():
-        sys.exit(distributed.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:]]))
+        sys.exit(launcher.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:]]))
     try:
         where = _device(device)
         G = load_generator(network, device=where)

@@ -9,8 +9,9 @@ from torch_utils import random
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Scripts set the thread count of their process; a test must not inherit that from the one before it."""
+    """Scripts set the thread count and the float mode of their process; a test must not inherit them."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
