@@ -27,6 +27,7 @@ from training.replay import replay
 from training.requests import EXIT_STOPPED, Stopped
 from training.resume import LATEST, Start, check_compatible, data_mark, find_start, open_run
 from training.retention import Retention, parse_keep
+from training.run_state import RanksDiffer
 from training.training_loop import LOADER_WORKERS, STATE_MINUTES, Options, train
 from training.transfer import LEAST_SHARE, read_weights
 from training.watchdog import Diverged
@@ -34,7 +35,8 @@ from training.watchdog import Diverged
 COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
 
 USER_ERRORS = (
-    CheckpointError, Collapsed, Diverged, MeasureFailed, OutOfMemory, metrics.MetricUnavailable, ValueError, OSError,
+    CheckpointError, Collapsed, Diverged, MeasureFailed, OutOfMemory, RanksDiffer, metrics.MetricUnavailable,
+    ValueError, OSError,
 )  # fmt: skip
 
 REFUSED = {
@@ -73,6 +75,7 @@ def _debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
 
 
 def _replay(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    # Not eager: click heeds it after --debug and the other options that were given, and before it misses --data.
     if value is not None:
         try:
             bad_again = replay(Path(value), click.echo)
@@ -184,7 +187,7 @@ RESUMING = group(
     field("--max-bad-steps", "max_bad_steps", type=COUNT,
           help="steps in a row with a non-finite loss or gradient after which the run stops"),
     option("--stop-on-collapse", is_flag=True, help="let the alarms for collapsed runs stop the run, not only warn"),
-    option("--replay", metavar="JSON", is_eager=True, expose_value=False, callback=_replay,
+    option("--replay", metavar="JSON", expose_value=False, callback=_replay,
            help="run the step of a diagnosis.json again, say where it is not finite, and do nothing else"),
     option("--debug", is_flag=True, is_eager=True, expose_value=False, callback=_debug,
            help="print the traceback of every error"),

@@ -6,7 +6,7 @@ the training step, which does both on the device.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -105,7 +105,7 @@ def _resolution(layout: Layout) -> int:
     return width
 
 
-def iterate(dataset: ImageDataset, index_batches: Iterable[Sequence[int]], workers: int = 1) -> Iterator[Batch]:
+def iterate(dataset: ImageDataset, index_batches: Iterable[Sequence[int]], workers: int = 1) -> Generator[Batch]:
     """`dataset.load` of each list of indices, in order, read ahead by `workers` threads (0: when asked for).
 
     Draws no random numbers: the order is the caller's. `index_batches` may be endless; it is read in the calling
@@ -124,6 +124,32 @@ def iterate(dataset: ImageDataset, index_batches: Iterable[Sequence[int]], worke
             yield batch
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class LookAhead:
+    """Takes batches from `batches`, always `depth` before they are needed, so that an error is known that early."""
+
+    def __init__(self, batches: Generator[Batch], depth: int):
+        self._batches, self._depth = batches, depth
+        self._ready: deque[Batch] = deque()
+        self.error: Exception | None = None  # that ended `batches`; what was ready before it can still be taken
+
+    def take(self) -> Batch:
+        """The next batch. Raises `error` once nothing before it is left, and StopIteration at the end."""
+        while self.error is None and len(self._ready) <= self._depth:
+            try:
+                self._ready.append(next(self._batches))
+            except StopIteration:
+                break
+            except Exception as error:  # raised by whoever takes
+                self.error = error
+        if self._ready:
+            return self._ready.popleft()
+        raise self.error or StopIteration
+
+    def close(self) -> None:
+        """Ends the threads that read ahead."""
+        self._batches.close()
 
 
 def composite(images: Tensor, masks: Tensor | None, background: Tensor) -> Tensor:

@@ -33,14 +33,15 @@ class Requests:
         self._state_time = time.monotonic()
         self._signal: int | None = None
         self._signal_time = 0.0
+        self._failed = False
         self._interruptible = False
         self.stop = self.out_of_time = self.state_due = False  # agreed by all ranks
 
     def wishes(self) -> list[bool]:
-        """Of this rank: to stop for a signal, to end after --minutes, to write the state."""
+        """Of this rank: to stop for a signal or a failure, to end after --minutes, to write the state."""
         now = time.monotonic()
         ended = self._end is not None and now >= self._end
-        return [self._signal is not None, ended, now - self._state_time >= self._state_seconds]
+        return [self._failed or self._signal is not None, ended, now - self._state_time >= self._state_seconds]
 
     def agree(self, wishes: Sequence[bool]) -> None:
         """Takes what any rank wished for in one step."""
@@ -54,9 +55,13 @@ class Requests:
         self.state_due = False
         self._state_time = time.monotonic()
 
-    def signal_name(self) -> str:
-        """Of the signal that this rank got; "another rank's signal" if it got none."""
-        return "another rank's signal" if self._signal is None else signal.Signals(self._signal).name
+    def fail(self) -> None:
+        """This rank cannot go on for much longer: all ranks are to stop after a whole step, with their state."""
+        self._failed = True
+
+    def reason(self) -> str:
+        """For which all ranks have agreed to stop: the name of the signal that this rank got, or that it got none."""
+        return "asked by another rank" if self._signal is None else signal.Signals(self._signal).name
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -77,7 +82,7 @@ class Requests:
         self._interruptible = True
         try:
             if self._signal is not None:
-                raise Stopped(f"{self.signal_name()}: stopped")
+                raise Stopped(f"{self.reason()}: stopped")
             yield
         finally:
             self._interruptible = False

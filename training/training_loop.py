@@ -20,7 +20,7 @@ from torch_utils.training_stats import Collector
 from training import checkpoint, monitor, resume, run_state
 from training.alarms import CollapseAlarms, Collapsed
 from training.config import TrainingConfig
-from training.dataset import ImageDataset, iterate
+from training.dataset import ImageDataset, LookAhead, iterate
 from training.discriminator import Discriminator
 from training.generator import Generator
 from training.loggers import StatsLogger
@@ -32,6 +32,8 @@ from training.transfer import LEAST_SHARE, Weights, init_from
 from training.watchdog import Diverged, Watchdog
 
 LOADER_WORKERS = 3
+# Batches fetched before their step: after a GPU's step, several ranks agree on a wish one step later.
+LOOK_AHEAD = 2
 STATE_MINUTES = 15.0
 
 
@@ -81,6 +83,8 @@ class Trainer:
         self.stream = SampleStream(config, torch.from_numpy(dataset.labels), self.G.z_dim, self.device)
         self.grid = monitor.make_grid(config, dataset, self.G.z_dim)
         self.step = self.nimg = self.tick = self.tick_nimg = 0  # tick_nimg: images seen when the tick began
+        self.in_step = False  # while it is, weights and counts do not belong together
+        self.saved_step = 0  # of the newest checkpoint
         self.best: dict[str, Any] = {}
         self.reader, self.watchdog, self.alarms = LaggedReader(), Watchdog(config.max_bad_steps), CollapseAlarms()
         self.requests = Requests(options.minutes, options.state_minutes)
@@ -88,6 +92,7 @@ class Trainer:
         self.seconds = {"maintenance_sec": 0.0, "checkpoint_sec": 0.0}  # of the last ones
         if options.start.state is not None:
             run_state.restore(self, options.start.state)
+            self.saved_step = self.step
             options.start.state = None  # its tensors are copied
 
     # ------------------------------------------------------------------ the loop
@@ -95,7 +100,8 @@ class Trainer:
     def run(self) -> None:
         """Trains until `total_kimg` images or `minutes` have passed.
 
-        Raises Diverged, Collapsed, or Stopped after a signal; in each case the run can be resumed.
+        Raises Diverged, Collapsed, Stopped after a signal, and what the data set raises; in each case the run can be
+        resumed.
         """
         logger = None
         if distributed.rank() == 0:
@@ -105,7 +111,7 @@ class Trainer:
             logger = StatsLogger(options.run_dir, options.tensorboard, options.wandb_mode, self.config.to_dict())
             self._keep_going("pictures", lambda: monitor.save_reals(self.config, self.dataset, options.run_dir))
         total = self.config.total_kimg * 1000
-        loader = iterate(self.dataset, self._item_batches(total), self.options.workers)
+        loader = LookAhead(iterate(self.dataset, self._item_batches(total), self.options.workers), LOOK_AHEAD)
         try:
             with self.requests.listening():
                 # A state can be from the end of a tick, before its maintenance.
@@ -113,32 +119,40 @@ class Trainer:
                     self._tick(loader, logger, total)
         except Diverged as error:
             raise self._diagnosed(error) from None
+        except Exception:
+            self._save_unsaved()
+            raise
         finally:
             loader.close()
             if logger:
                 logger.close()
 
-    def _tick(self, loader, logger: StatsLogger | None, total: float) -> None:
+    def _tick(self, loader: LookAhead, logger: StatsLogger | None, total: float) -> None:
         """Steps until the next status line is due, and what is due then. The first tick is one step."""
         begun, nimg_begun = time.monotonic(), self.nimg
         goal = self.tick_nimg + (1 if self.tick == 0 else self.config.tick_kimg * 1000)
         length = max(int(goal - self.nimg), 0)
         with tqdm(total=length, unit="img", leave=False, delay=1, disable=None if logger else True) as bar:
             while self.nimg < min(goal, total) and not self.requests.out_of_time:
-                self._step(next(loader))
+                self._step(loader)
                 bar.update(self.config.batch)
         self._heed(self.reader.flush())
         seconds = time.monotonic() - begun
         timing = {"sec_per_tick": seconds, "sec_per_kimg": seconds / max(self.nimg - nimg_begun, 1) * 1000}
         self._maintain(logger, self.nimg >= total or self.requests.out_of_time, timing)
 
-    def _step(self, batch) -> None:
-        """One step, and what it or a clock or a signal has asked for."""
+    def _step(self, loader: LookAhead) -> None:
+        """One step, and what it, a clock, a signal or the data set has asked for."""
+        batch = loader.take()
+        if loader.error is not None:
+            self.requests.fail()
         self.watchdog.keep(run_state.capture(self) if self.watchdog.suspicious else None)
         micro_batches = self.stream.micro_batches(self.nimg, batch)
+        self.in_step = True
         report = self.gan.run(self.step, self.nimg, micro_batches, self.requests.wishes())
         self.step += 1
         self.nimg += self.config.batch
+        self.in_step = False
         self._heed(self.reader.put(report, report.values))
         if self.watchdog.suspicious:
             self._heed(self.reader.flush())
@@ -147,7 +161,9 @@ class Trainer:
         if self.requests.stop:
             self._heed(self.reader.flush())
             self._save_state()
-            raise Stopped(f"{self.requests.signal_name()}: stopped after step {self.step}; --resume=latest goes on")
+            if loader.error is not None:
+                raise loader.error
+            raise Stopped(f"{self.requests.reason()}: stopped after step {self.step}; --resume=latest goes on")
         if self.requests.state_due:
             self._save_state()
 
@@ -229,6 +245,14 @@ class Trainer:
         self._save(self.options.run_dir / checkpoint.STATE_NAME if distributed.rank() == 0 else None)
         self.requests.state_written()
 
+    def _save_unsaved(self) -> None:
+        """Before an error ends the run: what was computed since the last checkpoint is kept if it is whole.
+
+        Several ranks cannot: the others are elsewhere, and a checkpoint takes all of them.
+        """
+        if distributed.world_size() == 1 and not self.in_step and self.step > self.saved_step:
+            self._save_state()
+
     def _apply_retention(self) -> None:
         for victim in self.options.keep.victims(self.options.run_dir, metrics.larger_is_better):
             victim.unlink()
@@ -239,18 +263,20 @@ class Trainer:
         begun = time.monotonic()
         run_state.check_ranks(self)
         state = run_state.capture(self)
-        if path is not None:
-            self._keep_going(path.name, lambda: checkpoint.save_checkpoint(path, state))
-        self.seconds["checkpoint_sec"] = time.monotonic() - begun
-        distributed.note_snapshot(self.seconds["checkpoint_sec"])
+        if path is not None and self._keep_going(path.name, lambda: checkpoint.save_checkpoint(path, state)):
+            self.saved_step = self.step
+        self.seconds["checkpoint_sec"] = seconds = time.monotonic() - begun
+        self._keep_going("the launcher's note", lambda: distributed.note_snapshot(seconds))
 
-    def _keep_going(self, what: str, write) -> None:
-        """Calls `write`; a file system that refuses does not end a run."""
+    def _keep_going(self, what: str, write) -> bool:
+        """Calls `write`; a file system that refuses does not end a run. Returns whether it was written."""
         try:
             write()
         except OSError as error:
             reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror or error
             print(f"Warning: {what} not written ({reason}); training goes on", flush=True)
+            return False
+        return True
 
     def _measure(self, snapshot: Path | None) -> None:
         """All metrics of the configuration on G_ema, shared by all ranks; rank 0, which has `snapshot`, writes.

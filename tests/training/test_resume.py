@@ -1,26 +1,43 @@
 """A run that was stopped, killed or starved goes on as if nothing had happened. One whole run serves all tests."""
 
 import contextlib
+import errno
 import json
 import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+import metrics
 import train
-from training import checkpoint, resume
-from training.requests import EXIT_STOPPED
+from tests.torch_utils.ranks import run_ranks
+from torch_utils import distributed
+from training import alarms, checkpoint, dataset, launch, resume, run_state, training_loop
+from training.loggers import StatsLogger
+from training.requests import EXIT_STOPPED, Stopped
 from training.step import GanStep
 from training.synthetic import synthesize_heads
 
 COMMON = ["--kimg=0.08", "--tick=0.032", "--batch=8", "--batch-gpu=8", "--network-snap=1", "--img-snap=9",
-          "--device=cpu", "--precision=fp32", "--no-validate", "--metrics=none", "--workers=0"]  # fmt: skip
+          "--device=cpu", "--precision=fp32", "--no-validate", "--metrics=none", "--workers=0",
+          "--gaussian-num-pts=64", "--cmax=16", "--map-depth=2"]  # fmt: skip
 KILLED_IN_STEP = 6  # the run has 10 steps and ticks after 1, 5, 9 and 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_core():
+    """Runs take one thread each: two that wait for each other on shared cores are many times slower."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "usable_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +112,134 @@ def test_a_signal_ends_the_step_and_the_run_goes_on_bit_equal(heads, whole, tmp_
     assert json.loads((run_dir / "resumes.jsonl").read_text())["nimg"] == 56
 
 
+def test_a_data_set_that_vanishes_costs_no_step(heads, whole, tmp_path, monkeypatch):
+    data = shutil.copytree(heads.parent, tmp_path / "set") / heads.name
+    monkeypatch.setattr(dataset, "memory_limit", lambda: 0)  # else this small set is in memory by then
+    with monkeypatch.context() as patch:
+        at_step(patch, KILLED_IN_STEP, lambda: data.rename(tmp_path / "away"))
+        output = run(data, tmp_path / "runs", code=1)
+    line = output.splitlines()[-1]
+    assert line.startswith("Error: ") and "not found; was the set moved or deleted?" in line and ".png" in line
+    run_dir = tmp_path / "runs" / "00000-micro"
+    # The batch was missed LOOK_AHEAD steps before its own, and that step was finished.
+    assert checkpoint.load_checkpoint(run_dir / checkpoint.STATE_NAME)["progress"]["step"] == KILLED_IN_STEP + 2
+    (tmp_path / "away").rename(data)
+    run(data, tmp_path / "runs", "--resume=latest")
+    assert_equal(run_dir, whole)
+
+
+def test_an_error_between_steps_costs_no_step(heads, tmp_path, monkeypatch):
+    def fail(*_):
+        raise BrokenPipeError(errno.EPIPE, "nobody reads this any more")
+
+    monkeypatch.setattr(training_loop.monitor, "print_status", fail)
+    assert "nobody reads" in run(heads, tmp_path, "--kimg=0.008", code=1)
+    state = checkpoint.load_checkpoint(tmp_path / "00000-micro" / checkpoint.STATE_NAME)
+    assert state["progress"]["step"] == 1
+
+
+def test_a_signal_during_metrics_stops_at_once(heads, tmp_path, monkeypatch):
+    """The state is from before them; a resumed run measures anew."""
+    measured = []
+
+    def measure(name, *_, **__):
+        measured.append(name)
+        if len(measured) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        raise metrics.MetricUnavailable("not today")
+
+    monkeypatch.setattr(metrics, "compute_metric", measure)
+    arguments = ("--kimg=0.008", "--metrics=swd1k", "--resume=latest")
+    begun = time.monotonic()
+    run(heads, tmp_path, *arguments, code=EXIT_STOPPED)
+    assert time.monotonic() - begun < 60
+    run_dir = tmp_path / "00000-micro"
+    assert not list(run_dir.glob("network*.pkl")) and (run_dir / checkpoint.STATE_NAME).is_file()
+    assert "swd1k left out: not today" in run(heads, tmp_path, *arguments)
+    assert measured == ["swd1k"] * 2 and len(list(run_dir.glob("network*.pkl"))) == 1
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    """With the code of that signal, and inside whatever is under way."""
+    program = (
+        "import os, signal, time\n"
+        "from training.requests import Requests\n"
+        "with Requests(None, 15).listening():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('goes on', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('too far', flush=True)\n"
+    )
+    root = Path(train.__file__).parent
+    environment = {k: v for k, v in os.environ.items() if k != "TORCHELASTIC_RUN_ID"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGINT and done.stdout == "goes on\n", done
+    assert "SIGTERM: finishing the step" in done.stderr
+
+
+def test_collapse_stops_a_run_only_if_asked(heads, tmp_path, monkeypatch):
+    always = alarms.Alarm("too good", "look again", {"Loss/D/real": (float("-inf"), float("inf"))})
+    monkeypatch.setattr(alarms, "ALARMS", (always,))
+    monkeypatch.setattr(alarms, "IN_A_ROW", 2)
+    arguments = ("--kimg=0.024", "--tick=0.008", "--keep=last:2")
+    output = run(heads, tmp_path, *arguments)
+    assert "Warning: too good for 2 ticks" in output
+    removed = "network-snapshot-000000.pkl"
+    assert f"Removed {removed}, which --keep does not want" in output
+    names = sorted(p.name for p in (tmp_path / "00000-micro").glob("network*.pkl"))
+    assert names == ["network-snapshot-000000_00000016.pkl", "network-snapshot-000000_00000024.pkl"]
+    output = run(heads, tmp_path, *arguments, "--stop-on-collapse", code=1)
+    assert "Error: too good for 2 ticks" in output and "stopped for --stop-on-collapse" in output
+    state = checkpoint.load_checkpoint(tmp_path / "00001-micro" / checkpoint.STATE_NAME)
+    assert state["progress"]["nimg"] == 16
+
+
+def train_until_told(rank, heads, run_dir):
+    """SIGTERM reaches rank 1 in its third step; then one number of its average changes."""
+    data = dataset.ImageDataset(str(heads))
+    config = launch.resolve_config(data, str(heads), 2, batch=8, batch_gpu=4, metrics=(), total_kimg=0.08)
+    trainer = training_loop.Trainer(config, training_loop.Options(run_dir, torch.device("cpu"), workers=0), data)
+    original = GanStep.run
+
+    def spy(self, number, *rest):
+        if rank == 1 and number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, number, *rest)
+
+    GanStep.run = spy  # this process is a fork that ends here
+    try:
+        trainer.run()
+        message = "not stopped"
+    except Stopped as stopped:
+        message = str(stopped)
+    distributed.barrier()  # rank 0 writes
+    state = run_dir / checkpoint.STATE_NAME
+    written = state.stat().st_mtime_ns
+    if rank == 1:
+        with torch.no_grad():
+            next(trainer.G_ema.parameters()).flatten()[0] += 1e-6
+    try:
+        trainer._save_state()
+        refusal = "not refused"
+    except run_state.RanksDiffer as differ:
+        refusal = str(differ)
+    distributed.barrier()
+    return message, trainer.step, refusal, state.stat().st_mtime_ns == written
+
+
+def test_ranks_stop_together_and_never_write_what_differs(heads, tmp_path):
+    results = run_ranks(2, train_until_told, heads, tmp_path, timeout_s=300.0)
+    assert all(isinstance(result, tuple) for result in results), results
+    (message, step, refusal, unchanged), (told, *others) = results
+    assert message.startswith("asked by another rank: stopped after step") and told.startswith("SIGTERM: stopped")
+    assert step in (3, 4) and others == [step, refusal, unchanged] and unchanged
+    name = next(iter(dict(training_loop.Generator(launch.presets.resolve("micro", "x").generator).named_parameters())))
+    assert f"rank 1 and rank 0 hold different G_ema.{name} after {step} steps; nothing was written" in refusal
+    assert checkpoint.load_checkpoint(tmp_path / checkpoint.STATE_NAME)["progress"]["step"] == step
+
+
 def test_a_kill_costs_what_came_after_the_last_state(heads, whole, tmp_path, monkeypatch):
     class Killed(BaseException):
         """Like SIGKILL: nothing of the program gets to run."""
@@ -161,42 +306,104 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
     resume.lock(tmp_path).close()
 
 
-@pytest.mark.parametrize("fault", ["full", "partial", "read-only"])
-def test_a_disk_that_refuses_costs_the_snapshot_and_not_the_run(heads, whole, tmp_path, monkeypatch, fault):
-    """Full before it starts, full while it writes, and a folder in which no file can be made."""
-    real_fsync, real_usage, real_temporary = os.fsync, shutil.disk_usage, checkpoint.tempfile.mkstemp
+def test_a_disk_that_refuses_costs_the_file_and_not_the_run(heads, whole, tmp_path, monkeypatch):
+    """Full before a state, full while it writes a snapshot, and a folder in which no file can be made for the next."""
 
-    def refuse(*_, **__):
-        raise OSError(30 if fault == "read-only" else 28, "Read-only file system" if fault == "read-only" else "full")
+    def refuse(code):
+        def act(*_, **__):
+            raise OSError(code, os.strerror(code))
 
-    def break_disk():
-        if fault == "full":
-            monkeypatch.setattr(shutil, "disk_usage", lambda path: real_usage(path)._replace(free=1000))
-        elif fault == "partial":
-            monkeypatch.setattr(os, "fsync", refuse)
-        else:
-            monkeypatch.setattr(checkpoint.tempfile, "mkstemp", refuse)
+        return act
 
-    def mend_disk():
-        monkeypatch.setattr(shutil, "disk_usage", real_usage)
-        monkeypatch.setattr(os, "fsync", real_fsync)
-        monkeypatch.setattr(checkpoint.tempfile, "mkstemp", real_temporary)
-
+    real_usage = shutil.disk_usage
+    faults = {
+        1: (shutil, "disk_usage", lambda path: real_usage(path)._replace(free=1000)),
+        4: (os, "fsync", refuse(errno.ENOSPC)),
+        8: (checkpoint.tempfile, "mkstemp", refuse(errno.EROFS)),
+    }
     original = GanStep.run
 
     def spy(self, number, *rest):
-        {3: break_disk, 7: mend_disk}.get(number, lambda: None)()
+        patch.undo()
+        if number in faults:
+            patch.setattr(*faults[number])
         return original(self, number, *rest)
 
     monkeypatch.setattr(GanStep, "run", spy)
-    output = run(heads, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        output = run(heads, tmp_path, "--state-minutes=0")
     run_dir = tmp_path / "00000-micro"
-    assert output.count("Warning: network-snapshot-000000_00000040.pkl not written") == 1
-    names = {p.name for p in run_dir.glob("*.pkl")}
-    assert names == {p.name for p in whole.glob("*.pkl")} - {"network-snapshot-000000_00000040.pkl"}
+    for name, reason in [
+        ("network-snapshot-000000_00000040.pkl", "No space left"),
+        ("network-snapshot-000000_00000072.pkl", "Read-only"),
+    ]:
+        assert len(re.findall(rf"Warning: {name} not written \({reason}.*; training goes on", output)) == 1
+    assert output.count(f"Warning: {checkpoint.STATE_NAME} not written") == 3
+    assert {p.name[-12:] for p in run_dir.glob("network*.pkl")} == {"t-000000.pkl", "00000080.pkl"}
     checkpoint.load_checkpoint(run_dir / "network-snapshot-000000.pkl")
     assert_equal(run_dir, whole)
     assert not list(run_dir.glob(f".*{checkpoint._PARTIAL}"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 24 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    try:
+        made = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"no mount: {error}")
+    if made.returncode:
+        pytest.skip(f"mounting is not allowed: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_real_disk_that_fills_while_a_snapshot_is_written(heads, small_disk, monkeypatch):
+    real_usage, filler = shutil.disk_usage, small_disk / "filler"
+    calls = []
+
+    def usage_then_full(path):
+        """Room was found, and then somebody else takes it; before the next checkpoint it is free again."""
+        filler.unlink(missing_ok=True)
+        usage = real_usage(path)
+        calls.append(usage.free)
+        if len(calls) == 2:
+            with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(bytes(4096)):
+                    pass
+        return usage
+
+    monkeypatch.setattr(shutil, "disk_usage", usage_then_full)
+    output = run(heads, small_disk, "--kimg=0.024", "--tick=0.008")
+    assert len(calls) == 3 and min(calls) > 1 << 20
+    run_dir = small_disk / "00000-micro"
+    assert "Warning: network-snapshot-000000_00000016.pkl not written" in output
+    for name, nimg in (("network-snapshot-000000.pkl", 8), ("network-snapshot-000000_00000024.pkl", 24)):
+        assert checkpoint.load_checkpoint(run_dir / name)["progress"]["nimg"] == nimg
+    assert [line["nimg"] for line in statistics(run_dir)] == [8, 16, 24]
+    assert [n for n in (0, 1, 2) if f"tick {n} " in (run_dir / "log.txt").read_text()] == [0, 1, 2]
+
+
+def test_lines_of_statistics_wait_for_a_disk(tmp_path):
+    """A limit on the size of files lets the system take a part of a line and refuse the rest."""
+    resource = pytest.importorskip("resource")
+    logger = StatsLogger(tmp_path)
+    logger.write(1, 8, {"a": 1.0})
+    before = (tmp_path / "stats.jsonl").read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+        with pytest.warns(RuntimeWarning, match="stats.jsonl cannot be written .*; its lines are kept"):
+            logger.write(2, 16, {"a": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "stats.jsonl").read_text() == before
+    logger.write(3, 24, {"a": 3.0})
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [line["a"] for line in lines] == [1.0, 2.0, 3.0]
 
 
 def test_a_nan_is_named_in_its_step_and_replayed(heads, tmp_path, monkeypatch):
@@ -226,6 +433,16 @@ def test_a_nan_is_named_in_its_step_and_replayed(heads, tmp_path, monkeypatch):
     monkeypatch.setattr(GanStep, "accumulate_D", original)
     result = CliRunner().invoke(train.main, [f"--replay={run_dir / 'diagnosis.json'}"])
     assert result.exit_code == 1 and "Everything is finite this time" in result.output
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_debug_shows_the_traceback_of_a_replay_in_either_order(tmp_path, order):
+    (tmp_path / "diagnosis.json").write_text("{}")
+    arguments = [f"--replay={tmp_path / 'diagnosis.json'}", "--debug"][::order]
+    result = CliRunner().invoke(train.main, arguments)
+    assert isinstance(result.exception, ValueError) and "not a diagnosis" in str(result.exception)
+    result = CliRunner().invoke(train.main, [a for a in arguments if a != "--debug"])
+    assert result.exit_code == 1 and result.output.startswith("Error: ")
 
 
 def test_a_bug_keeps_its_traceback_and_debug_shows_all(heads, whole, tmp_path, monkeypatch):
