@@ -25,7 +25,7 @@ from training.launch import stated_default
 from training.measure import MeasureFailed, OutOfMemory, measure_run, report
 from training.replay import replay
 from training.requests import EXIT_STOPPED, Stopped
-from training.resume import LATEST, Start, check_compatible, data_mark, find_start, open_run
+from training.resume import LATEST, Start, check_compatible, data_mark, find_start, nothing_left, open_run
 from training.retention import Retention, parse_keep
 from training.run_state import RanksDiffer
 from training.training_loop import LOADER_WORKERS, STATE_MINUTES, Options, train
@@ -178,8 +178,8 @@ RESUMING = group(
     "Resuming and safety",
     option("--resume", metavar="latest|PKL",
            help="latest: go on with the newest run of this --desc, in its folder; PKL: in a new folder from this file"),
-    option("--resume-kimg", type=click.FloatRange(min=0), show_default="what the file says; published weights: 0",
-           help="thousands of images that the file counts as"),
+    option("--resume-kimg", type=click.FloatRange(min=0), show_default="what the file says",
+           help="thousands of images that published weights count as; a checkpoint of ours knows them"),
     option("--state-minutes", "state_minutes", type=click.FloatRange(min=0), default=STATE_MINUTES,
            help="between two writes of state-latest.pkl, from which --resume=latest goes on"),
     option("--keep", metavar="RULES", default="all", callback=_keep,
@@ -255,7 +255,8 @@ def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, 
         config = launch.resolve_config(dataset, data, ranks, **choices)
         if distributed.restarts():  # the launcher started the ranks anew: go on in the folder of the first start
             resume, resume_kimg = LATEST, None
-        start = find_start(resume, Path(outdir), desc or config.preset, resume_kimg) if trains else Start()
+        reads = trains or dry_run
+        start = find_start(resume, Path(outdir), desc or config.preset, resume_kimg) if reads else Start()
         if start.state is not None:
             if index_list is None:
                 dataset = ImageDataset(data, start.config.index_list)
@@ -266,6 +267,9 @@ def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, 
             click.echo(report(measure_run(config, device, gpus, loop["workers"]), config, gpus))
         elif dry_run:
             click.echo(json.dumps(config.to_dict(), indent=2))
+        elif line := nothing_left(start, config):
+            if distributed.rank() == 0:
+                click.echo(line)
         else:
             if validate:
                 distributed.on_main(lambda: launch.validate_data(data, dataset))

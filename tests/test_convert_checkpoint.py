@@ -94,6 +94,13 @@ def test_a_published_file_in_every_script_that_shows(published, images, tmp_path
     assert "fid16_full" in said
 
 
+def test_the_published_resume_command(published, images, tmp_path):
+    """With its --kimg cut short nothing is left to do after 5000 kimg, and a line says so."""
+    argv = f"--data={images} --resume={published} --resume_kimg=5000 --kimg=0.064 --metrics=none --outdir={tmp_path}"
+    assert run(train, *argv.split()) == f"Nothing to do: {published} has seen 5000 kimg, and --kimg is 0.064\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_published_file_goes_on_training(published, modules, images, tmp_path):
     run(
         train,
@@ -102,14 +109,15 @@ def test_a_published_file_goes_on_training(published, modules, images, tmp_path)
         f"--resume={published}",
         "--batch=8",
         "--batch-gpu=4",
-        "--kimg=2.016",
+        "--resume_kimg=5000",
+        "--kimg=5000.016",
         "--metrics=none",
         "--device=cpu",
         "--workers=0",
     )
-    (last,) = tmp_path.glob("*/network-snapshot-*.pkl")
+    *_, last = sorted(tmp_path.glob("*/network-snapshot-*.pkl"))
     state = checkpoint.load_checkpoint(last)
-    assert state["progress"]["nimg"] == 2016 and state["config"]["generator"] == modules["G"].config.to_dict()
+    assert state["progress"]["nimg"] == 5_000_016 and state["config"]["generator"] == modules["G"].config.to_dict()
     moments = state["opt"]["G"]["_xyz"]
     assert moments["step"].item() == 3  # one in the file, two here
     assert json.loads((last.parent / "training_options.json").read_text())["batch"] == 8

@@ -82,10 +82,24 @@ def test_published_command(published_run):
     assert (folder / "cameras.png").stat().st_size > 1000  # the yaw/pitch histogram
 
 
-def test_published_resume(heads, published_run, tmp_path):
-    """--resume_kimg=5000 lies behind --kimg=0.064, so that nothing is left to do."""
+def test_a_checkpoint_of_ours_knows_its_images(heads, published_run, tmp_path):
+    """--resume-kimg beside it must agree; with nothing left to do a line says so, and no folder is made."""
     network = next(published_run[1].glob("network-snapshot-*_00000064.pkl"))
-    succeed(f"--data={heads}", f"--resume={network}", "--resume_kimg=5000", *SHORT, f"--outdir={tmp_path}")
+    common = [f"--data={heads}", f"--resume={network}", *SHORT, f"--outdir={tmp_path}"]
+    result = invoke(*common, "--resume_kimg=5000")
+    assert result.exit_code == 1
+    assert f"Error: --resume-kimg=5000: {network} is ours and has seen 0.064 kimg" in result.output
+    said = succeed(*common, "--resume_kimg=0.064")
+    assert said == f"Nothing to do: {network} has seen 0.064 kimg, and --kimg is 0.064\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_configuration_of_a_resumed_run_is_printed(heads, published_run):
+    """What is not given comes from the file (here 3 views), not from the preset."""
+    network = next(published_run[1].glob("network-snapshot-*_00000064.pkl"))
+    found = resolved(f"--data={heads}", f"--resume={network}", "--gamma=7")
+    stored = json.loads((published_run[1] / "training_options.json").read_text())
+    assert found == stored | {"gamma": 7.0} and found["num_views"] == 3
 
 
 def test_init_from_takes_weights_only(heads, published_run, tmp_path):

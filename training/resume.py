@@ -54,8 +54,9 @@ def find_start(resume: str | None, outdir: Path, name: str, kimg: float | None =
         return Start()
     if resume != LATEST:
         state = checkpoint.load_checkpoint(resume)
-        notes = [] if kimg is None else _count_as(Path(resume), state, kimg)
-        return Start(None, Path(resume), state, notes)
+        if kimg is not None:
+            _count_as(Path(resume), state, kimg)
+        return Start(None, Path(resume), state)
     if kimg is not None:
         raise CheckpointError("--resume-kimg is for a file; --resume=latest knows how far its run was")
     found: list[dict[str, Any] | None] = [None]
@@ -76,20 +77,32 @@ def find_start(resume: str | None, outdir: Path, name: str, kimg: float | None =
     return Start(run_dir, path, state, notes)
 
 
-def _count_as(path: Path, state: dict[str, Any], kimg: float) -> list[str]:
-    """Lets a checkpoint count as `kimg` thousand images, at a whole number of batches; lines for the user.
+def _count_as(path: Path, state: dict[str, Any], kimg: float) -> None:
+    """Lets published weights, also converted ones, count as `kimg` thousand images, at a whole number of batches.
 
-    Published weights know nothing of their images, and published commands always say it.
+    They know nothing of their images, and published commands always say it. Raises CheckpointError for a checkpoint of
+    ours that has seen another number: latents, cameras and the order of the data follow from it.
     """
     own, batch = state["progress"]["nimg"], state["config"]["batch"]
     step = round(kimg * 1000 / batch)
-    published = "checksum" not in state
-    if not published and step * batch == own:
-        return []
-    state["progress"] |= {"nimg": step * batch, "step": step, "tick": -1, "tick_nimg": step * batch}
-    if published:
-        return []
-    return [f"--resume-kimg={kimg:g}: {path} counts as that, not as the {own / 1000:g} kimg it has seen"]
+    if "checksum" not in state or "imported" in state["progress"]:
+        state["progress"] |= {"nimg": step * batch, "step": step, "tick": -1, "tick_nimg": step * batch}
+    elif step * batch != own:
+        raise CheckpointError(
+            f"--resume-kimg={kimg:g}: {path} is ours and has seen {own / 1000:g} kimg; leave the option out, or take "
+            "--init-from to start at 0 with its weights"
+        )
+
+
+def nothing_left(start: Start, config: TrainingConfig) -> str | None:
+    """The line for a run that has nothing left to do: all images seen, and its last tick closed."""
+    if start.state is None:
+        return None
+    progress = start.state["progress"]
+    nimg = progress["nimg"]
+    if nimg < config.total_kimg * 1000 or nimg > progress.get("tick_nimg", nimg):
+        return None
+    return f"Nothing to do: {start.path} has seen {nimg / 1000:g} kimg, and --kimg is {config.total_kimg:g}"
 
 
 def newest_run(outdir: Path, name: str) -> Path | None:

@@ -23,6 +23,7 @@ CASES = [
     _case("resume with another network", "--resume={NETWORK} --map-depth=7", "its generator cannot become another one"),
     _case("resume with another preset", "--resume={NETWORK} --preset=small", "--preset=small"),
     _case("count the images of the latest state", "--resume=latest --resume-kimg=5", "knows how far its run was"),
+    _case("count the images of a checkpoint of ours", "--resume={NETWORK} --resume-kimg=5000", "is ours and has seen"),
     _case("keep by an unknown rule", "--keep=newest:3", "'newest:3' is no rule; legal are last:N"),
     _case("keep no snapshot", "--keep=last:0", "'last:0' is no rule"),
     _case("keep the best of a metric that is not measured", "--keep=best:swd1k:1", "does not measure it"),
