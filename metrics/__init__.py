@@ -9,6 +9,7 @@ from metrics.registry import (
     load_on_all_ranks,
     needs_detector,
     parse_metric,
+    rehearse,
 )
 from metrics.results import MetricResult, MetricSpec, write_result
 
@@ -24,5 +25,6 @@ __all__ = [
     "load_on_all_ranks",
     "needs_detector",
     "parse_metric",
+    "rehearse",
     "write_result",
 ]

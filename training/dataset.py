@@ -4,6 +4,7 @@
 the training step, which does both on the device.
 """
 
+import copy
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
@@ -72,6 +73,12 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def head(self, count: int) -> "ImageDataset":
+        """A set of the first `count` items (all, if there are fewer), with the same cameras and decoded pixels."""
+        part = copy.copy(self)
+        part._items, part.raw_labels, part.labels = (x[:count] for x in (self._items, self.raw_labels, self.labels))
+        return part
 
     def names(self, indices: Sequence[int] | np.ndarray) -> list[str]:
         """The files of the items `indices`, as messages name them."""

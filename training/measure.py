@@ -22,7 +22,7 @@ import dnnlib
 import metrics
 from metrics.samples import Sampling, fake_images
 from torch_utils import distributed, memory
-from training import monitor
+from training import checkpoint, monitor
 from training.config import TrainingConfig
 from training.dataset import ImageDataset, iterate
 from training.launch import batch_sizes
@@ -153,22 +153,28 @@ def _run(config: TrainingConfig, device: torch.device, workers: int, folder: Pat
     later = int(config.blur_fade_kimg * 1000) // config.batch * config.batch + config.batch
     steps = ((0, 0), (1, later), (config.r1_interval, later + config.batch))
     loader = iterate(dataset, [trainer.stream.items(nimg) for _, nimg in steps], workers)
-    seconds = []
+    seconds, found = [], []
+    # In the order of a run: what its first tick has taken from the system and given back lies between the later blocks.
+    if distributed.rank() == 0:
+        monitor.save_reals(config, dataset, folder)
     for step, nimg in steps:
         batch = next(loader)
         start = _now(device)
         trainer.gan.run(step, nimg, trainer.stream.micro_batches(nimg, batch))
         seconds.append(_now(device) - start)
-    training = memory.peaks(device)
-    if distributed.rank() == 0:
-        monitor.save_reals(config, dataset, folder)
-        monitor.save_fakes(folder / "fakes.png", trainer.G_ema, trainer.grid, config)
+        found.append(memory.peaks(device))
+        if step == 0:
+            if distributed.rank() == 0:
+                monitor.save_fakes(folder / "fakes.png", trainer.G_ema, trainer.grid, config)
+            trainer.save(folder / checkpoint.STATE_NAME if distributed.rank() == 0 else None)
+            found.append(memory.peaks(device))
+    key = "gpu_peak_gib" if device.type == "cuda" else "cpu_peak_gib"
+    training = max(peaks[key] for peaks in found)
     metric_sec, notes = _metric_batches(config, trainer, dataset)
     everything = memory.peaks(device)
-    key = "gpu_peak_gib" if device.type == "cuda" else "cpu_peak_gib"
     return Measurement(
-        training_peak_gib=training[key],
-        peak_gib=max(training[key], everything[key]),
+        training_peak_gib=training,
+        peak_gib=max(training, everything[key]),
         cpu_peak_gib=everything["cpu_peak_gib"],
         plain_sec=seconds[1],
         r1_sec=max(seconds[2] - seconds[1], 0.0),
@@ -180,9 +186,10 @@ def _run(config: TrainingConfig, device: torch.device, workers: int, folder: Pat
 def _metric_batches(
     config: TrainingConfig, trainer: Trainer, dataset: ImageDataset
 ) -> tuple[dict[str, float], list[str]]:
-    """Seconds for one batch of each metric: images, and the features that it reads."""
+    """Seconds for one batch of each metric: images, and the features that it reads. Each is then computed on few."""
+    few = dataset.head(METRIC_BATCH)
     sampling = Sampling(
-        trainer.G_ema, dataset, 0, trainer.device, METRIC_BATCH, config.shown_background, cache_dir=None, progress=None
+        trainer.G_ema, few, 0, trainer.device, METRIC_BATCH, config.shown_background, cache_dir=None, progress=None
     )
     sources = {"inception": config.detector, "vgg": config.detector_vgg}
     seconds, notes = {}, []
@@ -199,6 +206,10 @@ def _metric_batches(
             if detector is not None:
                 detector(images)
         seconds[name] = _now(trainer.device) - start
+        try:
+            metrics.rehearse(name, sampling, detector, METRIC_BATCH)
+        except metrics.MetricUnavailable as reason:
+            notes.append(f"{name} left out: {reason}")
     return seconds, notes
 
 

@@ -200,7 +200,7 @@ class Trainer:
             if measure:
                 with self.requests.interruptible():
                     self._measure(path)
-            self._save(path)
+            self.save(path)
             if path is not None and self.options.keep is not None:
                 self._keep_going("retention", self._apply_retention)
         distributed.barrier()
@@ -242,7 +242,7 @@ class Trainer:
 
     def _save_state(self) -> None:
         """Every rank calls this, after the same step."""
-        self._save(self.options.run_dir / checkpoint.STATE_NAME if distributed.rank() == 0 else None)
+        self.save(self.options.run_dir / checkpoint.STATE_NAME if distributed.rank() == 0 else None)
         self.requests.state_written()
 
     def _save_unsaved(self) -> None:
@@ -258,7 +258,7 @@ class Trainer:
             victim.unlink()
             print(f"Removed {victim.name}, which --keep does not want", flush=True)
 
-    def _save(self, path: Path | None) -> None:
+    def save(self, path: Path | None) -> None:
         """Writes a checkpoint to rank 0's `path`. One that cannot be written costs a line, not the run."""
         begun = time.monotonic()
         run_state.check_ranks(self)
