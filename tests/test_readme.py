@@ -66,5 +66,5 @@ def pins(name: str) -> dict[str, str]:
 
 def test_conda_and_pip_pin_the_same_versions():
     wanted, conda = pins("requirements.txt"), pins("environment.yml")
-    assert len(wanted) == 11
+    assert len(wanted) == 12
     assert {name: conda.get(name) for name in wanted} == wanted

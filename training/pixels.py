@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from training import png
 from training.image_store import DatasetError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
@@ -66,7 +67,12 @@ def read_image(data: bytes, source: str, resolution: int | None, alpha: bool) ->
 
     Raises DatasetError.
     """
-    image = open_image(data, source, None if resolution is None else (resolution, resolution))
+    size = None if resolution is None else (resolution, resolution)
+    quick = png.decode(data, size, (2, 4) if alpha else (1, 2, 3, 4))
+    if quick is not None:
+        colours = quick[:3] if len(quick) > 2 else np.repeat(quick[:1], 3, axis=0)
+        return colours, quick[-1:] if alpha else None
+    image = open_image(data, source, size)
     check_depth(image, data, source)
     if not alpha:
         return planes(image if image.mode == "RGB" else image.convert("RGB")), None
@@ -78,6 +84,9 @@ def read_image(data: bytes, source: str, resolution: int | None, alpha: bool) ->
 
 def read_mask(data: bytes, source: str, resolution: int | None) -> np.ndarray:
     """uint8 [1, resolution, resolution]; a mask of another size is resized, unless `resolution` is None."""
+    quick = png.decode(data, None if resolution is None else (resolution, resolution), (1, 2))
+    if quick is not None:
+        return quick[:1]
     image = open_image(data, source)
     check_depth(image, data, source)
     mask = image if image.mode == "L" else image.convert("L")
