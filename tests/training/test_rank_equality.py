@@ -57,5 +57,5 @@ def test_steps_of_two_ranks_are_those_of_one_process_to_the_bit(batch_gpu, steps
     for shared in run_ranks(2, train, batch_gpu, steps):
         assert not isinstance(shared, Exception) and shared is not None, shared
         worst = max(abs(a[name] - b[name]) for a, b in zip(lines, shared[0], strict=True) for name in a)
-        assert worst < 1e-15, worst  # the means are taken in float64, in order of the reports; measured 0 and 2e-16
+        assert worst < 1e-15, worst  # the means are taken in float64, in order of the reports
         assert [n for n, value in networks.items() if not np.array_equal(value, shared[1][n])] == []
