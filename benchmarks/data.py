@@ -27,6 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.rasterizer import machine
 from training import dataset as dataset_module
 from training.dataset import ImageDataset, iterate
 from training.synthetic import render_heads, sample_cameras
@@ -125,7 +126,10 @@ def main(num: int, resolution: int, batch: int, workers: int, rounds: int, fits:
         )
     if out:
         Path(out).write_text(
-            json.dumps({"num": num, "resolution": resolution, "workers": workers, "fits": fits, **found})
+            json.dumps(
+                {"machine": machine(), "num": num, "resolution": resolution, "workers": workers, "fits": fits, **found},
+                indent=1,
+            )
         )
 
 

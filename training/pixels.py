@@ -4,7 +4,6 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -14,7 +13,6 @@ from training import png
 from training.image_store import DatasetError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-DECODERS = 4  # threads that decode one batch: Pillow lets go of the interpreter while it decodes
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "1"}
 _MEMORY_SHARE = 0.25  # of the memory that is free at the start; all ranks of a machine share it
@@ -173,8 +171,5 @@ def _decode_into(arrays, files: np.ndarray, rows: np.ndarray, decode: Callable[[
         if masks is not None:
             masks[row] = mask
 
-    if len(files) == 1:
-        put(int(files[0]), int(rows[0]))
-    elif len(files):
-        with ThreadPoolExecutor(DECODERS) as pool:
-            list(pool.map(put, files.tolist(), rows.tolist()))
+    for file, row in zip(files.tolist(), rows.tolist(), strict=True):  # batches are what goes side by side: `iterate`
+        put(file, row)

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from training.image_store import DatasetError
 from training.label_check import check_labels
 from training.layout import open_layout
-from training.pixels import DECODERS, wrong_size
+from training.pixels import wrong_size
+
+_DECODERS = 4  # threads: reading, inflating and decoding let go of the interpreter
 
 
 def validate_set(path: str | os.PathLike, progress: Callable[[int], None] | None = None) -> list[str]:
@@ -36,7 +38,7 @@ def validate_set(path: str | os.PathLike, progress: Callable[[int], None] | None
             progress(1)
         return found
 
-    with ThreadPoolExecutor(DECODERS) as pool:
+    with ThreadPoolExecutor(_DECODERS) as pool:
         looks = list(pool.map(look, range(len(layout.names))))
     sizes = Counter(found for found in looks if isinstance(found, tuple))
     side = min(sizes.most_common(1)[0][0]) if sizes else 0
