@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import train
 from training import launch, presets
 from training.checkpoint import load_checkpoint
+from training.dataset import ImageDataset
 from training.synthetic import synthesize_heads
 from training.training_loop import Options
 
@@ -221,6 +222,14 @@ def test_without_masks_the_background_is_white_and_a_warning_says_so(bare, tmp_p
     assert output.count("Warning: the set has no masks, so the scene must explain the background") == 1
     result = invoke(f"--data={bare}", "--background=random")
     assert result.exit_code == 1 and "--background=random needs masks" in result.output
+
+
+def test_a_run_that_goes_on_without_masks_gives_up_random_backgrounds(bare, heads):
+    """Published weights were trained over random backgrounds; their record says so to any data."""
+    base = launch.resolve_config(ImageDataset(heads), str(heads), 1)
+    assert base.background == "random"
+    assert launch.resolve_config(ImageDataset(heads), str(heads), 1, base=base).background == "random"
+    assert launch.resolve_config(ImageDataset(bare), str(bare), 1, base=base).background == "white"
 
 
 def test_an_index_list_by_name_and_by_file(heads, tmp_path, monkeypatch):
