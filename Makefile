@@ -55,7 +55,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 
 # ---------------------------------------------------------------- demo
 
-# Batch 8 in place of the preset's 16: twice the steps for the same images, and better heads in few minutes.
+# Batch 8 in place of the preset's 16: twice the steps for the same images (docs/learning.md).
 # Without a compiler the splatting falls back to PyTorch: the same minutes then train on fewer images, and the metric
 # and the film are made smaller to end in time.
 demo: setup
