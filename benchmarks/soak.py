@@ -152,7 +152,10 @@ def _is_writing(outdir: Path) -> bool:
 
 
 def _age_of_newest(outdir: Path, process: subprocess.Popen[str]) -> float:
-    """Seconds of work that a kill now would lose: since the newest checkpoint, or since the start of the process."""
+    """Seconds that a kill now would lose: since the newest checkpoint, or, where that is older, since the process began.
+
+    So a process that has not written yet counts its start-up too, and the figure can exceed --state-minutes by that.
+    """
     paths = [*outdir.glob(f"*/{STATE_NAME}"), *outdir.glob(f"*/{SNAPSHOT_PATTERN}")]
     started = psutil.Process(process.pid).create_time()
     return time.time() - max([started, *(p.stat().st_mtime for p in paths)])
