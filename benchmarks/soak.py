@@ -152,7 +152,7 @@ def _is_writing(outdir: Path) -> bool:
 
 
 def _age_of_newest(outdir: Path, process: subprocess.Popen[str]) -> float:
-    """Seconds that a kill now would lose: since the newest checkpoint, or, where that is older, since the process began.
+    """Seconds that a kill now would lose: since the newest checkpoint, or the process's start where that is later.
 
     So a process that has not written yet counts its start-up too, and the figure can exceed --state-minutes by that.
     """
