@@ -10,10 +10,10 @@ import click
 import torch
 
 import dnnlib
-from training import official
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
+from training.published import records as official
 
 NETWORKS = ("G", "D", "G_ema")
 

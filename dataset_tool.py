@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from training.head_traits import CameraSpread
+from training.data.synthetic.traits import CameraSpread
 
 _SPREAD = CameraSpread()
 _UPS = ("auto", "x", "y", "z", "-x", "-y", "-z", "keep")
@@ -43,7 +43,7 @@ def synthesize(
     dest: str, num: int, resolution: int, seed: int, samples: int, workers: int | None, **spread: float
 ) -> None:
     """Ray-cast a set of procedural heads with masks; nothing happens if DEST holds exactly this set already."""
-    from training.synthetic import synthesize_heads
+    from training.data.synthetic.synthesize import synthesize_heads
 
     try:
         with tqdm(total=num, unit="img", desc="synthesize", delay=0.1, disable=None) as bar:
@@ -69,8 +69,8 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
     --fix writes 8-bit RGB images and masks, square and of one size, and leaves out what cannot be read, has no mask or
     no legal label.
     """
+    from training.data.validation import validate_set
     from training.dataset import ImageDataset
-    from training.validation import validate_set
 
     if fix != (dest is not None):
         raise click.UsageError("--fix and --dest go together")
@@ -79,7 +79,7 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
     for problem in problems:
         click.echo(problem)
     if fix:
-        from training.convert import fix_set
+        from training.data.making.convert import fix_set
 
         report = _written(fix_set, path, dest, resolution)
         for line in report.dropped:
@@ -131,7 +131,7 @@ _crop = click.option("--crop", type=Crop(), help="Cut out the middle square, or 
 @_crop
 def convert(path: str, dest: str, resolution: int | None, crop) -> None:
     """Write the set in PATH (a folder or zip of any layout) anew: resized, cropped, in another container."""
-    from training.convert import convert_set
+    from training.data.making.convert import convert_set
 
     report = _written(convert_set, path, dest, resolution, crop)
     click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
@@ -160,8 +160,8 @@ def import_(source: str, kind: str, dest: str, resolution: int | None, crop, ima
 
     The world is turned, moved and scaled by what the cameras say (docs/data.md); images are called 00000.png, ...
     """
-    from training import importers
-    from training.convert import convert_set
+    from training.data.making import importers
+    from training.data.making.convert import convert_set
 
     if images is not None and kind != "colmap":
         raise click.UsageError("--images goes with --from=colmap")
@@ -183,8 +183,8 @@ def import_(source: str, kind: str, dest: str, resolution: int | None, crop, ima
 @click.option("--index-list", metavar="FILE|NAME", help="As in train.py.")
 def show_cameras(path: str, out: str, point: str | None, index_list: str | None) -> None:
     """Draw the cameras of the set in PATH: frusta, mean image per yaw, histograms, a known point in some images."""
-    from training.camera_views import save_camera_overview
     from training.dataset import ImageDataset
+    from training.visualization.camera_views import save_camera_overview
 
     try:
         place = None if point is None else tuple(float(part) for part in point.split(","))
@@ -216,7 +216,7 @@ def rebalance(
     path: str, out: str, num: int | None, bin_degrees: float, max_repeat: int, scores: str | None, seed: int
 ) -> None:
     """Write an index list under which the cameras of the set in PATH spread evenly over yaw and pitch."""
-    from training.rebalance import rebalance as balance
+    from training.data.making.rebalance import rebalance as balance
 
     try:
         found = balance(path, num, bin_degrees, max_repeat, None if scores is None else Path(scores), seed)

@@ -14,9 +14,9 @@ import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option
 from gaussian import Gaussians, Geometry, save_ply
 from torch_utils import distributed
-from training import latents, video
 from training.checkpoint import CheckpointError, load_checkpoint, load_generator
-from training.visualize import save_image_grid
+from training.visualization import latents, video
+from training.visualization.grids import save_image_grid
 
 DEFAULT_COLUMNS = 7
 PUBLISHED_SEED, PUBLISHED_IDS = 42, 4  # of the published sample script's draw

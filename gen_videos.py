@@ -11,10 +11,11 @@ from tqdm import tqdm
 import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option
 from torch_utils import distributed
-from training import latents, video, visualize
-from training.camera_paths import PATHS, camera_path, read_cameras
 from training.checkpoint import CheckpointError, load_checkpoint, load_generator
-from training.inspection import Inspection
+from training.families.cgs.inspection import Inspection
+from training.visualization import grids as visualize
+from training.visualization import latents, video
+from training.visualization.camera_paths import PATHS, camera_path, read_cameras
 
 AT_LEAST_1, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
 ABOVE_0 = click.FloatRange(min=0, min_open=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from dnnlib.command import CONTEXT
-from training.run_report import build_report
+from training.runs.report import build_report
 
 
 @click.command(context_settings=CONTEXT)

@@ -17,20 +17,22 @@ import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, refuse
 from gaussian.rendering import BACKENDS
 from torch_utils import distributed, launcher
-from training import launch, presets, rank_check
-from training.alarms import Collapsed
+from training import presets
 from training.checkpoint import CheckpointError
 from training.dataset import ImageDataset
-from training.launch import stated_default
 from training.measure import MeasureFailed, OutOfMemory, measure_run, report
 from training.replay import replay
-from training.requests import EXIT_STOPPED, Stopped
-from training.resume import LATEST, Start, check_compatible, data_mark, find_start, nothing_left, open_run
-from training.retention import Retention, parse_keep
-from training.run_state import RanksDiffer
+from training.runs import launch
+from training.runs.launch import stated_default
+from training.runs.resume import LATEST, Start, check_compatible, data_mark, find_start, nothing_left, open_run
+from training.runs.retention import Retention, parse_keep
+from training.runs.transfer import LEAST_SHARE, read_weights
+from training.safety import rank_check
+from training.safety.alarms import Collapsed
+from training.safety.requests import EXIT_STOPPED, Stopped
+from training.safety.run_state import RanksDiffer
+from training.safety.watchdog import Diverged
 from training.training_loop import LOADER_WORKERS, STATE_MINUTES, Options, train
-from training.transfer import LEAST_SHARE, read_weights
-from training.watchdog import Diverged
 
 COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
 

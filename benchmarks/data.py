@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.rasterizer import machine
 from training import dataset as dataset_module
+from training.data.synthetic.synthesize import render_heads, sample_cameras
 from training.dataset import ImageDataset, iterate
-from training.synthetic import render_heads, sample_cameras
 
 NOISE = 4.0  # standard deviation of a pixel, of 255
 HEADS = 6  # different pictures; the noise makes the files different

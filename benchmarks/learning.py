@@ -26,10 +26,11 @@ from metrics import swd
 from torch_utils import random
 from torch_utils.distributed import usable_cores
 from training.checkpoint import load_checkpoint, load_generator
-from training.dataset import ImageDataset, composite, quantize
-from training.generator import Generator
-from training.synthetic import render_heads
-from training.visualize import save_image_grid
+from training.data.synthetic.synthesize import render_heads
+from training.dataset import ImageDataset
+from training.families.cgs.generator import Generator
+from training.images import composite, quantize
+from training.visualization.grids import save_image_grid
 
 COUNT = 2000  # images of each set behind an swd
 BINS = 5  # of the data's yaw, equal counts

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from torch_utils import memory
 from torch_utils import precision as precisions
 from training import presets
-from training.discriminator import Discriminator
-from training.generator import Generator
+from training.families.cgs.generator import Generator
+from training.networks.discriminator import Discriminator
 
 
 def interleaved_minima(cases: dict[str, Callable[[], None]], rounds: int) -> dict[str, tuple[float, float]]:

@@ -35,8 +35,8 @@ if __name__ == "__main__":
 
 from torch_utils import distributed  # noqa: E402
 from training.checkpoint import SNAPSHOT_PATTERN, STATE_NAME, load_checkpoint  # noqa: E402
+from training.data.synthetic.synthesize import synthesize_heads  # noqa: E402
 from training.presets import resolve  # noqa: E402
-from training.synthetic import synthesize_heads  # noqa: E402
 
 IMAGES = 256
 NETWORKS, OPTIMISERS = ("G", "D", "G_ema"), ("G", "D")

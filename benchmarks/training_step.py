@@ -29,8 +29,8 @@ from torch_utils import distributed, memory, precision
 from torch_utils.training_stats import Collector
 from training import presets
 from training.dataset import Batch
-from training.discriminator import Discriminator
-from training.generator import Generator
+from training.families.cgs.generator import Generator
+from training.networks.discriminator import Discriminator
 from training.step import GanStep, SampleStream
 
 FFHQ = Geometry((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 2.7, ((4.2647, 0.0, 0.5), (0.0, 4.2647, 0.5), (0.0, 0.0, 1.0)))

@@ -4,8 +4,10 @@ from dnnlib.console import Logger
 from dnnlib.download import cache_dir, download
 from dnnlib.formatting import format_bytes, format_time
 from dnnlib.options import parse_color, parse_grid, parse_ints
+from dnnlib.paths import ROOT
 
 __all__ = [
+    "ROOT",
     "Logger",
     "cache_dir",
     "download",

@@ -15,11 +15,11 @@ import click
 import torch
 from torch import Tensor
 
-from training import latents, video
-from training.camera_paths import camera_path
 from training.checkpoint import CheckpointError, load_generator
-from training.inspection import Inspection
-from training.visualize import save_image_grid
+from training.families.cgs.inspection import Inspection
+from training.visualization import latents, video
+from training.visualization.camera_paths import camera_path
+from training.visualization.grids import save_image_grid
 
 IMAGES = Path(__file__).resolve().parent / "images"
 ENLARGE = 2  # of panels of 64 px

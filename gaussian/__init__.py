@@ -1,7 +1,8 @@
 """Scenes of 3D Gaussians, cameras, and the renderer that turns one into pictures of the other."""
 
-from gaussian.cameras import Cameras, Geometry
+from gaussian.cameras import Cameras
 from gaussian.gaussians import Gaussians
+from gaussian.geometry import Geometry
 from gaussian.ply import load_ply, save_ply
 from gaussian.rendering import Rendering, render, resolve_backend
 

@@ -20,7 +20,8 @@ import dnnlib
 from gaussian import Cameras
 from metrics.errors import MetricUnavailable, one_line
 from torch_utils import distributed, random
-from training.dataset import ImageDataset, composite, iterate, quantize
+from training.dataset import ImageDataset, iterate
+from training.images import composite, quantize
 
 CLEAR = 1 / 512  # alpha below which a pixel shows its background
 BACKGROUND_TOLERANCE = 0.02  # in -1..1; clear pixels reach 2/512

@@ -27,8 +27,8 @@ def checkpoint_path(tmp_path_factory, geometry):
     # Imported here so that the tests of gaussian/ need no training/.
     from training import presets
     from training.checkpoint import save_checkpoint
-    from training.discriminator import Discriminator
-    from training.generator import Generator
+    from training.families.cgs.generator import Generator
+    from training.networks.discriminator import Discriminator
 
     torch.manual_seed(0)
     config = presets.resolve("micro", data="unused")

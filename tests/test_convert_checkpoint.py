@@ -11,9 +11,9 @@ import convert_checkpoint
 import gen_samples
 import gen_videos
 import train
-from tests.training import official_writer as writer
+from tests.training.published import official_writer as writer
 from training import checkpoint
-from training.synthetic import synthesize_heads
+from training.data.synthetic.synthesize import synthesize_heads
 
 
 def run(script, *argv) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 from gaussian import load_ply
 from gen_samples import in_label_units, main
 from training.checkpoint import load_generator
-from training.dataset import quantize
+from training.images import quantize
 
 STEM = "network-snapshot-000000"
 

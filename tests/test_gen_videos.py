@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from gen_videos import main
-from training import video
-from training.camera_paths import PATHS, camera_path, read_cameras, write_cameras
 from training.checkpoint import load_checkpoint, load_generator
-from training.dataset import quantize
-from training.latents import interpolate, save_ws, seed_latents
+from training.images import quantize
+from training.visualization import video
+from training.visualization.camera_paths import PATHS, camera_path, read_cameras, write_cameras
+from training.visualization.latents import interpolate, save_ws, seed_latents
 
 FRAMES = 8
 

@@ -13,9 +13,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from training.launch import stated_default
+from dnnlib import ROOT
+from training.runs.launch import stated_default
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
 WIDTH = 110
 

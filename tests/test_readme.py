@@ -3,14 +3,13 @@
 import importlib
 import re
 import shlex
-from pathlib import Path
 
 import click
 import pytest
 
+from dnnlib import ROOT
 from training import presets
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^    (?:python|torchrun \S+ \S+) (\w+)\.py (.*?)(?: +#.*)?$", README, re.MULTILINE)
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from report import main
-from training.charts import downsample, ticks
+from training.runs.charts import downsample, ticks
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

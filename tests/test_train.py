@@ -13,7 +13,7 @@ from PIL import Image
 import calc_metrics
 import train
 from training.checkpoint import load_checkpoint, load_generator
-from training.synthetic import synthesize_heads
+from training.data.synthetic.synthesize import synthesize_heads
 
 COMMON = [
     "--kimg=0.064",

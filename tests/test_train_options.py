@@ -10,10 +10,11 @@ import torch
 from click.testing import CliRunner
 
 import train
-from training import launch, presets
+from training import presets
 from training.checkpoint import load_checkpoint
+from training.data.synthetic.synthesize import synthesize_heads
 from training.dataset import ImageDataset
-from training.synthetic import synthesize_heads
+from training.runs import launch
 from training.training_loop import Options
 
 # What the published commands get, and nothing else, so that they end within seconds.

@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+import dnnlib
+
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(minutes=10)  # of a collective: a rank that hangs ends the others
@@ -213,8 +215,7 @@ def gather_rows(rows: Tensor) -> list[Tensor] | None:
 
 def run_workers(ranks: int, module: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Runs `python -m MODULE ARGUMENTS`, a module of ours, as `ranks` local processes; what they print is captured."""
-    root = str(Path(__file__).resolve().parents[1])
-    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    paths = os.pathsep.join(p for p in (str(dnnlib.ROOT), os.environ.get("PYTHONPATH")) if p)
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     command = [sys.executable, *torchrun, "-m", module, *arguments]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False)

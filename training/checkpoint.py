@@ -6,7 +6,7 @@
     config      resolved TrainingConfig as a dict
     geometry    Geometry of the data set as a dict
     progress    {nimg, step, tick, tick_nimg, threads, ranks, data, files}: tick is the last finished one, tick_nimg
-                the images seen at its end; files the sizes of the run folder's growing files (training/resume.py)
+                the images seen at its end; files the sizes of the run folder's growing files (training/runs/resume.py)
     G, D, G_ema state dicts
     opt         {G, D}: parameter name -> {step, exp_avg, exp_avg_sq}
     grid        {z [rows, z_dim], labels [columns, 25]} of the pictures
@@ -37,10 +37,10 @@ from torch import nn
 import dnnlib
 from gaussian import Geometry
 from torch_utils import distributed
-from training import official
 from training.config import TrainingConfig
-from training.discriminator import Discriminator
-from training.generator import Generator
+from training.families.cgs.generator import Generator
+from training.networks.discriminator import Discriminator
+from training.published import records as official
 
 FORMAT = 1
 REVISION = "splatgan 0.1.0"
@@ -145,7 +145,8 @@ def _num_bytes(state: dict[str, Any]) -> int:
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """The records of a checkpoint, on the CPU, checksum verified. Raises CheckpointError with the reason.
 
-    A published file (training/official.py) gives the same records but revision and checksum; what it lacks is empty.
+    A published file (training/published/records.py) gives the same records but revision and checksum; what it lacks
+    is empty.
     """
     if official.is_official(path):
         return _read_official(path)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import dnnlib
-from training.discriminator import DiscriminatorConfig
-from training.generator import GeneratorConfig
+from training.families.cgs.generator import GeneratorConfig
+from training.networks.discriminator import DiscriminatorConfig
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Posed image sets as training and metrics see them, and the few functions that real and generated images go through.
+"""Posed image sets as training and metrics see them.
 
-`training.layout` knows where the files of a set lie. Items are handed out as stored: flips and backgrounds belong to
-the training step, which does both on the device.
+`training.data.layout` knows where the files of a set lie. Items are handed out as stored: flips and backgrounds belong
+to the training step, which does both on the device (`training.images`).
 """
 
 import copy
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from gaussian import Cameras, Geometry
-from training.image_store import DatasetError
-from training.index_lists import resolve_index_list
-from training.label_check import require_labels
-from training.layout import Layout, open_layout
-from training.pixels import Decoded, PixelMemory, memory_limit
+from training.data.image_store import DatasetError
+from training.data.index_lists import resolve_index_list
+from training.data.label_check import require_labels
+from training.data.layout import Layout, open_layout
+from training.data.pixels import Decoded, PixelMemory, memory_limit
 
 _PREFETCH = 2  # batches in flight per worker
 
@@ -36,10 +36,10 @@ class Batch:
 
 
 class ImageDataset:
-    """A posed image set in one of the layouts of `training.layout`.
+    """A posed image set in one of the layouts of `training.data.layout`.
 
     path: the folder of the images, or a zip. index_list: a file, a name, "all", or None for the default, see
-    `training.index_lists.resolve_index_list`; the set has one item per entry of the list.
+    `training.data.index_lists.resolve_index_list`; the set has one item per entry of the list.
 
     Every label is checked here. Cameras in other units than FFHQ's are brought to the units that the generators fit,
     see `Geometry.world_scale`; `raw_labels` stay as stored. May be sent to other processes, by fork or spawn.
@@ -157,39 +157,3 @@ class LookAhead:
     def close(self) -> None:
         """Ends the threads that read ahead."""
         self._batches.close()
-
-
-def composite(images: Tensor, masks: Tensor | None, background: Tensor) -> Tensor:
-    """Images over backgrounds: float32 [B, 3, H, W] in -1..1, on the images' device.
-
-    images: uint8 [B, 3, H, W], not premultiplied; masks: uint8 [B, 1, H, W], or None to leave the images as they are;
-    background: [B, 3] RGB in 0..1. Unlike the published code, the result is not rounded to 8 bits.
-    """
-    image = images.to(torch.float32) / 127.5 - 1
-    if masks is None:
-        return image
-    colour = (2 * background.to(image) - 1)[:, :, None, None]
-    return colour + (masks.to(torch.float32) / 255) * (image - colour)
-
-
-def mirror(images: Tensor, masks: Tensor | None, labels: Tensor, flip: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Left and right swapped in the items where flip [B] (bool) is set, cameras included; nothing is changed in place.
-
-    images [B, 3, H, W], masks [B, 1, H, W] or None, labels [B, 25]. The pose becomes F M F with F = diag(-1, 1, 1, 1),
-    and the principal point moves to 1 - cx (the published code leaves it).
-    """
-    wide, mirrored = flip[:, None, None, None], Cameras.from_labels(labels).mirror().labels
-    return (
-        torch.where(wide, images.flip(-1), images),
-        None if masks is None else torch.where(wide, masks.flip(-1), masks),
-        torch.where(flip[:, None], mirrored, labels),
-    )
-
-
-def quantize(image: Tensor) -> Tensor:
-    """Images in -1..1 as uint8: (x + 1) 127.5, rounded to the nearest and clamped to 0..255.
-
-    Undoes x / 127.5 - 1 exactly. The published code truncates in some places and rounds in others; metrics and pictures
-    here use this function only.
-    """
-    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

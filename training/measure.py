@@ -22,11 +22,12 @@ import dnnlib
 import metrics
 from metrics.samples import Sampling, fake_images
 from torch_utils import distributed, memory
-from training import checkpoint, monitor
+from training import checkpoint
 from training.config import TrainingConfig
 from training.dataset import ImageDataset, iterate
-from training.launch import batch_sizes
-from training.startup import batch_line
+from training.runs import monitor
+from training.runs.launch import batch_sizes
+from training.runs.startup import batch_line
 from training.training_loop import Options, Trainer
 
 METRIC_BATCH = 32  # images, as compute_metric takes them

@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import log
 
 from training.config import TrainingConfig
-from training.discriminator import DiscriminatorConfig, channel_counts
-from training.generator import GeneratorConfig
+from training.families.cgs.generator import GeneratorConfig
+from training.networks.discriminator import DiscriminatorConfig, channel_counts
 
 PUBLISHED = {"cgs256": 256, "cgs512": 512, "cgs1024": 1024, "cgs2048": 2048}
 

@@ -13,9 +13,9 @@ from torch_utils import distributed
 from training import checkpoint
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
-from training.resume import Start
+from training.runs.resume import Start
+from training.safety.watchdog import name_some
 from training.training_loop import Options, Trainer
-from training.watchdog import name_some
 
 _KEYS = {"step", "nimg", "phase", "tensors", "state", "device", "threads", "ranks", "reason"}
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 import dnnlib
 from gaussian import Cameras
+from gaussian.statistics import scene_statistics
 from torch_utils import distributed, random
 from torch_utils.pairwise import PairwiseSum
 from torch_utils.training_stats import Collector
 from training import losses
 from training.config import TrainingConfig
-from training.dataset import Batch, composite, mirror
-from training.gaussian_stats import scene_statistics
+from training.dataset import Batch
+from training.images import composite, mirror
 
 
 @dataclass

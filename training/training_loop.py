@@ -17,19 +17,21 @@ import metrics
 from torch_utils import distributed, memory, precision
 from torch_utils.lagged import LaggedReader
 from torch_utils.training_stats import Collector
-from training import checkpoint, monitor, resume, run_state
-from training.alarms import CollapseAlarms, Collapsed
+from training import checkpoint
 from training.config import TrainingConfig
 from training.dataset import ImageDataset, LookAhead, iterate
-from training.discriminator import Discriminator
-from training.generator import Generator
-from training.loggers import StatsLogger
-from training.requests import Requests, Stopped
-from training.retention import Retention
-from training.startup import describe
+from training.families.cgs.generator import Generator
+from training.networks.discriminator import Discriminator
+from training.runs import monitor, resume
+from training.runs.loggers import StatsLogger
+from training.runs.retention import Retention
+from training.runs.startup import describe
+from training.runs.transfer import LEAST_SHARE, Weights, init_from
+from training.safety import run_state
+from training.safety.alarms import CollapseAlarms, Collapsed
+from training.safety.requests import Requests, Stopped
+from training.safety.watchdog import Diverged, Watchdog
 from training.step import GanStep, SampleStream, StepReport
-from training.transfer import LEAST_SHARE, Weights, init_from
-from training.watchdog import Diverged, Watchdog
 
 LOADER_WORKERS = 3
 # Batches fetched before their step: after a GPU's step, several ranks agree on a wish one step later.

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-ROOT = Path(__file__).parents[2]
+from dnnlib import ROOT
+
 LONGEST_MESSAGE = 400  # characters, after the paths of the test are out: a line that can be read
 
 

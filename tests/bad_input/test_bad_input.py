@@ -7,7 +7,7 @@ import pytest
 
 from tests.bad_input import table
 from tests.bad_input.case import Answer, Case, Place, check, empty, run_as_process, run_in_process
-from training.synthetic import synthesize_heads
+from training.data.synthetic.synthesize import synthesize_heads
 
 CASES = table.all_cases()
 WRITE = "WRITE_BAD_INPUT" in os.environ  # write the page instead of comparing with it; needs one process (no -n)

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from benchmarks.soak import Run, different, kill_at_random, kill_one_rank
-from training.synthetic import synthesize_heads
+from training.data.synthetic.synthesize import synthesize_heads
 
 # 20 steps; a state every 0.3 s.
 RUN = {"preset": "micro", "kimg": 0.16, "state_minutes": 0.005}

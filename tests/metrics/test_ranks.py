@@ -5,16 +5,14 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from dnnlib import ROOT
 from metrics import compute_metric
 from tests.metrics.conftest import ToyGenerator
 from tests.metrics.rank import METRICS
 from training.dataset import ImageDataset
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def start_ranks(world, data, out):

@@ -7,13 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from dnnlib import ROOT
 from torch_utils import launcher
-
-ROOT = Path(__file__).parents[2]
 
 RANK = """
 import os, pathlib, signal, sys, time

@@ -3,15 +3,15 @@
 import os
 import pickle
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 
+from dnnlib import ROOT
 from gaussian import Cameras
 from training import checkpoint
-from training.discriminator import Discriminator
-from training.generator import Generator
+from training.families.cgs.generator import Generator
+from training.networks.discriminator import Discriminator
 from training.presets import resolve
 
 
@@ -114,7 +114,7 @@ def _identical(a, b):
 
 def test_files_of_format_1_load_for_ever():
     """A file that the first version wrote, with networks of 8 points. Nobody may ever write it anew."""
-    path = Path(__file__).parents[1] / "data" / "checkpoint-format-1.pkl"
+    path = ROOT / "tests" / "data" / "checkpoint-format-1.pkl"
     state = checkpoint.load_checkpoint(path)
     assert state["format"] == 1 and state["progress"]["nimg"] == 1000 and state["opt"]["D"]
     G = checkpoint.load_generator(path)

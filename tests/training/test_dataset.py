@@ -13,19 +13,13 @@ from PIL import Image
 
 from gaussian import Cameras
 from training import dataset as dataset_module
-from training.dataset import (
-    DatasetError,
-    ImageDataset,
-    composite,
-    iterate,
-    mirror,
-    quantize,
-)
-from training.label_check import check_labels
-from training.label_file import LabelError
-from training.layout import Layout
-from training.synthetic import CameraSpread, render_heads, sample_cameras, synthesize_heads
-from training.validation import validate_set
+from training.data.label_check import check_labels
+from training.data.label_file import LabelError
+from training.data.layout import Layout
+from training.data.synthetic.synthesize import CameraSpread, render_heads, sample_cameras, synthesize_heads
+from training.data.validation import validate_set
+from training.dataset import DatasetError, ImageDataset, iterate
+from training.images import composite, mirror, quantize
 
 NUM, SIZE = 12, 16
 
@@ -351,7 +345,7 @@ def test_labels_are_part_of_the_content_key(copy):
 
 
 def test_settled_files_are_hashed_once(copy, monkeypatch):
-    from training import file_hashes
+    from training.data import file_hashes
 
     for path in copy.parent.rglob("*.png"):
         os.utime(path, (1e9, 1e9))

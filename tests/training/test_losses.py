@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from gaussian import Cameras, Rendering
 from training import losses
-from training.discriminator import Discriminator
-from training.generator import Generator
+from training.families.cgs.generator import Generator
+from training.networks.discriminator import Discriminator
 from training.presets import resolve
 
 

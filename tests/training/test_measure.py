@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 import train
 from torch_utils import memory
-from training import launch, measure, presets
+from training import measure, presets
+from training.data.synthetic.synthesize import synthesize_heads
 from training.measure import Measurement, OutOfMemory, measure_run, report
-from training.synthetic import synthesize_heads
+from training.runs import launch
 
 
 @pytest.fixture(scope="module")

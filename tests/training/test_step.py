@@ -9,8 +9,8 @@ import torch
 from tests.training.test_losses import fixed_pictures
 from torch_utils.training_stats import Collector
 from training.dataset import Batch
-from training.discriminator import Discriminator
-from training.generator import Generator
+from training.families.cgs.generator import Generator
+from training.networks.discriminator import Discriminator
 from training.presets import resolve
 from training.step import GanStep, SampleStream
 

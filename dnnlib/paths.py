@@ -1,0 +1,5 @@
+"""Where the code lies."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # the folder of the packages and of the scripts

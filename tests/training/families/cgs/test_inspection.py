@@ -1,0 +1,100 @@
+"""Looking into the hierarchy: which splats stay, and what becomes of them."""
+
+import pytest
+import torch
+
+from gaussian.ply import MAX_LOGIT
+from training.checkpoint import load_generator
+from training.families.cgs.inspection import LEVEL_COLORS, Inspection, nearest_points
+from training.visualization.latents import seed_latents
+
+
+@pytest.fixture(scope="module")
+def G(checkpoint_path):
+    return load_generator(checkpoint_path)
+
+
+@pytest.fixture(scope="module")
+def scene(G):
+    return G.synthesis(G.mapping(seed_latents([0, 1], G.z_dim)))
+
+
+def test_by_default_nothing_changes(G, scene):
+    assert Inspection().apply(scene, G) is scene
+
+
+def test_levels_in_their_order(G, scene):
+    shown = Inspection(levels=(0, 2)).apply(scene, G)
+    expected = torch.cat([scene.select(0).means, scene.select(2).means], dim=1)
+    torch.testing.assert_close(shown.means, expected, rtol=0, atol=0)
+
+
+def test_anchors_in_place_of_splats(G, scene):
+    shown = Inspection(anchors=True, levels=(1,)).apply(scene, G)
+    torch.testing.assert_close(shown.means, scene.anchors.select(1).means, rtol=0, atol=0)
+    assert shown.num_splats == scene.level_sizes[1]
+
+
+def test_descendants_are_what_moves_with_the_point(G, scene):
+    """Change what one point says to the heads: its descendants change, and nothing else does."""
+    point = 5
+    features = []
+
+    def shift(module, args):
+        x, *rest = args
+        x = x.unflatten(0, (2, -1)).clone()  # [B, P, C]
+        x[:, point] += 1
+        features.append(x.shape)
+        return (x.flatten(0, 1), *rest)
+
+    hooks = [layer.register_forward_pre_hook(shift) for layer in G.point_gen.upsample_layers]
+    try:
+        moved = G.synthesis(G.mapping(seed_latents([0, 1], G.z_dim)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    changed = (moved.log_scales != scene.log_scales).any(-1)[0]
+    kept = Inspection(point=point)._kept(scene.level_sizes, G)
+    assert features[0][1] == G.config.num_points
+    assert torch.equal(changed, kept)
+    assert kept.sum() == sum(G.config.children_per_point)
+
+
+def test_nearest_points_by_brute_force(G):
+    found = nearest_points(G, 3, 4)
+    positions = G.initial_points.tolist()
+    distances = sorted(
+        (sum((a - b) ** 2 for a, b in zip(p, positions[3], strict=True)), i) for i, p in enumerate(positions)
+    )
+    assert found.tolist() == [i for _, i in distances[:5]]
+    assert found[0] == 3
+
+
+def test_nearest_adds_their_descendants(G, scene):
+    alone, more = (Inspection(point=3, nearest=k).apply(scene, G).num_splats for k in (0, 4))
+    assert more == 5 * alone
+
+
+def test_opacity_size_and_colour(G, scene):
+    shown = Inspection(opaque=True, scale=0.5, color_levels=True).apply(scene, G)
+    assert (shown.opacity_logits == MAX_LOGIT).all() and (shown.opacities() == 1).all()
+    torch.testing.assert_close(shown.scales(), scene.scales() / 2)
+    torch.testing.assert_close(shown.means, scene.means, rtol=0, atol=0)
+    for level in range(len(scene.level_sizes)):
+        colors = shown.select(level).colors()
+        torch.testing.assert_close(colors, colors.new_tensor(LEVEL_COLORS[level]).expand_as(colors), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("inspection", "message"),
+    [
+        (Inspection(levels=(9,)), "level 9 does not exist; the splats have levels 0 to"),
+        (Inspection(levels=(2,), anchors=True), "the anchors have levels 0 to 1"),
+        (Inspection(point=10**6), "the initial points are 0 to"),
+        (Inspection(nearest=2), "needs a --point"),
+        (Inspection(point=0, nearest=10**6), "other initial points"),
+    ],
+)
+def test_what_is_not_there_is_refused(G, inspection, message):
+    with pytest.raises(ValueError, match=message):
+        inspection.check(G)

@@ -1,0 +1,119 @@
+"""Which images of a set a run uses, and how often: lists of image numbers.
+
+A list is a JSON file with numbers (the digits at the end of an image's name) or names, duplicates allowed; the set then
+has one item per entry whose image is there, in the order of the list. Published lists are `ffhq_default` and
+`smile_pose_rebalancing`; `dataset_tool.py rebalance` writes one for any set.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import dnnlib
+from training.data.image_store import MAX_JSON_BYTES, DatasetError, join, printable
+from training.data.label_file import parse_json, stem_of
+from training.data.layout import Layout, numbers_of
+
+CUSTOM_LISTS = dnnlib.ROOT / "custom_dist"
+DEFAULT_LIST = "smile_pose_rebalancing"  # the published default, where it lies beside the data
+FFHQ_LIST = "ffhq_default"  # omits 43 of 70,000 images
+ALL = "all"
+
+
+class IndexList(NamedTuple):
+    """The choice that was made."""
+
+    items: np.ndarray  # int64 [N], places in the layout
+    name: str  # "all", or what was asked for
+    description: str  # one line for the start-up
+
+
+def resolve_index_list(layout: Layout, wanted: str | os.PathLike | None) -> IndexList:
+    """The items of a set under the list `wanted`.
+
+    wanted: "all"; a file; a name, looked up as <name>.json beside dataset.json, then in the project's custom_dist/; or
+    None for `smile_pose_rebalancing` if it lies beside dataset.json, else all images. `ffhq_default` without a file
+    is all images. Raises DatasetError for any other list that is not there, or that names no image of the set.
+    """
+    count = len(layout.names)
+    everything = IndexList(np.arange(count), ALL, f"all {count} labelled images")
+    if wanted is None:
+        found = _beside(layout, DEFAULT_LIST)
+        return everything if found is None else _read(layout, DEFAULT_LIST, *found)
+    value = os.fspath(wanted)
+    if value == ALL:
+        return everything
+    if os.path.isfile(value):
+        return _read(layout, value, os.path.abspath(value), _read_file(Path(value)))
+    if value.endswith(".json") or os.sep in value:
+        raise DatasetError(f"{printable(value)}: no such index list")
+    found = _beside(layout, value) or _of_project(value)
+    if found is not None:
+        return _read(layout, value, *found)
+    if value == FFHQ_LIST:
+        return everything._replace(description=f"all {count} labelled images ({FFHQ_LIST}.json is not there)")
+    raise DatasetError(
+        f"index list {printable(value)!r}: not found; put it at {_place_beside(layout, value)} or as "
+        f"{CUSTOM_LISTS.name}/{printable(value)}.json into the project's folder, or give a file"
+    )
+
+
+def _place_beside(layout: Layout, name: str) -> Path:
+    folder = Path(layout.label_source).parent
+    return next((p.parent for p in (folder, *folder.parents) if p.is_file()), folder) / f"{name}.json"
+
+
+def _beside(layout: Layout, name: str) -> tuple[str, bytes] | None:
+    """Where the list lies and its bytes, in the store or beside the zip; None if it does not."""
+    within = join(layout.base, f"{name}.json")
+    if layout.store.has(within):
+        return layout.store.where(within), layout.store.read(within, MAX_JSON_BYTES)
+    path = _place_beside(layout, name)
+    return (str(path), _read_file(path)) if path.is_file() else None
+
+
+def _of_project(name: str) -> tuple[str, bytes] | None:
+    path = CUSTOM_LISTS / f"{name}.json"
+    return (str(path), _read_file(path)) if path.is_file() else None
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{printable(str(path))}: cannot be read: {error.strerror}") from error
+
+
+def _read(layout: Layout, name: str, source: str, data: bytes) -> IndexList:
+    source = printable(source)
+    try:
+        entries = parse_json(source, data)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+    if isinstance(entries, list) and entries and all(type(n) is int for n in entries):
+        places = _places_by_number(layout, source)
+        items = [places[n] for n in entries if n in places]
+    elif isinstance(entries, list) and entries and all(type(n) is str for n in entries):
+        places = {stem_of(file): i for i, file in enumerate(layout.files)}
+        places |= {stem: i for i, stem in enumerate(layout.stems)}
+        items = [places[stem_of(n)] for n in entries if stem_of(n) in places]
+    else:
+        raise DatasetError(f"{source}: must be a JSON list of whole numbers, or of names of images")
+    if not items:
+        raise DatasetError(f"{source}: names no image of the set")
+    used = len(set(items))
+    return IndexList(np.array(items, dtype=np.int64), name, f"{name} ({source}): {len(items)} items, {used} images")
+
+
+def _places_by_number(layout: Layout, source: str) -> dict[int, int]:
+    numbers = numbers_of(layout.stems)
+    places: dict[int, int] = {}
+    for place, number in enumerate(numbers.tolist()):
+        if number in places:
+            two = f"{layout.files[places[number]]} and {layout.files[place]}"
+            raise DatasetError(f"{source}: {two} have the same number; a list of names is legal here")
+        if number >= 0:
+            places[number] = place
+    return places

@@ -1,0 +1,222 @@
+"""Which file of an image set is what: images, labels and masks in the layouts that the field uses. Imports no torch.
+
+FFHQC   <root>/dataset.json, <root>/mask/00000.png, <root>/512/00000.png; the path names <root>/512, or <root> if it
+        holds one resolution only
+EG3D    dataset.json inside the folder of the images, which may be nested: <path>/00000/img00000000.png
+zip     either of them inside a zip; <file>.zip/512 names a folder within
+
+Masks are <root>/mask/<name of the image>.png, else a zip or folder beside the images' called as in `_mask_siblings`
+(GGHead), else the images' alpha channel, else there are none.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.image_store import MAX_JSON_BYTES, DatasetError, Store, digest, is_zip, join, open_store, printable
+from training.data.label_file import LabelError, parse_labels, stem_of
+from training.data.pixels import EXTENSIONS, Decoded, has_alpha, open_image, read_image, read_mask
+
+LABELS = "dataset.json"
+_MASK_FOLDERS = ("mask", "masks")
+
+
+@dataclass
+class Layout:
+    """The files of a set, images in the order of their names. Safe in threads, and in processes by fork or spawn."""
+
+    store: Store  # of images and labels
+    base: str  # folder of dataset.json in the store
+    title: str  # of the set, as in messages and run folders
+    label_source: str
+    labels: dict[str, Any]  # by name without extension, below `base` or below the images' folder
+    names: list[str]  # of the images in the store
+    files: list[str]  # the same below `base`
+    stems: list[str]  # the same below the images' folder and without extension
+    mask_store: Store | None = None
+    mask_folder: str = ""
+    masks: dict[str, str] = field(default_factory=dict)  # stem -> name in mask_store
+    alpha: bool = False  # the images' alpha channel is the mask
+    problems: list[str] = field(default_factory=list)  # one line per file that keeps the set from being used
+
+    @property
+    def has_masks(self) -> bool:
+        return self.alpha or self.mask_store is not None
+
+    def label(self, index: int) -> Any:
+        """The label of an image as the file has it, or None."""
+        own = stem_of(self.files[index])
+        return self.labels.get(own, self.labels.get(self.stems[index]))
+
+    def decode(self, index: int, resolution: int | None) -> Decoded:
+        """Pixels uint8 [3, R, R] and mask [1, R, R] of an image; of their own sizes if None. Raises DatasetError."""
+        name, stem = self.names[index], self.stems[index]
+        pixels, mask = read_image(self.store.read(name), self.store.where(name), resolution, self.alpha)
+        if self.mask_store is not None:
+            name = self.masks[stem]
+            mask = read_mask(self.mask_store.read(name), self.mask_store.where(name), resolution)
+        return pixels, mask
+
+    def first_size(self) -> tuple[int, int]:
+        """Width and height of the first image."""
+        return open_image(self.store.read(self.names[0]), self.store.where(self.names[0]), decode=False).size
+
+    def missing_masks(self) -> list[str]:
+        """One line per image without its mask."""
+        if self.mask_store is None:
+            return []
+        absent = [stem for stem in self.stems if stem not in self.masks]
+        return [f"{self.mask_store.where(join(self.mask_folder, stem + '.png'))}: no such mask" for stem in absent]
+
+    def require_whole(self) -> None:
+        """Raises DatasetError with the first file that keeps the set from being used."""
+        problems = self.problems + self.missing_masks()
+        if problems:
+            others = len(problems) - 1
+            more = f" (and {others} more: dataset_tool.py validate lists them)" if others else ""
+            raise DatasetError(problems[0] + more)
+
+    def content_key(self, extra: list[bytes]) -> str:
+        """Hash of the files by name, size and checksum, and of `extra`; the place of the set does not matter."""
+        lines = [f"image {s} {c}" for s, c in zip(self.stems, self.store.contents(self.names), strict=True)]
+        if self.mask_store is not None:
+            stems = sorted(self.masks)
+            found = self.mask_store.contents([self.masks[stem] for stem in stems])
+            lines += [f"mask {stem} {content}" for stem, content in zip(stems, found, strict=True)]
+        return digest([*lines, *(part.hex() for part in extra)])
+
+
+def open_layout(path: str | os.PathLike) -> Layout:
+    """Finds the files of the set at `path`; no picture but the first is looked at.
+
+    Raises LabelError if there are no labels, DatasetError if there are no images. What is wrong with single files is
+    listed in the result's `problems`.
+    """
+    store, folder = _locate(path)
+    label_store, base, label_name = _find_labels(store, folder, path)
+    folder = folder or base
+    label_source = label_store.where(label_name)
+    labels = parse_labels(label_source, label_store.read(label_name, MAX_JSON_BYTES))
+    listing = store.listing(folder)
+    masks = tuple(join(base, word) + "/" for word in _MASK_FOLDERS)
+    names = [name for name in listing.names if name.lower().endswith(EXTENSIONS) and not name.startswith(masks)]
+    if not names:
+        raise DatasetError("; ".join([f"{path}: holds no images ({', '.join(EXTENSIONS)})", *listing.problems[:1]]))
+    if folder == base:
+        folder = _one_resolution(names, folder, labels, path)
+    files, stems = _below(names, base), [stem_of(name) for name in _below(names, folder)]
+    layout = Layout(store, base, _title(store, folder), label_source, labels, names, files, stems)
+    layout.problems += listing.problems
+    seen: dict[str, str] = {}
+    for name, stem in zip(names, stems, strict=True):
+        if stem in seen:
+            layout.problems.append(f"{store.where(name)}: has the name of {seen[stem]}, apart from the extension")
+        seen[stem] = name
+    _find_masks(layout, folder)
+    if layout.mask_store is None:
+        layout.alpha = has_alpha(open_image(store.read(names[0]), store.where(names[0])))
+    return layout
+
+
+def _below(names: list[str], folder: str) -> list[str]:
+    return [name[len(folder) + 1 :] for name in names] if folder else names
+
+
+def _locate(path: str | os.PathLike) -> tuple[Store, str]:
+    """The store that holds the set, and the folder of the images in it."""
+    place = Path(os.path.abspath(path))
+    if place.is_dir():
+        if (place / LABELS).is_file():
+            return open_store(place), ""
+        return open_store(place.parent), place.name
+    for zipped in (place, *place.parents):
+        if is_zip(zipped):
+            inside = place.relative_to(zipped).as_posix()
+            return open_store(zipped), "" if inside == "." else inside
+    raise DatasetError(
+        f"{printable(str(path))}: is neither a folder nor a zip; the folder of the images, such as <root>/512, is legal"
+    )
+
+
+def _find_labels(store: Store, folder: str, path: str | os.PathLike) -> tuple[Store, str, str]:
+    """Store, base folder and name of the label file."""
+    parent = os.path.dirname(folder)
+    for base in dict.fromkeys((folder, parent)):
+        if store.has(join(base, LABELS)):
+            return store, base, join(base, LABELS)
+    if is_zip(store.path):
+        tops = {name.split("/")[0] for name in store.listing("").names if name.endswith("/" + LABELS)}
+        if not folder and len(tops) == 1 and store.has(join(*tops, LABELS)):
+            return store, join(*tops), join(*tops, LABELS)
+        beside = open_store(store.path.parent)
+        if beside.has(LABELS):
+            return beside, "", LABELS
+    raise LabelError(f"{store.where(join(parent, LABELS))}: not found; it must hold the camera labels of {path}")
+
+
+def _one_resolution(names: list[str], folder: str, labels: dict[str, Any], path: str | os.PathLike) -> str:
+    """The folder of the images where the labels' names are below it: `folder`, or the only one in it (FFHQC's root)."""
+    below = _below(names, folder)
+    if any(stem_of(name) in labels for name in below):
+        return folder
+    tops = sorted({name.split("/")[0] for name in below if "/" in name})
+    if len(tops) > 1 and any(stem_of(name.partition("/")[2]) in labels for name in below):
+        raise DatasetError(f"{path}: holds the image folders {', '.join(tops)}; give one of them, as {path}/{tops[0]}")
+    return join(folder, tops[0]) if len(tops) == 1 else folder
+
+
+def _title(store: Store, folder: str) -> str:
+    root = store.path.stem if is_zip(store.path) else store.path.name
+    return "-".join(part for part in (root, folder.replace("/", "-")) if part)
+
+
+def _mask_siblings(layout: Layout, folder: str) -> list[Path]:
+    """Zips and folders beside the set's that may hold its masks."""
+    top = layout.store.path if is_zip(layout.store.path) or not folder else layout.store.path / folder
+    stem = top.stem if is_zip(top) else top.name
+    own = [f"{stem}{joint}{word}" for joint in "_-" for word in _MASK_FOLDERS]
+    found = [top.with_name(name + ending) for name in own for ending in (".zip", "")]
+    return found + [top.with_name(word + ".zip") for word in _MASK_FOLDERS]
+
+
+def _find_masks(layout: Layout, folder: str) -> None:
+    for word in _MASK_FOLDERS:
+        below = join(layout.base, word)
+        if is_zip(layout.store.path):
+            there = any(name.startswith(below + "/") for name in layout.store.listing("").names)
+        else:
+            there = (layout.store.path / below).is_dir()
+        if there:
+            _take_masks(layout, layout.store, below)
+            return
+    for path in _mask_siblings(layout, folder):
+        if is_zip(path) or path.is_dir():
+            _take_masks(layout, open_store(path), "")
+            return
+
+
+def _take_masks(layout: Layout, store: Store, folder: str) -> None:
+    """Takes the masks below `folder`, also if all of them lie one folder deeper than the images' names say."""
+    listing = store.listing(folder)
+    names = [name for name in listing.names if name.lower().endswith(EXTENSIONS)]
+    below = {stem_of(short): name for short, name in zip(_below(names, folder), names, strict=True)}
+    wanted = set(layout.stems)
+    if not below.keys() & wanted:
+        below = {stem.partition("/")[2]: name for stem, name in below.items()}
+    layout.mask_store, layout.mask_folder = store, folder
+    layout.masks = {stem: name for stem, name in below.items() if stem in wanted}
+    if not (store is layout.store and is_zip(store.path)):  # whose problems are listed already
+        layout.problems += listing.problems
+
+
+def numbers_of(stems: list[str]) -> np.ndarray:
+    """The image number in each name, its last group of digits in the file's own name; -1 where there is none."""
+    found = np.full(len(stems), -1, dtype=np.int64)
+    for i, stem in enumerate(stems):
+        digits = "".join(c if c.isdigit() and c.isascii() else " " for c in stem.rpartition("/")[2]).split()
+        if digits and len(digits[-1]) < 18:
+            found[i] = int(digits[-1])
+    return found

@@ -1,0 +1,243 @@
+"""Writing an image set from pictures of any size: cropping, resizing, intrinsics, and the files of the FFHQC layout.
+
+<dest>/dataset.json, <dest>/<resolution>/<name>.png, <dest>/mask/<name>.png; a dest that ends in .zip is a zip of these.
+"""
+
+import io
+import json
+import os
+import shutil
+import tempfile
+import threading
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gaussian import Cameras
+from training.data.image_store import DatasetError, printable
+from training.data.pixels import has_alpha, open_image
+
+CENTRE = "centre"
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+_ASPECT_TOLERANCE = 0.01  # of width over height, between the picture and the one that the intrinsics are for
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture with its camera, before cropping."""
+
+    stem: str  # its name in the new set, without extension
+    source: str  # how messages name it
+    read: Callable[[], bytes]
+    label: np.ndarray  # float64 [25]
+    read_mask: Callable[[], bytes] | None = None
+    alpha: bool = False  # the alpha channel is the mask
+    size: tuple[int, int] | None = None  # width and height that the intrinsics are for; None: the picture's own
+
+
+@dataclass
+class Report:
+    """What was written."""
+
+    images: Path  # what --data takes
+    count: int = 0
+    resolution: int = 0
+    dropped: list[str] = field(default_factory=list)  # one line per item left out
+
+
+def write_set(
+    items: Sequence[Item],
+    dest: str | os.PathLike,  # a new folder, or a new file that ends in .zip
+    resolution: int | None = None,  # None: the side of the pictures after the crop, which must then be one
+    crop: str | Box | None = None,  # "centre" (the largest square), a square box, or None for square pictures
+    tolerant: bool = False,  # leave out what cannot be read instead of raising; None takes the commonest resolution
+    extra: dict[str, Any] | None = None,  # goes into dataset.json, beside the labels
+    progress: Callable[[int], None] | None = None,  # told how many pictures have been added
+) -> Report:
+    """Raises DatasetError for a picture that cannot be used or a dest that is in use; then nothing is left behind."""
+    dropped: list[str] = []
+    boxes = list(_in_threads(lambda item: _attempt(_box_of, (item, crop), tolerant, dropped), items))
+    found = [(item, *box) for item, box in zip(items, boxes, strict=True) if box is not None]
+    if not found:
+        raise DatasetError(f"{dest}: no picture is left to be written: {dropped[0] if dropped else 'none given'}")
+    size = resolution or _common_side([box for _, _, box in found], tolerant)
+    with _Destination(Path(dest), size) as place:
+
+        def add(job: tuple[Item, tuple[int, int], Box]) -> list | None:
+            entry = _attempt(_add, (place, *job, size), tolerant, dropped)
+            if progress is not None:
+                progress(1)
+            return entry
+
+        entries = [entry for entry in _in_threads(add, found) if entry is not None]
+        if not entries:
+            raise DatasetError(f"{dest}: no picture is left to be written: {dropped[0]}")
+        place.put("dataset.json", json.dumps({"labels": entries, **(extra or {})}).encode())
+    return Report(place.images, len(entries), size, sorted(dropped))
+
+
+def _in_threads(work: Callable, jobs: Sequence) -> Iterator:
+    """Results in order; nothing runs any more when this ends, by an error or not."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        yield from pool.map(work, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _attempt(work: Callable, arguments: tuple, tolerant: bool, dropped: list[str]) -> Any:
+    """The result of `work`; None, with a line in `dropped`, where it fails and that is tolerated."""
+    try:
+        return work(*arguments)
+    except DatasetError as error:
+        if not tolerant:
+            raise
+        dropped.append(str(error))
+        return None
+
+
+def _box_of(item: Item, crop: str | Box | None) -> tuple[tuple[int, int], Box]:
+    """Size of the picture and the square that is cut out of it, both in pixels."""
+    size = open_image(item.read(), item.source, decode=False).size
+    width, height = size
+    if item.size is not None and abs(width / height * item.size[1] / item.size[0] - 1) > _ASPECT_TOLERANCE:
+        raise DatasetError(
+            f"{item.source}: is {width}x{height} pixels, its camera is for {item.size[0]}x{item.size[1]}; "
+            "the picture was cropped or turned after its camera was found"
+        )
+    return size, crop_box(size, crop, item.source)
+
+
+def crop_box(size: tuple[int, int], crop: str | Box | None, source: str) -> Box:
+    """The square to cut out of a picture of `size`. Raises DatasetError if it is not square or leaves the picture."""
+    width, height = size
+    if crop is None:
+        if width != height:
+            raise DatasetError(f"{source}: is {width}x{height} pixels, not square; --crop=centre or a box cuts it")
+        return 0.0, 0.0, float(width), float(height)
+    if crop == CENTRE:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2  # whole pixels: nothing is blurred
+        return float(left), float(top), float(left + side), float(top + side)
+    left, top, right, bottom = crop
+    if right - left != bottom - top or right <= left:
+        raise DatasetError(
+            f"--crop={left:g},{top:g},{right:g},{bottom:g}: left, top, right, bottom of a square are legal"
+        )
+    if left < 0 or top < 0 or right > width or bottom > height:
+        raise DatasetError(
+            f"{source}: is {width}x{height} pixels; --crop={left:g},{top:g},{right:g},{bottom:g} leaves it"
+        )
+    return crop
+
+
+def _common_side(boxes: list[Box], tolerant: bool) -> int:
+    sides = Counter(round(box[2] - box[0]) for box in boxes)
+    if len(sides) > 1 and not tolerant:
+        raise DatasetError(
+            f"the pictures are {min(sides)} to {max(sides)} pixels wide after the crop; give --resolution"
+        )
+    return sides.most_common(1)[0][0]
+
+
+def crop_label(label: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
+    """The label [25] of the part `box` of a picture of `size`, both in pixels, at any resolution."""
+    width, height = size
+    part = box[0] / width, box[1] / height, box[2] / width, box[3] / height
+    return Cameras.from_labels(torch.from_numpy(np.asarray(label, dtype=np.float64))).crop(part).labels.numpy()
+
+
+def _add(place: "_Destination", item: Item, size: tuple[int, int], box: Box, resolution: int) -> list:
+    """Writes a picture and its mask; the entry of dataset.json."""
+    picture = _eight_bits(open_image(item.read(), item.source))
+    mask = None
+    if item.read_mask is not None:
+        mask = _eight_bits(open_image(item.read_mask(), f"mask of {item.source}")).convert("L")
+        sx, sy = mask.width / size[0], mask.height / size[1]
+        mask = _cut(mask, (box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy), resolution)
+    elif item.alpha:
+        if not has_alpha(picture):
+            raise DatasetError(f"{item.source}: has no alpha channel, unlike the first image of the set")
+        # Together, since Pillow then keeps the colours of transparent pixels out of their neighbours.
+        picture = _cut(picture.convert("RGBA"), box, resolution)
+        mask = picture.getchannel("A")
+    if not item.alpha:
+        picture = _cut(picture.convert("RGB"), box, resolution)
+    name = f"{item.stem}.png"
+    if mask is not None:
+        place.put(f"mask/{name}", _png(mask))
+    place.put(f"{resolution}/{name}", _png(picture.convert("RGB")))
+    return [name, crop_label(item.label, size, box).tolist()]
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    return picture
+
+
+def _cut(picture: Image.Image, box: Box, resolution: int) -> Image.Image:
+    """A part of the picture at a resolution. Edges go to edges, so that normalised intrinsics stay."""
+    if (box[2] - box[0], box[3] - box[1]) == (resolution, resolution) and all(v == int(v) for v in box):
+        return picture.crop(tuple(int(v) for v in box))
+    return picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+
+
+def _png(picture: Image.Image) -> bytes:
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
+
+
+class _Destination:
+    """A new folder or zip, built beside its place and renamed when it is whole."""
+
+    def __init__(self, dest: Path, resolution: int):
+        self.dest, self.images = dest, dest / str(resolution)
+        self._zip = dest.suffix.lower() == ".zip"
+        if self._zip:
+            self.images = dest
+        if dest.exists() and (self._zip or not dest.is_dir() or any(dest.iterdir())):
+            raise DatasetError(f"{printable(str(dest))}: exists already; choose another --dest or remove it")
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "_Destination":
+        try:
+            self.dest.parent.mkdir(parents=True, exist_ok=True)
+            self._building = Path(tempfile.mkdtemp(prefix=f"{self.dest.name}.partial-", dir=self.dest.parent))
+        except OSError as error:
+            raise DatasetError(f"{printable(str(self.dest))}: cannot be written: {error.strerror}") from error
+        self._building.chmod(0o755)  # mkdtemp keeps everybody else out
+        # Pictures are compressed already.
+        self._archive = zipfile.ZipFile(self._building / "set.zip", "w") if self._zip else None
+        return self
+
+    def put(self, name: str, data: bytes) -> None:
+        try:
+            if self._archive is not None:
+                with self._lock:
+                    deflate = zipfile.ZIP_DEFLATED if name.endswith(".json") else zipfile.ZIP_STORED
+                    self._archive.writestr(name, data, deflate)
+                return
+            path = self._building / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:  # a full disk ends the work, also where broken pictures are tolerated
+            raise OSError(f"{printable(str(self.dest))}: cannot be written: {error.strerror}") from error
+
+    def __exit__(self, kind: type | None, *rest: object) -> None:
+        try:
+            if self._archive is not None:
+                self._archive.close()
+            if kind is None:
+                os.replace(self._building / "set.zip" if self._zip else self._building, self.dest)
+        finally:
+            shutil.rmtree(self._building, ignore_errors=True)

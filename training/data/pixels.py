@@ -1,0 +1,175 @@
+"""Decoding the files of a set, and keeping what was decoded. Imports no torch."""
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from training.data import png
+from training.data.image_store import DatasetError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "1"}
+_MEMORY_SHARE = 0.25  # of the memory that is free at the start; all ranks of a machine share it
+_PNG_DEPTH_BYTE = 24  # of the file: signature, length, IHDR, width, height come before
+
+# Pixels uint8 [3, H, W], and mask uint8 [1, H, W] or None.
+Decoded = tuple[np.ndarray, np.ndarray | None]
+
+
+def open_image(data: bytes, source: str, size: tuple[int, int] | None = None, decode: bool = True) -> Image.Image:
+    """The picture of a file's bytes. Raises DatasetError, one line that begins with `source`.
+
+    size: width and height that it must have; checked before anything is unpacked. decode=False reads the head alone.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        if size is not None and image.size != size:
+            raise DatasetError(wrong_size(source, image.size, size))
+        if decode:
+            image.load()
+    except DatasetError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise DatasetError(f"{source}: cannot be read: is no {', '.join(_FORMATS)} file") from None
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        raise DatasetError(f"{source}: cannot be read: {error or type(error).__name__}") from error
+    return image
+
+
+def check_depth(image: Image.Image, data: bytes, source: str) -> None:
+    """Raises DatasetError unless the picture is 8-bit RGB, RGBA or grey."""
+    # Pillow hands out 16-bit colour PNGs as 8-bit pictures without a word.
+    deep = image.format == "PNG" and data[_PNG_DEPTH_BYTE] > 8
+    if deep or image.mode not in _MODES:
+        what = "16 bits per channel" if deep or image.mode.startswith("I") else f"mode {image.mode}"
+        raise DatasetError(
+            f"{source}: has pixels of {what}; 8 bits per channel, RGB, RGBA or grey, are legal "
+            "(dataset_tool.py validate --fix converts)"
+        )
+
+
+def has_alpha(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
+
+
+def read_image(data: bytes, source: str, resolution: int | None, alpha: bool) -> Decoded:
+    """A square picture, of any size and shape if `resolution` is None; with `alpha`, its alpha channel is the mask.
+
+    Raises DatasetError.
+    """
+    size = None if resolution is None else (resolution, resolution)
+    quick = png.decode(data, size, (2, 4) if alpha else (1, 2, 3, 4))
+    if quick is not None:
+        colours = quick[:3] if len(quick) > 2 else np.repeat(quick[:1], 3, axis=0)
+        return colours, quick[-1:] if alpha else None
+    image = open_image(data, source, size)
+    check_depth(image, data, source)
+    if not alpha:
+        return planes(image if image.mode == "RGB" else image.convert("RGB")), None
+    if not has_alpha(image):
+        raise DatasetError(f"{source}: has no alpha channel, unlike the first image of the set")
+    channels = planes(image if image.mode == "RGBA" else image.convert("RGBA"))
+    return channels[:3], channels[3:]
+
+
+def read_mask(data: bytes, source: str, resolution: int | None) -> np.ndarray:
+    """uint8 [1, resolution, resolution]; a mask of another size is resized, unless `resolution` is None."""
+    quick = png.decode(data, None if resolution is None else (resolution, resolution), (1, 2))
+    if quick is not None:
+        return quick[:1]
+    image = open_image(data, source)
+    check_depth(image, data, source)
+    mask = image if image.mode == "L" else image.convert("L")
+    if resolution is not None and mask.size != (resolution, resolution):
+        mask = mask.resize((resolution, resolution), Image.Resampling.BILINEAR)
+    return np.asarray(mask)[None]
+
+
+def planes(image: Image.Image) -> np.ndarray:
+    """[channels, H, W]; by planes, which takes a sixth of the time of a transposed array."""
+    channels = np.empty((len(image.getbands()), image.height, image.width), np.uint8)
+    for channel, band in zip(channels, image.split(), strict=True):
+        channel[:] = np.asarray(band)
+    return channels
+
+
+def wrong_size(source: str, size: tuple[int, int], expected: tuple[int, int]) -> str:
+    return f"{source}: is {size[0]}x{size[1]} pixels, the set is {expected[0]}x{expected[1]}"
+
+
+def memory_limit() -> int:
+    """Bytes that this process may keep decoded."""
+    return int(_MEMORY_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+class PixelMemory:
+    """Decoded pixels, kept from the first touch on. Of a set that is too large for it, the first files are kept.
+
+    A copy in another process (a pickled one) starts empty.
+    """
+
+    def __init__(self, count: int, resolution: int, has_masks: bool, limit: int):
+        self._shape, self._has_masks = (resolution, resolution), has_masks
+        self._room = min(count, limit // ((3 + has_masks) * resolution**2))
+        self._forget()
+
+    def _forget(self) -> None:
+        self._store = self._empty(self._room)
+        self._filled = np.zeros(self._room, dtype=bool)
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_store", "_filled")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def _empty(self, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+        masks = np.empty((count, 1, *self._shape), np.uint8) if self._has_masks else None
+        return np.empty((count, 3, *self._shape), np.uint8), masks
+
+    def take(self, wanted: np.ndarray, decode: Callable[[int], Decoded]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Images [B, 3, H, W] and masks [B, 1, H, W] of the files `wanted`; what is not in memory is decoded.
+
+        Two threads may decode the same file; both write the same bytes, and a file counts as filled after its bytes.
+        """
+        kept = wanted < self._room
+        absent = np.unique(wanted[kept][~self._filled[wanted[kept]]])
+        _decode_into(self._store, absent, absent, decode)
+        self._filled[absent] = True
+        if kept.all():
+            return _pick(self._store, wanted)
+        passing, place = np.unique(wanted[~kept], return_inverse=True)
+        fresh = self._empty(len(passing))
+        _decode_into(fresh, passing, np.arange(len(passing)), decode)
+        taken = self._empty(len(wanted))
+        for whole, old, new in zip(taken, self._store, fresh, strict=True):
+            if whole is not None:
+                whole[kept], whole[~kept] = old[wanted[kept]], new[place]
+        return taken
+
+
+def _pick(arrays: tuple[np.ndarray, np.ndarray | None], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    images, masks = arrays
+    return images[rows], None if masks is None else masks[rows]
+
+
+def _decode_into(arrays, files: np.ndarray, rows: np.ndarray, decode: Callable[[int], Decoded]) -> None:
+    images, masks = arrays
+
+    def put(file: int, row: int) -> None:
+        pixels, mask = decode(file)
+        images[row] = pixels
+        if masks is not None:
+            masks[row] = mask
+
+    for file, row in zip(files.tolist(), rows.tolist(), strict=True):  # batches are what goes side by side: `iterate`
+        put(file, row)

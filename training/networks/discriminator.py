@@ -1,0 +1,226 @@
+"""The residual discriminator of StyleGAN2, conditioned on the camera label by projection.
+
+Sources: Karras et al. 2020 (StyleGAN2), Miyato and Koyama 2018 (projection), Chan et al. 2022 (EG3D: camera labels).
+Modules and parameters carry the names of the published CGS-GAN checkpoints, so that official weights load as they are.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from torch_utils import ops
+from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork, NetworkConfig
+
+FINAL_RESOLUTION = 4
+PUBLISHED_RESOLUTIONS = (256, 512, 1024, 2048)
+PUBLISHED_CLAMP = 256.0  # of activations
+
+
+def channel_counts(resolution: int, base: int = 32768, maximum: int = 512) -> tuple[int, ...]:
+    """Channels at resolution, resolution/2, ..., 4: base / size, at most `maximum`, as in StyleGAN2."""
+    sizes = [resolution >> i for i in range(int(math.log2(resolution // FINAL_RESOLUTION)) + 1)]
+    return tuple(min(base // size, maximum) for size in sizes)
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig(NetworkConfig):
+    """Everything a Discriminator is built from. Raises ValueError for values that cannot be built."""
+
+    resolution: int  # a power of two, 8 or more
+    channels: tuple[int, ...]  # at resolution, resolution/2, ..., 4
+    embedding_dim: int = 512  # of the camera label
+    mapping_depth: int = 8  # layers of the camera mapping
+    minibatch_std_group: int = 4  # samples that share a statistic; 1 turns it off (then it is a constant)
+    num_fp16_blocks: int = 4  # blocks that run in float16 when low_dtype is float16; bfloat16 runs in all
+    conv_clamp: float | None = None  # bound of activations; keeps float16 finite (published: 256, in every type)
+    published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
+
+    def __post_init__(self) -> None:
+        if self.resolution < 8 or self.resolution & (self.resolution - 1):
+            raise ValueError(f"resolution={self.resolution} must be a power of two, 8 or more")
+        if len(self.channels) != len(self.block_resolutions) + 1:
+            raise ValueError(
+                f"channels {self.channels} must have {len(self.block_resolutions) + 1} entries, for resolution "
+                f"{self.resolution} and its halves down to {FINAL_RESOLUTION}"
+            )
+        if self.minibatch_std_group < 1:
+            raise ValueError(f"minibatch_std_group={self.minibatch_std_group} must be 1 or more")
+
+    @classmethod
+    def published(cls, resolution: int) -> Self:
+        """The published discriminator for 256, 512, 1024 or 2048 pixels."""
+        if resolution not in PUBLISHED_RESOLUTIONS:
+            raise ValueError(
+                f"no published discriminator for resolution {resolution}; legal are {list(PUBLISHED_RESOLUTIONS)}"
+            )
+        return cls(resolution=resolution, channels=channel_counts(resolution), conv_clamp=PUBLISHED_CLAMP)
+
+    @property
+    def num_freezable(self) -> int:
+        """Layers that Freeze-D can hold: three per block, and the one that reads the image."""
+        return 3 * len(self.block_resolutions) + 1
+
+    @property
+    def block_resolutions(self) -> tuple[int, ...]:
+        """Input sizes of the blocks: resolution, resolution/2, ..., 8."""
+        return tuple(self.resolution >> i for i in range(int(math.log2(self.resolution)) - 2))
+
+
+class ConvLayer(nn.Module):
+    """Convolution with equalised learning rate, optional halving of the size, and optional leaky ReLU and clamp."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,  # 1 or 3
+        *,
+        bias: bool = True,
+        activate: bool = True,
+        down: bool = False,
+        clamp: float | None = None,
+        filter_key: bool = False,  # own the (constant) resampling filter as published checkpoints do
+    ):
+        super().__init__()
+        self.activate, self.down, self.clamp = activate, down, clamp
+        self.padding = kernel_size // 2
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        if filter_key:
+            self.register_buffer("resample_filter", ops.fir_filter())
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """x [N, in, H, W] -> [N, out, H, W], or half of H and W; gain multiplies the result, and the clamp."""
+        # A positive gain passes through the leaky ReLU, so all gains go into the weights.
+        total_gain = gain * ops.LRELU_GAIN if self.activate else gain
+        weight = (self.weight * (self.weight_gain * total_gain)).to(x.dtype)
+        bias = None if self.bias is None else (self.bias * total_gain).to(x.dtype)
+        if not self.down:
+            y = ops.conv2d(x, weight, bias, padding=self.padding)
+        elif self.weight.shape[-1] == 1:
+            y = ops.conv2d(ops.downsample(x), weight, bias)
+        else:
+            y = ops.conv2d(ops.blur(x, padding=2), weight, bias, stride=2)
+        if not self.activate:
+            return y
+        return ops.lrelu_clamp_(y, None if self.clamp is None else self.clamp * gain)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block that halves the size; the first one also reads the image."""
+
+    def __init__(self, in_channels: int, out_channels: int, from_image: bool, clamp: float | None, filter_key: bool):
+        super().__init__()
+        if filter_key:
+            self.register_buffer("resample_filter", ops.fir_filter())
+        common = {"clamp": clamp, "filter_key": filter_key}
+        if from_image:
+            self.fromrgb = ConvLayer(3, in_channels, 1, **common)
+        self.conv0 = ConvLayer(in_channels, in_channels, 3, **common)
+        self.conv1 = ConvLayer(in_channels, out_channels, 3, down=True, **common)
+        self.skip = ConvLayer(
+            in_channels, out_channels, 1, bias=False, activate=False, down=True, filter_key=filter_key
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, in or 3, H, W] -> [N, out, H/2, W/2]."""
+        if hasattr(self, "fromrgb"):
+            x = self.fromrgb(x)
+        gain = math.sqrt(0.5)  # keeps the variance of the sum
+        return self.skip(x, gain).add_(self.conv1(self.conv0(x), gain))
+
+
+def minibatch_std(x: Tensor, num_groups: int) -> Tensor:
+    """Append a channel: the standard deviation over a group of samples, averaged over features and pixels.
+
+    x [N, C, H, W] -> [N, C+1, H, W]. Group m is the samples m, m + num_groups, m + 2 num_groups, ...
+    """
+    grouped = x.unflatten(0, (-1, num_groups))  # [members, groups, C, H, W]
+    variance = (grouped - grouped.mean(dim=0)).square().mean(dim=0)
+    statistic = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [groups]
+    statistic = statistic.repeat(len(x) // num_groups)[:, None, None, None]
+    return torch.cat([x, statistic.expand(-1, 1, *x.shape[2:])], dim=1)
+
+
+class Epilogue(nn.Module):
+    """4x4 features and the camera embedding to logits."""
+
+    def __init__(self, channels: int, embedding_dim: int, clamp: float | None, filter_key: bool):
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.conv = ConvLayer(channels + 1, channels, 3, clamp=clamp, filter_key=filter_key)
+        self.fc = FullyConnected(channels * FINAL_RESOLUTION**2, channels, "lrelu")
+        self.out = FullyConnected(channels, embedding_dim)
+
+    def forward(self, x: Tensor, embedding: Tensor, num_groups: int) -> Tensor:
+        """x [N, C, 4, 4], embedding [N, embedding_dim] -> [N, 1]."""
+        x = self.conv(minibatch_std(x, num_groups))
+        x = self.out(self.fc(x.flatten(1)))
+        return (x * embedding).sum(dim=1, keepdim=True) / math.sqrt(self.embedding_dim)
+
+
+class Discriminator(nn.Module):
+    """Images and their camera labels to logits; large for real."""
+
+    def __init__(self, config: DiscriminatorConfig):
+        super().__init__()
+        self.config = config
+        self.low_dtype: torch.dtype | None = None  # of the convolution blocks; None is the parameters' type
+        clamp, keys = config.conv_clamp, config.published_keys
+        for i, resolution in enumerate(config.block_resolutions):
+            channels = config.channels[i : i + 2]
+            self.add_module(f"b{resolution}", DiscriminatorBlock(*channels, i == 0, clamp, keys))
+        if keys:  # published checkpoints hold a second last block whose result is thrown away; here it never runs
+            self.b8_pose = DiscriminatorBlock(*config.channels[-2:], False, clamp, keys)
+        self.mapping = MappingNetwork(0, CAMERA_DIM, config.embedding_dim, config.mapping_depth)
+        self.b4 = Epilogue(config.channels[-1], config.embedding_dim, clamp, keys)
+
+    def freezable(self) -> list[nn.Module]:
+        """The layers in the order in which Freeze-D (Mo et al. 2020) counts them: from the image downwards."""
+        blocks = [getattr(self, f"b{resolution}") for resolution in self.config.block_resolutions]
+        return [layer for block in blocks for _, layer in block.named_children()]
+
+    def num_groups(self, count: int) -> int:
+        """Minibatch-std groups among `count` samples. Raises ValueError if they do not divide evenly."""
+        size = min(self.config.minibatch_std_group, count)
+        if count % size:
+            raise ValueError(f"{count} samples are not a multiple of minibatch_std_group={size}")
+        return count // size
+
+    def block_dtype(self, index: int) -> torch.dtype:
+        """Of block `index`, 0 at the full resolution. float16 (little range) only where the published rule has it."""
+        full = self.b4.out.weight.dtype
+        if self.low_dtype is None or (self.low_dtype == torch.float16 and index >= self.config.num_fp16_blocks):
+            return full
+        return self.low_dtype
+
+    def forward(self, image: Tensor, labels: Tensor, num_groups: int | None = None) -> Tensor:
+        """image [N, 3, R, R] in -1..1, labels [N, 25] -> logits [N, 1].
+
+        num_groups: minibatch-std groups; by default N / min(minibatch_std_group, N). With V views of each scene in
+            scene-major order it must be a multiple of V for a group to hold different scenes of one view.
+        Raises ValueError for a wrong shape, and if N is not a multiple of the groups.
+        """
+        size = self.config.resolution
+        if image.ndim != 4 or image.shape[1:] != (3, size, size):
+            raise ValueError(f"image must have shape [N, 3, {size}, {size}], got {list(image.shape)}")
+        if labels.shape != (len(image), CAMERA_DIM):
+            raise ValueError(f"labels must have shape [{len(image)}, {CAMERA_DIM}], got {list(labels.shape)}")
+        groups = self.num_groups(len(image)) if num_groups is None else num_groups
+        if len(image) % groups:
+            raise ValueError(f"{len(image)} samples cannot be split into num_groups={groups}")
+
+        full = self.b4.out.weight.dtype
+        x = image
+        for i, resolution in enumerate(self.config.block_resolutions):
+            dtype = self.block_dtype(i)
+            # Channels last suits low precision everywhere, and on CPUs float32 too (a third less time).
+            suits = dtype != full or (x.device.type == "cpu" and dtype == torch.float32)
+            layout = torch.channels_last if suits else torch.contiguous_format
+            x = getattr(self, f"b{resolution}")(x.to(dtype, memory_format=layout))
+        embedding = self.mapping(camera=labels.to(full))
+        return self.b4(x.to(full, memory_format=torch.contiguous_format), embedding, groups)

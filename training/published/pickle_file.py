@@ -1,0 +1,282 @@
+"""Reads published checkpoints, which are pickles of live modules, without running anything that is in them.
+
+Such a file is one pickle of a dictionary: networks, the optimisers' states, the data set's options. A network is the
+text of the module that defines its class and the object's `__dict__`, nested; a tensor is a call that names a storage,
+a storage is a call with the bytes that `torch.save` wrote for it. `restricted_pickle` walks all of it as data: the few
+names below become stand-ins, every other one is refused. Source texts are only ever searched.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.published import restricted_pickle
+from training.published.restricted_pickle import Global, Instance, RefusedPickle
+
+MAX_DEPTH = 32  # modules inside modules
+MAX_AXES = 8  # of a tensor
+MAX_MODULES = 20_000  # visits; one module may be reached along several paths
+
+PERSISTENCE_VERSION = 6
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first object of torch.save's old format, and then its version
+_TORCH_PROTOCOL = 1001
+_PICKLE_START = b"\x80"  # of every protocol since 2
+_TORCH_START = b"\x80\x02\x8a\n" + _TORCH_MAGIC.to_bytes(10, "little")
+
+_STORAGE_TYPES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.DoubleStorage": torch.float64,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Record:
+    """What a storage says about itself before its numbers."""
+
+    dtype: torch.dtype
+    key: str
+    numel: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Storage:
+    """The bytes of a storage, still in the file."""
+
+    data: memoryview
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return len(self.data) // self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StoredTensor:
+    """A tensor that is still in the file: a contiguous part of a storage."""
+
+    storage: _Storage
+    start: int  # elements
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.storage.dtype.itemsize
+
+    def read(self) -> Tensor:
+        """A copy of its own, on the CPU."""
+        size = self.storage.dtype.itemsize
+        data = self.storage.data[self.start * size : self.start * size + self.nbytes]
+        # Copied as bytes first, since nothing in a pickle is aligned.
+        return torch.frombuffer(data, dtype=torch.uint8).clone().view(self.storage.dtype).reshape(self.shape)
+
+
+# ---------------------------------------------------------------- what the names of a file do
+
+
+def _load_from_bytes(data: Any) -> _Storage:
+    """What torch.save wrote for a storage: three headers, a record of type and length, a list of keys, the numbers."""
+    if not isinstance(data, memoryview):
+        raise RefusedPickle("a storage that is not made of bytes")
+    parts, at = [], 0
+    for _ in range(5):
+        part, used = restricted_pickle.load(data[at:], {}, _STORAGE_TYPES.__contains__, _storage_record)
+        parts.append(part)
+        at += used
+    magic, version, system, record, keys = parts
+    if magic != _TORCH_MAGIC or version != _TORCH_PROTOCOL or not isinstance(system, dict):
+        raise RefusedPickle("a storage in an unknown format")
+    if system.get("little_endian") is not True:
+        raise RefusedPickle("a storage written on a big-endian machine")
+    if not isinstance(record, _Record) or keys != [record.key]:
+        raise RefusedPickle("a storage without its record")
+    declared = int.from_bytes(data[at : at + 8], "little")
+    left = max(len(data) - at - 8, 0)
+    if declared != record.numel or record.numel * record.dtype.itemsize != left:
+        raise RefusedPickle(f"a storage that declares {declared:,} numbers of {record.dtype} and has {left:,} bytes")
+    return _Storage(data[at + 8 :], record.dtype)
+
+
+def _storage_record(identity: Any) -> _Record:
+    """Of ('storage', type, key, device, length, view)."""
+    if not isinstance(identity, tuple) or len(identity) != 6 or identity[0] != "storage":
+        raise RefusedPickle("a storage with an unknown record")
+    _, kind, key, _device, count, view = identity
+    if not isinstance(kind, Global) or not isinstance(key, str) or type(count) is not int or view is not None:
+        raise RefusedPickle("a storage with an unknown record")
+    return _Record(_STORAGE_TYPES[kind.name], key, count)
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, _requires_grad: Any, _hooks: Any, _metadata: Any = None
+) -> StoredTensor:
+    if not isinstance(storage, _Storage):
+        raise RefusedPickle("a tensor without a storage")
+    numbers = (offset, *size, *stride)
+    if not len(size) == len(stride) <= MAX_AXES or any(type(n) is not int or n < 0 for n in numbers) or 0 in size:
+        raise RefusedPickle("a tensor with an impossible size or stride")
+    if offset + prod(size) > storage.numel:
+        raise RefusedPickle(f"a tensor of size {list(size)} at {offset} in a storage of {storage.numel:,} numbers")
+    expected = 1
+    for length, step in zip(reversed(size), reversed(stride), strict=True):
+        if length > 1 and step != expected:
+            raise RefusedPickle(f"a tensor of size {list(size)} that is not contiguous (stride {list(stride)})")
+        expected *= length
+    return StoredTensor(storage, offset, tuple(size))
+
+
+def _rebuild_parameter(data: Any, _requires_grad: Any, _hooks: Any) -> StoredTensor:
+    if not isinstance(data, StoredTensor):
+        raise RefusedPickle("a parameter without a tensor")
+    return data
+
+
+def _reconstruct(meta: Any) -> Instance:
+    """An object of a class whose source text travels with it."""
+    if not isinstance(meta, dict):
+        raise RefusedPickle("a persistent object without its record")
+    if meta.get("type") != "class" or meta.get("version") != PERSISTENCE_VERSION:
+        raise RefusedPickle(f"a persistent object that is not a class, or not of version {PERSISTENCE_VERSION}")
+    name, source, state = meta.get("class_name"), meta.get("module_src"), meta.get("state")
+    if not isinstance(name, str) or not isinstance(source, str) or not isinstance(state, dict):
+        raise RefusedPickle("a persistent object without class name, source text or state")
+    return Instance(name, state, source)
+
+
+def _empty_dict() -> dict:
+    """What follows fills it. With arguments a small file could have a large one copied again and again."""
+    return {}
+
+
+def _inert(name: str) -> Callable[..., Instance]:
+    """A function of which only the name is kept."""
+    return lambda *_: Instance(name)
+
+
+_FUNCTIONS = {
+    "torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch.storage._load_from_bytes": _load_from_bytes,
+    "collections.OrderedDict": _empty_dict,
+    "dnnlib.util.EasyDict": _empty_dict,
+    "builtins.set": _inert("set"),  # protocols before 4
+    # Constants on the Python side of a module; nothing here needs their values.
+    **{
+        name: _inert("numpy value")
+        for core in ("numpy.core", "numpy._core")
+        for name in (f"{core}.multiarray.scalar", f"{core}.multiarray._reconstruct", "numpy.dtype")
+    },
+}
+_INERT_CLASSES = {"training.gaussian3d_splatting.renderer.Renderer", "numpy.ndarray"}
+
+
+def _is_class(name: str) -> bool:
+    return name in _INERT_CLASSES or name.startswith("torch.nn.modules.")
+
+
+# ---------------------------------------------------------------- files and networks
+
+
+def is_official(path: str | os.PathLike) -> bool:
+    """Whether the file is a bare pickle, as published checkpoints are and ours are not."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_TORCH_START))
+    except OSError:
+        return False  # whoever opens it next says why it cannot be read
+    return start.startswith(_PICKLE_START) and start != _TORCH_START
+
+
+def open_records(path: str | os.PathLike) -> dict[str, Any]:
+    """The top-level records of a published checkpoint, all inert. Raises RefusedPickle, without the path, and OSError.
+
+    The file is mapped, not read: a tensor costs memory when it is read.
+    """
+    with open(path, "rb") as file:
+        # A private copy-on-write view, since torch wants buffers that it may write to.
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    records, used = restricted_pickle.load(data, _FUNCTIONS, _is_class)
+    if used != len(data):
+        raise RefusedPickle(f"{len(data) - used:,} bytes follow its end")
+    if not isinstance(records, dict) or not all(isinstance(name, str) for name in records):
+        raise RefusedPickle("it holds no dictionary of records")
+    return records
+
+
+@dataclass
+class StoredNetwork:
+    """A network of a file by its tensors' names."""
+
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    parameters: list[str] = field(default_factory=list)  # names, in the order in which the optimiser saw them
+    modules: dict[str, Instance] = field(default_factory=dict)  # dotted path -> module; "" is the network
+
+    def attribute(self, path: str, name: str, default: Any) -> Any:
+        """A plain attribute of a module, where the file has it."""
+        module = self.modules.get(path)
+        return default if module is None else module.state.get(name, default)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def network(root: Any) -> StoredNetwork:
+    """The tensors of a module and its submodules. Raises RefusedPickle for what is no module."""
+    found = StoredNetwork()
+    for path, module in _modules(root, "", 0):
+        if len(found.modules) >= MAX_MODULES:
+            raise RefusedPickle(f"more than {MAX_MODULES:,} modules")
+        if path in found.modules:
+            raise RefusedPickle(f"two modules are called {path}")
+        found.modules[path] = module
+        transient = module.state.get("_non_persistent_buffers_set")
+        for kind in ("_parameters", "_buffers"):
+            for name, tensor in _named(module, kind, path):
+                if tensor is None or (kind == "_buffers" and isinstance(transient, set) and name in transient):
+                    continue
+                full = f"{path}.{name}" if path else name
+                if not isinstance(tensor, StoredTensor) or full in found.tensors:
+                    raise RefusedPickle(f"{full} is not a tensor, or is there twice")
+                found.tensors[full] = tensor
+                if kind == "_parameters":
+                    found.parameters.append(full)
+    return found
+
+
+def _modules(module: Any, path: str, depth: int) -> Iterator[tuple[str, Instance]]:
+    """Depth first, a module before its parts, as torch lists parameters."""
+    if not isinstance(module, Instance):
+        raise RefusedPickle(f"{path or 'the network'} is not a module")
+    if depth > MAX_DEPTH:
+        raise RefusedPickle(f"modules nested more than {MAX_DEPTH} deep")
+    yield path, module
+    for name, child in _named(module, "_modules", path):
+        if child is not None:
+            yield from _modules(child, f"{path}.{name}" if path else name, depth + 1)
+
+
+def _named(module: Instance, kind: str, path: str) -> list[tuple[str, Any]]:
+    entries = module.state.get(kind)
+    if not isinstance(entries, dict):
+        raise RefusedPickle(f"{path or 'the network'} ({module.class_name[:80]}) has no {kind}")
+    for name in entries:
+        if not isinstance(name, str) or not name or "." in name:
+            raise RefusedPickle(f"{path or 'the network'} has a part called {ascii(name)[:80]}")
+    return list(entries.items())

@@ -1,0 +1,185 @@
+"""From a command line to a run: which configuration, on which data, in which folder. Nothing here reads options."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import dnnlib
+from gaussian import resolve_backend
+from torch_utils import precision
+from training import presets
+from training.config import TrainingConfig
+from training.data.image_store import DatasetError
+from training.data.validation import validate_set
+from training.dataset import ImageDataset
+from training.networks.discriminator import PUBLISHED_CLAMP, channel_counts
+from training.runs.resume import run_name
+
+BACKGROUNDS = "auto|random|white|black|R,G,B"
+
+
+def stated_default(field: str) -> str:
+    """What --help says of a value of the presets: the published one, then those that differ.
+
+    field: of TrainingConfig, or of a network as in generator__map_depth, or channel_base or channel_max.
+    """
+    owner, _, name = field.rpartition("__")
+    values: dict[str, list[str]] = {}
+    for preset in (*presets.PUBLISHED, *presets.NETWORKS):
+        config = presets.resolve(preset, data="")
+        base, most = presets.channels(preset)
+        record = {"channel_base": base, "channel_max": most} | vars(getattr(config, owner) if owner else config)
+        value = record[name]
+        value = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+        values.setdefault(str(value), []).append(preset)
+    (published, _), *others = values.items()
+    return "; ".join([published, *(f"{', '.join(names)}: {value}" for value, names in others)])
+
+
+def resolve_config(
+    dataset: ImageDataset,
+    data: str,
+    ranks: int = 1,
+    preset: str | None = None,  # None: by the data's resolution
+    background: str = "auto",  # see BACKGROUNDS
+    channel_base: int | None = None,  # of the discriminator, see `channel_counts`
+    channel_max: int | None = None,
+    fp16_blocks: int | None = None,  # of the discriminator
+    base: TrainingConfig | None = None,  # of a run that goes on: stands in for the preset
+    **fields: Any,  # of TrainingConfig, or of a network as in generator__map_depth; None leaves the preset's value
+) -> TrainingConfig:
+    """The preset's values, beaten by every one that was given.
+
+    A --batch-gpu that was not given shrinks until it divides --batch over the ranks. Raises ValueError for what is
+    unknown, illegal or contradictory.
+    """
+    if base is not None and preset not in (None, base.preset):
+        raise ValueError(f"--preset={preset}: the run to be resumed has --preset={base.preset}; leave it out")
+    if base is None:
+        config = presets.resolve(preset or dataset.resolution, data=os.path.abspath(data))
+    else:
+        config = dataclasses.replace(base, data=os.path.abspath(data))
+    if config.generator.resolution != dataset.resolution:
+        raise ValueError(
+            f"--preset={config.preset} is for {config.generator.resolution} px, the images in {data} have "
+            f"{dataset.resolution} px; leave --preset out or convert the data"
+        )
+    given: dict[str, dict[str, Any]] = {"": {}, "generator": {}, "discriminator": {}}
+    for name, value in fields.items():
+        owner, _, field = name.rpartition("__")
+        if value is not None:
+            given[owner][field] = value
+    if channel_base is not None or channel_max is not None:
+        own_base, own_max = presets.channels(config.preset)
+        channels = channel_counts(dataset.resolution, channel_base or own_base, channel_max or own_max)
+        if not all(channels):
+            raise ValueError(f"--cbase={channel_base} leaves no channel at {dataset.resolution} px")
+        given["discriminator"] |= {"channels": channels, "embedding_dim": channels[-1]}
+    if fp16_blocks is not None:  # float16 needs the clamp, and without it the published code has none
+        clamp = PUBLISHED_CLAMP if fp16_blocks else None
+        given["discriminator"] |= {"num_fp16_blocks": fp16_blocks, "conv_clamp": clamp}
+    listed = dataset.index_list
+    colour = resolve_background(background, dataset.has_masks)
+    # Published weights say random, which their new data may have no masks for.
+    kept = base and background == "auto" and (dataset.has_masks or base.background != "random")
+    config = dataclasses.replace(
+        config,
+        index_list=os.path.abspath(listed) if os.path.isfile(listed) else listed,
+        background=base.background if kept else colour,
+        generator=dataclasses.replace(config.generator, **given["generator"]),
+        discriminator=dataclasses.replace(config.discriminator, **given["discriminator"]),
+        **given[""],
+    )
+    if "batch_gpu" not in given[""]:
+        legal = next(batch_sizes(config, ranks, config.batch_gpu), config.batch_gpu)
+        config = dataclasses.replace(config, batch_gpu=legal)
+    config.check(ranks)
+    return config
+
+
+def batch_sizes(config: TrainingConfig, ranks: int, most: int) -> Iterator[int]:
+    """Values of --batch-gpu up to `most` that `TrainingConfig.check` lets pass, largest first."""
+    for size in range(most, 0, -1):
+        try:
+            dataclasses.replace(config, batch_gpu=size).check(ranks)
+        except ValueError:
+            continue
+        yield size
+
+
+def resolve_background(name: str, has_masks: bool) -> str:
+    """What `TrainingConfig.background` holds for a --background. Raises ValueError for what is no legal choice."""
+    if name == "auto":
+        return "random" if has_masks else "white"
+    if name == "random":
+        if not has_masks:
+            raise ValueError(
+                "--background=random needs masks, and this set has neither masks nor an alpha channel; "
+                "leave it out or give one colour"
+            )
+        return name
+    try:
+        dnnlib.parse_color(name)
+    except ValueError as error:
+        raise ValueError(f"--background={name}: {error} (or auto, random)") from None
+    return name
+
+
+def check_devices(device: str, gpus: int) -> None:
+    """Raises ValueError if --gpus asks for more CUDA devices than are visible."""
+    visible = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    if device == "cuda" and not visible:
+        raise ValueError("--device=cuda: this PyTorch sees no CUDA device; use --device=cpu")
+    if visible and gpus > visible:
+        raise ValueError(
+            f"--gpus={gpus}: {visible} CUDA {'device is' if visible == 1 else 'devices are'} visible "
+            f"(CUDA_VISIBLE_DEVICES chooses); use --gpus={visible}, or --device=cpu for {gpus} processes on this CPU"
+        )
+
+
+def check_machine(config: TrainingConfig, device: torch.device) -> None:
+    """Raises ValueError if the rasteriser or the precision asked for does not run on the device."""
+    resolve_backend(config.rasterizer, device)
+    precision.resolve(config.precision, device)
+
+
+def validate_data(data: str, dataset: ImageDataset) -> None:
+    """Decodes every image and mask of the set, once for each content. Raises DatasetError with the first problem."""
+    passed = dnnlib.cache_dir("validated", dataset.content_key())
+    if passed.exists():
+        return
+    with tqdm(total=len(dataset), unit="img", desc="Checking the data", leave=False, delay=1, disable=None) as bar:
+        problems = validate_set(data, bar.update)
+    if problems:
+        others = f" (and {len(problems) - 1} more: dataset_tool.py validate lists them)" if len(problems) > 1 else ""
+        raise DatasetError(problems[0] + others)
+    with contextlib.suppress(OSError):  # without a cache to write to, the next run looks again
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.touch()
+
+
+def make_run_dir(outdir: Path, desc: str, job_id: str = "") -> Path:
+    """`<outdir>/NNNNN-<desc>[_jobid-ID]` with the next free number."""
+    name = run_name(desc, job_id)
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        numbers = [int(m[1]) for p in outdir.iterdir() if (m := re.match(r"(\d{5})-", p.name))]
+        number = max(numbers, default=-1) + 1
+        while True:
+            path = outdir / f"{number:05d}-{name}"
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:  # another run took the number
+                number += 1
+    except OSError as error:
+        raise ValueError(f"--outdir={outdir}: no run folder can be made there: {error}") from None

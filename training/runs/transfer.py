@@ -1,0 +1,99 @@
+"""Starting from other weights: what fits by name and shape is taken, and everything is accounted for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.checkpoint import load_checkpoint
+from training.config import TrainingConfig
+from training.families.cgs.generator import Generator
+from training.networks.discriminator import Discriminator
+
+LEAST_SHARE = 0.5  # of a network's values that must come from the file, if nothing else is asked for
+_NAMES_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What one network took from a state dict."""
+
+    network: str
+    loaded: list[str]
+    skipped: list[str]  # in the network, not in the file
+    mismatched: list[str]  # in both, with other shapes; name and both shapes
+    unused: list[str]  # in the file, not in the network
+    share: float  # of the network's values that were loaded, 0..1
+
+    def lines(self) -> list[str]:
+        """For the console."""
+        found = [f"  {self.network}: loaded {len(self.loaded)} tensors, {self.share:.1%} of the values"]
+        kinds = (("skipped (not in the file)", self.skipped), ("mismatched", self.mismatched), ("unused", self.unused))
+        for kind, names in kinds:
+            more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+            shown = f": {', '.join(names[:_NAMES_SHOWN])}{more}" if names else ""
+            found.append(f"      {kind} {len(names)}{shown}")
+        return found
+
+
+def take_weights(name: str, module: nn.Module, state: dict[str, Tensor]) -> Transfer:
+    """Copies into `module` what has the same name and shape in `state`; the rest keeps its values."""
+    own = module.state_dict()
+    fitting = {key: state[key] for key, value in own.items() if key in state and state[key].shape == value.shape}
+    mismatched = [
+        f"{key} {list(state[key].shape)} -> {list(value.shape)}"
+        for key, value in own.items()
+        if key in state and key not in fitting
+    ]
+    with torch.no_grad():
+        for key, value in fitting.items():
+            own[key].copy_(value)  # a state dict shares its tensors with the module
+    total = sum(value.numel() for value in own.values())
+    return Transfer(
+        network=name,
+        loaded=list(fitting),
+        skipped=[key for key in own if key not in state],
+        mismatched=mismatched,
+        unused=[key for key in state if key not in own],
+        share=sum(value.numel() for value in fitting.values()) / total,
+    )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of a checkpoint of any preset: weights, no optimiser, no progress."""
+
+    path: str
+    state: dict[str, Any]  # network -> state dict
+
+
+def read_weights(path: str, config: TrainingConfig, least_share: float) -> Weights:
+    """The weights of a file, after a look at whether enough of them fits the networks of `config`.
+
+    Raises CheckpointError for an unusable file, and ValueError with the shortfall if one of the networks would take
+    less than `least_share` of its values from it.
+    """
+    state = load_checkpoint(path)
+    weights = Weights(path, {name: state[name] for name in ("G", "D", "G_ema")})
+    with torch.device("meta"):  # shapes alone
+        G, D = Generator(config.generator), Discriminator(config.discriminator)
+    init_from(weights, {"G": G, "D": D, "G_ema": G}, least_share)
+    return weights
+
+
+def init_from(weights: Weights, networks: dict[str, nn.Module], least_share: float) -> list[Transfer]:
+    """Starts the networks "G", "D" and "G_ema" from `weights`. Raises ValueError as `read_weights` does."""
+    path, state = weights.path, weights.state
+    transfers = [take_weights(name, module, state[name]) for name, module in networks.items()]
+    for transfer in transfers:
+        if transfer.share < least_share:
+            example = (transfer.mismatched or transfer.skipped or ["none"])[0]
+            raise ValueError(
+                f"--init-from={path}: only {transfer.share:.1%} of {transfer.network}'s values are in the file, less "
+                f"than --init-share={least_share:g} ({len(transfer.mismatched)} tensors have another shape, "
+                f"{len(transfer.skipped)} are missing, such as {example})"
+            )
+    return transfers

@@ -1,0 +1,81 @@
+"""Where the camera of a film goes: closed paths about a data set's own geometry, and cameras from a file."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gaussian import Cameras, Geometry
+from training.data.label_check import require_labels
+from training.data.label_file import parse_json
+
+PATHS = ("front", "orbit", "wiggle")
+# "front", in the angles h (yaw, frontal at pi/2) and v (pitch, level at pi/2) of EG3D (Chan et al. 2022).
+FRONT_YAW, FRONT_PITCH, FRONT_LIFT = 0.35, 0.25, -0.05  # radians of h, of v, and added to v: seen a little from above
+
+
+def camera_path(
+    kind: str,  # see PATHS
+    geometry: Geometry,
+    num_frames: int,
+    yaw_limits: tuple[float, float] = (-math.pi / 6, math.pi / 6),  # radians; of "wiggle" only
+) -> Cameras:
+    """Cameras [num_frames] about the centre. The path closes: the camera after the last one would be the first.
+
+    front: once round an ellipse before the face. orbit: a full turn at level pitch, from the front towards world +x.
+    wiggle: from side to side within `yaw_limits`, as far as the data's cameras stand.
+    Raises ValueError for an unknown kind or no frame.
+    """
+    if num_frames < 1:
+        raise ValueError(f"a film needs at least 1 frame, got {num_frames}")
+    phase = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
+    if kind == "front":
+        cameras = look_at_angles(
+            math.pi / 2 + FRONT_YAW * phase.sin(), math.pi / 2 + FRONT_LIFT + FRONT_PITCH * phase.cos(), geometry
+        )
+    elif kind == "orbit":
+        cameras = geometry.orbit(phase)
+    elif kind == "wiggle":
+        low, high = yaw_limits
+        cameras = geometry.orbit((low + high) / 2 + (high - low) / 2 * phase.sin())
+    else:
+        raise ValueError(f"camera path {kind!r} does not exist; legal are {', '.join(PATHS)} and a file.json")
+    return cameras.to(dtype=torch.float32)
+
+
+def look_at_angles(h: Tensor, v: Tensor, geometry: Geometry) -> Cameras:
+    """Cameras of h's and v's (broadcast) shape by the angles of EG3D's sampler, looking at the pivot.
+
+    h: radians, frontal at pi/2, larger towards world +x. v: radians in 0..pi, level at pi/2, smaller is higher; the
+    height above the centre is radius (1 - 2 v / pi), so that even steps of v are even steps of height.
+    """
+    return geometry.orbit(h - math.pi / 2, torch.asin((1 - 2 * v / math.pi).clamp(-1, 1)))
+
+
+def read_cameras(path: str | Path, geometry: Geometry) -> Cameras:
+    """Cameras [F] of a file, one per frame, in model units.
+
+    The file is JSON: a list of labels of 25 numbers each (camera-to-world 4x4, then intrinsics 3x3 normalised by the
+    image size, row by row), or a dataset.json, whose labels are taken in their order. Both in the units of the data
+    set's own labels. Raises ValueError if it is neither, is empty, or holds what is no camera; OSError if unreadable.
+    """
+    name = Path(path).name
+    content = parse_json(name, Path(path).read_bytes())
+    entries = content.get("labels") if isinstance(content, dict) else content
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{name}: no cameras; legal is [[25 numbers], ...], or a dataset.json with its labels")
+    pairs = [e if _is_named(e) else (f"camera {i}", e) for i, e in enumerate(entries)]
+    labels = require_labels(name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    return geometry.normalize(Cameras.from_labels(torch.from_numpy(labels))).to(dtype=torch.float32)
+
+
+def write_cameras(path: str | Path, cameras: Cameras, geometry: Geometry) -> None:
+    """Writes cameras [F] in model units as a file that `read_cameras` reads."""
+    labels = geometry.denormalize(cameras.to(dtype=torch.float64)).labels
+    Path(path).write_text(json.dumps(labels.tolist()) + "\n")
+
+
+def _is_named(entry: object) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)

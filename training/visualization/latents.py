@@ -1,0 +1,65 @@
+"""Which heads a script shows: latents from seeds, paths through ws, and the files that keep ws."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from training.families.cgs.generator import Generator
+
+
+def seed_latents(seeds: list[int], z_dim: int) -> Tensor:
+    """One latent per seed, [len(seeds), z_dim], drawn as StyleGAN's scripts draw theirs: RandomState(seed).randn."""
+    return torch.from_numpy(np.stack([np.random.RandomState(seed).randn(z_dim) for seed in seeds]).astype(np.float32))
+
+
+def published_latents(seed: int, count: int, z_dim: int) -> Tensor:
+    """`count` latents from one seed, [count, z_dim], as the sample script of CGS-GAN draws them."""
+    return torch.from_numpy(np.random.RandomState(seed).randn(count, z_dim).astype(np.float32))
+
+
+def interpolate(keys: Tensor, num_frames: int) -> Tensor:
+    """A smooth closed path through keyframes: ws [K, ...] to [num_frames, ...]; keyframe j at frame j num_frames / K.
+
+    A periodic cubic spline in every coordinate, so that position, velocity and acceleration close.
+    """
+    count = len(keys)
+    if count == 1:
+        return keys.expand(num_frames, *keys.shape[1:])
+    closed = torch.cat([keys, keys[:1]]).double().cpu().numpy()
+    spline = CubicSpline(np.arange(count + 1), closed, axis=0, bc_type="periodic")
+    return torch.from_numpy(spline(np.arange(num_frames) * (count / num_frames))).to(keys)
+
+
+def save_ws(path: str | Path, ws: Tensor) -> None:
+    """Writes ws [B, num_ws, w_dim] as an .npz with the one array `ws`. Raises OSError."""
+    with open(path, "wb") as file:  # given a name, savez would append .npz
+        np.savez(file, ws=ws.cpu().numpy())
+
+
+def load_ws(path: str | Path, G: Generator) -> Tensor:
+    """ws [B, num_ws, w_dim] of an .npz with an array `ws` (or `w`), float32, on the CPU.
+
+    Raises ValueError if the file is no such thing, or if its ws are of another generator's shape or not finite.
+    """
+    name = Path(path).name
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            key = next((k for k in ("ws", "w") if k in content), None)
+            ws = None if key is None else content[key]
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{name}: not an .npz of ws as gen_samples.py --w-out writes it") from error
+    if ws is None:
+        raise ValueError(f"{name}: holds no array ws; gen_samples.py --w-out writes one")
+    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim) or len(ws) == 0:
+        raise ValueError(
+            f"{name}: ws must have shape [B, {G.num_ws}, {G.w_dim}] for this network, got {list(ws.shape)}"
+        )
+    if ws.dtype.kind != "f" or not np.isfinite(ws).all():
+        raise ValueError(f"{name}: ws must be finite floating-point numbers")
+    return torch.from_numpy(ws.astype(np.float32))
