@@ -1,5 +1,7 @@
 # make demo    sets everything up, trains a small 3D Gaussian GAN for a few minutes and films the result
 # make test    sets everything up and runs the tests
+# make quick   runs those that take no more than a minute in all
+# make lint    runs the linter and the type checker
 #
 # TORCH_INDEX=URL   another package index for torch alone, e.g. https://download.pytorch.org/whl/cpu for CPU builds
 # PYTHON=python3.12 another interpreter (3.11 to 3.13)
@@ -22,7 +24,7 @@ STARTED := $(shell date +%s)
 DEMO_DATA ?= datasets/demo
 DEMO_OUT ?= out/demo
 
-.PHONY: help setup setup-dev demo test lint clean
+.PHONY: help setup setup-dev demo test quick lint clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -96,9 +98,13 @@ demo: setup
 test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) $(PYTEST_ARGS)
 
+# Without what tests/slow.py lists.
+quick: setup-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) -m "not slow" $(PYTEST_ARGS)
+
 lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist splatgan.egg-info

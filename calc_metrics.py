@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,71 @@ import torch
 from tqdm import tqdm
 
 import metrics
+from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from torch_utils import distributed, launcher
 from training.checkpoint import load_generator
 from training.dataset import ImageDataset
 
+COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
+WEIGHTS = "PATH|URL|tiny|untrained"
+
+
+# fmt: off
+FILES = group(
+    "Files",
+    option("--network", required=True, metavar="FILE", help="checkpoint: network-snapshot-NNNNNN.pkl"),
+    option("--data", metavar="DIR|ZIP", show_default="the one the network was trained on", help="folder of the images"),
+    option("--index-list", metavar="NAME|FILE|all", show_default="that of the training",
+           help="images of it to use, and how often"),
+    option("--outdir", metavar="DIR", show_default="beside the network", help="where the .jsonl files go"),
+)
+
+METRICS = group(
+    "Metrics",
+    option("--metrics", metavar="LIST", show_default="those of the checkpoint", help="comma-separated"),
+    option("--detector", metavar=WEIGHTS, show_default="that of the checkpoint, or $SPLATGAN_DETECTOR",
+           help="Inception weights for FID and kin"),
+    option("--detector-vgg", metavar=WEIGHTS, show_default="that of the checkpoint, or $SPLATGAN_DETECTOR_VGG",
+           help="VGG-16 weights for pr<N>k3_full"),
+    option("--seed", type=FROM_0, default=0, help="latents and cameras follow from it"),
+    option("--cache/--no-cache", default=True, help="keep statistics of real images"),
+)
+
+MACHINE = group(
+    "Machine",
+    option("--device", metavar="NAME", default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA where there is one"),
+    option("--gpus", type=COUNT, default=1, help="processes; changes no value"),
+    option("--batch-size", type=COUNT, default=32, help="images at once; changes no value"),
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Request:
+    """Holds the command line."""
+
+    network: str  # checkpoint
+    data: str | None  # folder of the images; None: that of the training
+    index_list: str | None  # images to use; None: those of the training
+    outdir: str | None  # where the results go; None: beside the checkpoint
+    metrics: str | None  # names, comma-separated; None: those of the checkpoint
+    detector: str | None  # Inception weights; None: those of the training, or of the environment
+    detector_vgg: str | None  # VGG-16 weights; None: as `detector`
+    seed: int  # latents and cameras follow from it
+    cache: bool  # keep statistics of real images
+    device: str  # auto, or a name of torch's
+    gpus: int  # processes on this machine
+    batch_size: int  # images at once
+
 
 class ProgressBar:
-    """A tqdm bar that starts afresh for every kind of image. With several processes it shows those of the first."""
+    """Shows a tqdm bar that starts afresh for every kind of image. With several processes it is that of the first."""
 
     def __init__(self, name: str) -> None:
         self.name, self.what, self.bar = name, "", tqdm(disable=True)
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        """Moves the bar of `what` to `done` of `total` images."""
         if what != self.what:
             self.bar.close()
             self.what = what
@@ -34,35 +89,12 @@ class ProgressBar:
             self.bar.close()
 
 
-@click.command()
-@click.option("--network", required=True, metavar="FILE", help="Checkpoint, network-snapshot-NNNNNN.pkl")
-@click.option("--metrics", "metric_names", metavar="LIST", help="Comma-separated [default: those of the checkpoint]")
-@click.option("--data", metavar="DIR", help="Image folder [default: the one the network was trained on]")
-@click.option("--index-list", metavar="NAME|FILE|all", help="Items of it [default: those of the training]")
-@click.option("--detector", metavar="PATH|URL|tiny|untrained", help="Inception weights [default: $SPLATGAN_DETECTOR]")
-@click.option(
-    "--detector-vgg", metavar="PATH|URL|tiny|untrained", help="VGG-16 weights [default: $SPLATGAN_DETECTOR_VGG]"
-)
-@click.option("--device", metavar="NAME", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Processes; changes no value")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of latents and cameras")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Changes no value")
-@click.option("--cache/--no-cache", default=True, show_default=True, help="Keep statistics of real images")
-@click.option("--outdir", metavar="DIR", help="Where the .jsonl files go [default: beside the network]")
-def main(
-    network: str,
-    metric_names: str | None,
-    data: str | None,
-    index_list: str | None,
-    detector: str | None,
-    detector_vgg: str | None,
-    device: str,
-    gpus: int,
-    seed: int,
-    batch_size: int,
-    cache: bool,
-    outdir: str | None,
-) -> None:
+@click.command(cls=GroupedCommand, context_settings=CONTEXT)
+@FILES
+@METRICS
+@MACHINE
+@version
+def main(**options: Any) -> None:
     """Compute metrics of a trained generator.
 
     fid<N>_full, fid3d_<N>_full, kid<N>_full, pr<N>k3_full, pr_inception<N>k3_full, is<N>, swd<N>, view_drift<N> and
@@ -71,52 +103,52 @@ def main(
     \b
     python calc_metrics.py --network=runs/00000/network-snapshot-000040.pkl --metrics=swd2k
     """
-    if gpus > 1 and not distributed.is_launched():
-        sys.exit(launcher.launch(gpus, [os.path.abspath(__file__), *sys.argv[1:]]))
+    request = Request(**options)
+    if request.gpus > 1 and not distributed.is_launched():
+        sys.exit(launcher.launch(request.gpus, [os.path.abspath(__file__), *sys.argv[1:]]))
     try:
-        where = _device(device)
-        G = load_generator(network, device=where)
-        names = _names(metric_names, G.checkpoint_config)
-        detectors = _detectors(names, detector, detector_vgg, G.checkpoint_config, where)
-        dataset = _dataset(data, index_list, G.checkpoint_config)
-        for name in names:
-            result = metrics.compute_metric(
-                name,
-                G,
-                dataset,
-                seed=seed,
-                **detectors,
-                device=where,
-                batch_size=batch_size,
-                cache=cache,
-                progress=ProgressBar(name) if distributed.rank() == 0 else None,
-            )
-            if distributed.rank() == 0:
-                if "cache" in result.real_statistics:
-                    click.echo(f"{name}: features of the real images: {result.real_statistics}", err=True)
-                click.echo(json.dumps(metrics.write_result(result, outdir or Path(network).parent, network)))
-    except metrics.MetricUnavailable as reason:
-        raise click.ClickException(str(reason)) from None
-    except (OSError, ValueError) as error:
+        compute(request)
+    except (metrics.MetricUnavailable, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     finally:
         distributed.finalise()
 
 
-def _detectors(
-    names: list[str], inception: str | None, vgg: str | None, config: dict[str, Any], device: torch.device
-) -> dict[str, Any]:
-    """Every detector that the metrics need, loaded once; view_drift takes the source as it comes."""
-    sources = {"detector": inception or config.get("detector"), "detector_vgg": vgg or config.get("detector_vgg")}
-    needed = {metrics.needs_detector(name) for name in names}
-    for option, kind in (("detector", "inception"), ("detector_vgg", "vgg")):
-        if kind in needed:
-            sources[option] = metrics.load_on_all_ranks(sources[option], kind, device)
-    return sources
+def compute(request: Request) -> None:
+    """Computes all metrics that are asked for, and prints and writes them on rank 0.
+
+    Raises MetricUnavailable for the first that cannot run, ClickException, OSError and ValueError.
+    """
+    device = _device(request.device)
+    G = load_generator(request.network, device)
+    assert G.info is not None  # every generator from a file has it
+    config = G.info.config
+    names = _names(request.metrics, config)
+    detector, detector_vgg = _detectors(names, request, config, device)
+    dataset = _dataset(request, config)
+    main_rank = distributed.rank() == 0
+    for name in names:
+        result = metrics.compute_metric(
+            name,
+            G,
+            dataset,
+            seed=request.seed,
+            detector=detector,
+            detector_vgg=detector_vgg,
+            device=device,
+            batch_size=request.batch_size,
+            cache=request.cache,
+            progress=ProgressBar(name) if main_rank else None,
+        )
+        if main_rank:
+            if "cache" in result.real_statistics:
+                click.echo(f"{name}: features of the real images: {result.real_statistics}", err=True)
+            folder = request.outdir or Path(request.network).parent
+            click.echo(json.dumps(metrics.write_result(result, folder, request.network)))
 
 
 def _device(name: str) -> torch.device:
-    """The device of this process; joins the other processes if there are any."""
+    """Returns the device of this process; joins the other processes if there are any."""
     if name in ("auto", "cpu", "cuda"):
         return distributed.initialise(name)
     if distributed.is_launched():
@@ -128,7 +160,8 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _names(given: str | None, config: dict[str, Any]) -> list[str]:
+def _names(given: str | None, config: Mapping[str, Any]) -> list[str]:
+    """Returns the metrics to compute, each of them a legal name."""
     names = list(config["metrics"]) if given is None else [name.strip() for name in given.split(",") if name.strip()]
     if not names:
         raise click.ClickException("--metrics names no metric, and the checkpoint has none of its own")
@@ -137,12 +170,26 @@ def _names(given: str | None, config: dict[str, Any]) -> list[str]:
     return names
 
 
-def _dataset(given: str | None, index_list: str | None, config: dict[str, Any]) -> ImageDataset:
-    """The data at `given` or those of the training, with the training's index list unless another is asked for."""
-    path = config["data"] if given is None else given
-    dataset = ImageDataset(path, config.get("index_list") if index_list is None else index_list)
+def _detectors(
+    names: list[str], request: Request, config: Mapping[str, Any], device: torch.device
+) -> tuple[str | metrics.Detector | None, str | metrics.Detector | None]:
+    """Loads Inception and VGG-16 once where a metric needs them; else returns what names their weights."""
+    inception: str | metrics.Detector | None = request.detector or config["detector"]
+    vgg: str | metrics.Detector | None = request.detector_vgg or config["detector_vgg"]
+    needed = {metrics.needs_detector(name) for name in names}
+    if "inception" in needed:
+        inception = metrics.load_on_all_ranks(inception, "inception", device)
+    if "vgg" in needed:
+        vgg = metrics.load_on_all_ranks(vgg, "vgg", device)
+    return inception, vgg
+
+
+def _dataset(request: Request, config: Mapping[str, Any]) -> ImageDataset:
+    """Opens the data asked for or those of the training, with the training's index list unless another is asked for."""
+    path = config["data"] if request.data is None else request.data
+    dataset = ImageDataset(path, config["index_list"] if request.index_list is None else request.index_list)
     if distributed.rank() == 0:
-        if given is None:
+        if request.data is None:
             click.echo(f"--data not given: measuring against the training data, {path}", err=True)
         click.echo(f"{path}: {dataset.index_description}", err=True)
     return dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,47 @@ import click
 import torch
 
 import dnnlib
-from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from dnnlib.command import version
+from training.checkpoint import RECORDS, CheckpointError, load_checkpoint, save_checkpoint
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
-from training.published import records as official
+from training.families import FAMILIES, family
+from training.families.base import Option
+from training.published.records import is_published, read_published
 
 NETWORKS = ("G", "D", "G_ema")
+
+
+def _published_options() -> dict[str, tuple[Option, Any]]:
+    """Returns the options that the families' published files need: parameter -> (option, type)."""
+    found = {}
+    for member in FAMILIES.values():
+        types = {f"generator.{name}": kind for name, kind in member.generator_config.field_types().items()}
+        for option in member.published.options if member.published is not None else ():
+            found[option.target.replace(".", "_")] = (option, types[option.target])
+    return found
+
+
+PUBLISHED_OPTIONS = _published_options()
+
+
+def _add_published_options(command: Callable[..., None]) -> Callable[..., None]:
+    for name, (option, kind) in PUBLISHED_OPTIONS.items():
+        command = click.option(*option.flags, name, type=kind, default=None, help=option.help)(command)
+    return command
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False))
-@click.option("--to", "layout", type=click.Choice(["splatgan", "official"]), default="splatgan",
+@click.option("--to", "layout", type=click.Choice(["splatgan", "published", "official"]), default="splatgan",
+              metavar="[splatgan|published]",
               help="our checkpoint, or the tensors of the published layout (for torch.load)")  # fmt: skip
 @click.option("--ema-only", is_flag=True, help="keep the averaged generator alone: enough for pictures and metrics")
-@click.option("--coarse-scale", type=float, metavar="LN",
-              help="start of the coarse splats' log scale; by default as the published source says")  # fmt: skip
+@_add_published_options
 @click.option("--data", metavar="DIR", help="take the geometry from this image folder; by default as IN has it")
-def main(source, target, layout, ema_only, coarse_scale, data):
+@version
+def main(source: str, target: str, layout: str, ema_only: bool, data: str | None, **stated: Any) -> None:
     """Write the checkpoint IN, published or ours, to the new file OUT. No code in IN is run.
 
     \b
@@ -36,59 +60,51 @@ def main(source, target, layout, ema_only, coarse_scale, data):
     try:
         if Path(target).exists():
             raise ValueError(f"{target} exists already; choose another name or remove it")
-        state = _read(source, ema_only, coarse_scale)
-        imported = state["progress"].get("imported")
+        state = _read(source, ema_only, {name: value for name, value in stated.items() if value is not None})
         if data is not None:
             state["geometry"] = ImageDataset(data).geometry.to_dict()
-        if layout == "official":
-            dropped = _save_published(target, state)
-        else:
-            save_checkpoint(target, {k: v for k, v in state.items() if k not in ("format", "revision", "checksum")})
-            dropped = list(imported["dropped"]) if imported else []
-            dropped += [name for name in (*NETWORKS, "opt") if _is_empty(state[name])]
+        dropped = _write(target, state) if layout == "splatgan" else _write_published(target, state)
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    for name in NETWORKS:
-        if state[name]:
-            count = sum(tensor.numel() for tensor in state[name].values())
-            click.echo(f"{name:8s}{len(state[name])} tensors, {count / 1e6:.2f} M numbers")
-    if imported and layout == "splatgan":
-        geometry = f"measured in {data}" if data else imported["geometry"]
-        click.echo(
-            f"Taken   {state['progress']['nimg'] / 1000:g} kimg ({imported['images_seen']}); geometry: {geometry}"
-        )
+    _report(state, data, says_origin=layout == "splatgan")
     click.echo(f"Dropped {', '.join(dict.fromkeys(dropped)) or 'nothing'}")
     before, after = (dnnlib.format_bytes(os.path.getsize(path)) for path in (source, target))
     click.echo(f"{target}: {after}, from {before}")
 
 
-def _read(source: str, ema_only: bool, coarse_scale: float | None) -> dict[str, Any]:
-    """The records of `source`, with nothing but G_ema where that is enough."""
-    if official.is_official(source):
-        return official.read_official(source, coarse_scale, ema_only)
-    if coarse_scale is not None:
-        raise ValueError(f"--coarse-scale: {source} is ours and has it on record; leave the flag out")
+def _read(source: str, ema_only: bool, stated: dict[str, Any]) -> dict[str, Any]:
+    """Reads the records of `source`, with nothing but G_ema where that is enough."""
+    if is_published(source):
+        return read_published(source, {PUBLISHED_OPTIONS[name][0].target: v for name, v in stated.items()}, ema_only)
+    if stated:
+        flag = PUBLISHED_OPTIONS[next(iter(stated))][0].flags[0]
+        raise ValueError(f"{flag}: {source} is ours and has it on record; leave the flag out")
     state = load_checkpoint(source)
     if ema_only:
-        state |= {"G": {}, "D": {}, "opt": {"G": {}, "D": {}}}
+        kept = {name: record for name, record in state.items() if name in RECORDS}  # no further average of G
+        state = kept | {"G": {}, "D": {}, "opt": {name: {} for name in state["opt"]}}
     return state
+
+
+def _write(target: str, state: dict[str, Any]) -> list[str]:
+    """Writes a checkpoint of ours; returns the names of what is not in it, though it was or might have been in IN."""
+    save_checkpoint(target, {k: v for k, v in state.items() if k not in ("format", "revision", "checksum")})
+    dropped = list(state["progress"].get("imported", {}).get("dropped", ()))
+    return dropped + [name for name in (*NETWORKS, "opt") if _is_empty(state[name])]
 
 
 def _is_empty(record: dict[str, Any]) -> bool:
     return not any(record.values()) if all(isinstance(v, dict) for v in record.values()) else not record
 
 
-def _save_published(target: str, state: dict[str, Any]) -> list[str]:
+def _write_published(target: str, state: dict[str, Any]) -> list[str]:
     """Writes the published state dicts, whole or not at all; returns the names of what they have no room for."""
     config = TrainingConfig.from_dict(state["config"])
-    content: dict[str, Any] = {
-        "resolution": config.generator.resolution,
-        "coarse_log_scale": config.generator.coarse_log_scale,
-    }
-    for name in NETWORKS:
-        if state[name]:
-            network = config.discriminator if name == "D" else config.generator
-            content[name] = official.to_official("D" if name == "D" else "G", network, state[name])
+    published = family(config.family).published
+    if published is None:
+        raise ValueError(f"--to=published: the family {config.family!r} has no published layout")
+    networks = {name: state[name] for name in NETWORKS if state[name]}
+    content = published.to_published(config.generator, config.discriminator, networks)
     temporary = Path(f"{target}.part")
     try:
         torch.save(content, temporary)
@@ -96,6 +112,20 @@ def _save_published(target: str, state: dict[str, Any]) -> list[str]:
     finally:
         temporary.unlink(missing_ok=True)
     return sorted(set(state) - set(content) - {"format", "checksum"})
+
+
+def _report(state: dict[str, Any], data: str | None, says_origin: bool) -> None:
+    """Prints the size of every network and, for a published file, what was taken for what it does not say."""
+    for name in NETWORKS:
+        if state[name]:
+            count = sum(tensor.numel() for tensor in state[name].values())
+            click.echo(f"{name:8s}{len(state[name])} tensors, {count / 1e6:.2f} M numbers")
+    imported = state["progress"].get("imported")
+    if imported and says_origin:
+        geometry = f"measured in {data}" if data else imported["geometry"]
+        click.echo(
+            f"Taken   {state['progress']['nimg'] / 1000:g} kimg ({imported['images_seen']}); geometry: {geometry}"
+        )
 
 
 if __name__ == "__main__":

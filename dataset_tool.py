@@ -1,19 +1,28 @@
-"""Make and check posed data sets."""
+"""Makes, checks, converts and imports posed data sets."""
+
+from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from tqdm import tqdm
 
+from dnnlib.command import version
 from training.data.synthetic.traits import CameraSpread
+
+if TYPE_CHECKING:  # imported by the commands that use them: --help waits for no torch
+    from training.data.making.set_writer import Box, Report
 
 _SPREAD = CameraSpread()
 _UPS = ("auto", "x", "y", "z", "-x", "-y", "-z", "keep")
 
 
 @click.group(context_settings={"show_default": True})
+@version
 def main() -> None:
     """Make, check, convert and import posed data sets; docs/data.md tells about layouts and labels.
 
@@ -78,10 +87,10 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
         problems = validate_set(path, bar.update)
     for problem in problems:
         click.echo(problem)
-    if fix:
+    if dest is not None:
         from training.data.making.convert import fix_set
 
-        report = _written(fix_set, path, dest, resolution)
+        report = _written(lambda progress: fix_set(path, dest, resolution, progress))
         for line in report.dropped:
             click.echo(f"left out: {line}")
         click.echo(f"{report.count} images of {report.resolution} px, {len(report.dropped)} left out: {report.images}")
@@ -93,23 +102,24 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
         click.echo(f"no problems in {path}: {len(dataset)} images of {dataset.resolution} px, {masks}")
 
 
-def _written(write, *arguments, **options):
-    """The report of a writer, under a progress bar, its errors as one line."""
+def _written(write: Callable[[Callable[[int], None]], Report]) -> Report:
+    """Calls `write` with the function that moves a progress bar, and turns its errors into one line for the user."""
     try:
         with tqdm(unit="img", desc="write", delay=0.5, disable=None) as bar:
-            return write(*arguments, progress=bar.update, **options)
+            return write(bar.update)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
 class Crop(click.ParamType):
-    """`centre`, or left,top,right,bottom in pixels."""
+    """Parses `centre`, or left,top,right,bottom in pixels."""
 
     name = "centre|L,T,R,B"
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Box:
+        """Parses the word or the four numbers; called by click."""
         if value == "centre" or isinstance(value, tuple):
-            return value
+            return value  # type: ignore[no-any-return]
         try:
             left, top, right, bottom = (float(part) for part in value.split(","))
         except ValueError:
@@ -117,7 +127,9 @@ class Crop(click.ParamType):
         return left, top, right, bottom
 
 
-_dest = click.option("--dest", required=True, type=click.Path(), help="New folder, or new file that ends in .zip.")
+_dest = click.option(
+    "--dest", required=True, type=click.Path(path_type=Path), help="New folder, or new file that ends in .zip."
+)
 _size = click.option(
     "--resolution", type=click.IntRange(min=4), show_default="of the pictures", help="Width and height in pixels."
 )
@@ -129,23 +141,23 @@ _crop = click.option("--crop", type=Crop(), help="Cut out the middle square, or 
 @_dest
 @_size
 @_crop
-def convert(path: str, dest: str, resolution: int | None, crop) -> None:
+def convert(path: str, dest: Path, resolution: int | None, crop: str | Box | None) -> None:
     """Write the set in PATH (a folder or zip of any layout) anew: resized, cropped, in another container."""
     from training.data.making.convert import convert_set
 
-    report = _written(convert_set, path, dest, resolution, crop)
+    report = _written(lambda progress: convert_set(path, dest, resolution, crop, progress=progress))
     click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
 
 
 @main.command("import")
-@click.argument("source", type=click.Path(exists=True))
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--from", "kind", required=True, type=click.Choice(["colmap", "transforms", "eg3d"]), help="What it is.")
 @_dest
 @_size
 @_crop
 @click.option(
     "--images",
-    type=click.Path(exists=True, file_okay=False),
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of COLMAP's pictures.",
     show_default="SOURCE/images",
 )
@@ -155,7 +167,9 @@ def convert(path: str, dest: str, resolution: int | None, crop) -> None:
     default="auto",
     help="Axis of the given world that points up; keep: leave the world as it is.",
 )
-def import_(source: str, kind: str, dest: str, resolution: int | None, crop, images: str | None, up: str) -> None:
+def import_(
+    source: Path, kind: str, dest: Path, resolution: int | None, crop: str | Box | None, images: Path | None, up: str
+) -> None:
     """Make a set of posed pictures: a COLMAP project, a transforms.json (nerfstudio, Blender), or an EG3D set.
 
     The world is turned, moved and scaled by what the cameras say (docs/data.md); images are called 00000.png, ...
@@ -165,35 +179,50 @@ def import_(source: str, kind: str, dest: str, resolution: int | None, crop, ima
 
     if images is not None and kind != "colmap":
         raise click.UsageError("--images goes with --from=colmap")
-    shape = {"resolution": resolution, "crop": crop}
-    if kind == "eg3d":
-        report = _written(convert_set, source, dest, rename=True, **shape)
-    elif kind == "colmap":
-        folder = None if images is None else Path(images)
-        report = _written(importers.import_colmap, Path(source), Path(dest), folder, up=up, **shape)
-    else:
-        report = _written(importers.import_transforms, Path(source), Path(dest), up=up, **shape)
+
+    def write(progress: Callable[[int], None]) -> Report:
+        if kind == "eg3d":
+            return convert_set(source, dest, resolution, crop, rename=True, progress=progress)
+        if kind == "colmap":
+            return importers.import_colmap(source, dest, images, resolution, crop, up, progress)
+        return importers.import_transforms(source, dest, resolution, crop, up, progress)
+
+    report = _written(write)
     click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
+
+
+class Point(click.ParamType):
+    """Parses x,y,z."""
+
+    name = "X,Y,Z"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        """Parses and checks the three numbers; called by click."""
+        if isinstance(value, tuple):
+            return value  # type: ignore[return-value]
+        try:
+            x, y, z = (float(part) for part in value.split(","))
+        except ValueError:
+            x = y = z = math.nan
+        if not all(map(math.isfinite, (x, y, z))):
+            self.fail(f"{value!r}: three numbers x,y,z are legal", param, ctx)
+        return x, y, z
 
 
 @main.command("show-cameras")
 @click.argument("path", type=click.Path(exists=True))
 @click.option("--out", default="cameras.png", type=click.Path(dir_okay=False), help="PNG to write.")
-@click.option("--point", metavar="X,Y,Z", help="Point to project, in label units.", show_default="the pivot")
+@click.option("--point", type=Point(), help="Point to project, in label units.", show_default="the pivot")
 @click.option("--index-list", metavar="FILE|NAME", help="As in train.py.")
-def show_cameras(path: str, out: str, point: str | None, index_list: str | None) -> None:
+def show_cameras(path: str, out: str, point: tuple[float, float, float] | None, index_list: str | None) -> None:
     """Draw the cameras of the set in PATH: frusta, mean image per yaw, histograms, a known point in some images."""
     from training.dataset import ImageDataset
     from training.visualization.camera_views import save_camera_overview
 
     try:
-        place = None if point is None else tuple(float(part) for part in point.split(","))
-    except ValueError:
-        place = ()
-    if place is not None and (len(place) != 3 or not all(map(math.isfinite, place))):
-        raise click.BadParameter(f"{point!r}: three numbers x,y,z are legal", param_hint="'--point'")
-    try:
-        spots = save_camera_overview(ImageDataset(path, index_list), out, place)
+        spots = save_camera_overview(ImageDataset(path, index_list), out, point)
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{out}: the point lies at {'; '.join(f'{x:.2f}, {y:.2f}' for x, y in spots)} px of the images shown")

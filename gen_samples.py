@@ -1,20 +1,24 @@
-"""Pictures and splats of a trained generator's heads."""
+"""Draws the heads of a trained generator as pictures, and writes their splats."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import torch
 from click.core import ParameterSource
+from torch import Tensor
 
 import dnnlib
-from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option
-from gaussian import Gaussians, Geometry, save_ply
+from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
+from gaussian import Gaussians, Scene, Splats, save_ply
 from torch_utils import distributed
-from training.checkpoint import CheckpointError, load_checkpoint, load_generator
+from training.checkpoint import CheckpointError, load_generator
+from training.families.base import Generator
 from training.visualization import latents, video
 from training.visualization.grids import save_image_grid
 
@@ -35,7 +39,8 @@ FILES = group(
 
 HEADS = group(
     "Heads",
-    option("--seeds", default="0-3", metavar="LIST", help="one head per seed: 0-3,7"),
+    option("--seeds", default="0-3", metavar="LIST",
+           help="one head per seed: 0-3,7; a network whose mapping is told a camera is told the data's frontal one"),
     option("--seed", type=FROM_0, show_default=str(PUBLISHED_SEED),
            help="with --num-ids: all heads from one seed, drawn as by the published sample script"),
     option("--num-ids", type=AT_LEAST_1, show_default=str(PUBLISHED_IDS), help="how many"),
@@ -62,9 +67,118 @@ PICTURES = group(
 SPLATS = group(
     "Splats",
     option("--ply", type=click.Choice(["scene", "levels", "both", "none"]), default="scene",
+           show_default="scene; none where scenes are no splats",
            help="a .ply per head, one per head and level of the hierarchy, both, or none"),
 )
 # fmt: on
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """Says which heads appear.
+
+    The published script maps its latents twice, which undoes truncation; here w goes straight to synthesis.
+    """
+
+    seeds: str  # whole numbers and ranges, one head each
+    seed: int | None  # draws all heads; PUBLISHED_SEED where only num_ids is given
+    num_ids: int | None  # heads of `seed`; PUBLISHED_IDS where only seed is given
+    w_file: str | None  # .npz of finished heads
+    trunc: float  # psi of the heads from seeds
+    given: frozenset[str]  # names of the options that the user gave
+
+    def heads(self, G: Generator) -> tuple[list[str], Tensor]:
+        """Returns a name for each head, and ws [B, num_ws, w_dim].
+
+        Raises ValueError if the choice contradicts itself.
+        """
+        self._check()
+        if self.w_file is not None:
+            ws = latents.load_ws(self.w_file, G)
+            return [f"w{i:04d}" for i in range(len(ws))], ws
+        if self.seed is not None or self.num_ids is not None:
+            seed = PUBLISHED_SEED if self.seed is None else self.seed
+            z = latents.published_latents(seed, self.num_ids or PUBLISHED_IDS, G.z_dim)
+            names = [f"seed{seed:04d}-{i}" for i in range(len(z))]
+        else:
+            numbers = dnnlib.parse_ints(self.seeds)
+            z = latents.seed_latents(numbers, G.z_dim)
+            names = [f"seed{number:04d}" for number in numbers]
+        return names, latents.frontal_ws(G, z, self.trunc)
+
+    def _check(self) -> None:
+        sources = [name for name in ("seeds", "w_file", "seed", "num_ids") if name in self.given]
+        if len(set(sources) - {"num_ids" if "seed" in sources else ""}) > 1:
+            flags = " and ".join("--" + name.replace("_", "-") for name in sources)
+            raise ValueError(f"{flags} both say which heads; give --seeds, --seed with --num-ids, or --w-file")
+        if self.w_file is not None and "trunc" in self.given:
+            raise ValueError(f"--w-file={self.w_file} holds finished heads, so --trunc means nothing; leave it out")
+
+
+@dataclass(frozen=True)
+class SplatChoice:
+    """Says which .ply files are written."""
+
+    ply: str  # "scene", "levels", "both" or "none"
+    given: bool  # whether the user asked for it
+
+    def check(self, G: Generator) -> None:
+        """Raises ValueError if the user asks for splats of a network that makes none."""
+        if not G.makes_splats and self.given and self.ply != "none":
+            raise ValueError(f"--ply={self.ply}: the scenes of this network are no splats; leave --ply out")
+
+    def splats(self, G: Generator, scene: Scene) -> Gaussians | None:
+        """Returns the splats to write, in the world units of the data set's own labels; None if there are none.
+
+        A colour that depends on the place of the camera is the one that the data's frontal camera sees.
+        Raises ValueError if levels are asked for and there are none.
+        """
+        if self.ply == "none" or not G.makes_splats:
+            return None
+        assert isinstance(scene, Splats)  # G.makes_splats promises it
+        viewpoint = G.geometry.frontal().positions.to(scene.device).expand(scene.batch_size, 3)
+        splats = scene.as_gaussians(viewpoint)
+        if self.ply in ("levels", "both") and not splats.level_sizes:
+            raise ValueError(f"--ply={self.ply}: the scenes of this network have no levels; give --ply=scene")
+        return splats.transformed(translation=G.geometry.origin, scale=G.geometry.world_scale)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Writes files whose names start alike."""
+
+    stem: str  # path and start of the name
+    names: Sequence[str]  # of the heads
+    enlarge: int  # factor on the finished pictures
+
+    def save_grid(self, pictures: Tensor, suffix: str) -> Path:
+        """Writes pictures [B, V, 3, H, W], a head a row."""
+        path = Path(f"{self.stem}-{suffix}.png")
+        save_image_grid(pictures.flatten(0, 1), path, pictures.shape[1], self.enlarge)
+        return path
+
+    def save_each(self, pictures: Tensor, suffix: str) -> list[Path]:
+        """Writes pictures [B, V, 3, H, W], each into a file of its own."""
+        kind = "" if suffix == "samples" else f"-{suffix}"
+        paths = []
+        for name, views in zip(self.names, pictures, strict=True):
+            for k, view in enumerate(views):
+                paths.append(Path(f"{self.stem}-{name}-view{k}{kind}.png"))
+                save_image_grid(view[None], paths[-1], 1, self.enlarge)
+        return paths
+
+    def save_splats(self, splats: Gaussians, which: str) -> list[Path]:
+        """Writes a .ply per head ("scene"), one per head and level ("levels"), or both."""
+        paths = []
+        for row, name in enumerate(self.names):
+            if which in ("scene", "both"):
+                paths.append(Path(f"{self.stem}-{name}.ply"))
+                save_ply(paths[-1], splats, row)
+            if which in ("levels", "both"):
+                for level in range(len(splats.level_sizes)):
+                    paths.append(Path(f"{self.stem}-{name}-level{level}.ply"))
+                    save_ply(paths[-1], splats.select(level), row)
+        return paths
 
 
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
@@ -72,35 +186,44 @@ SPLATS = group(
 @HEADS
 @PICTURES
 @SPLATS
+@version
 @click.pass_context
 @torch.no_grad()
-def main(ctx, network, outdir, device, w_out, yaws, radius, show, images, enlarge, ply, **choices):
+def main(
+    ctx: click.Context,
+    network: str, outdir: str, device: str,
+    seeds: str, seed: int | None, num_ids: int | None, w_file: str | None, w_out: str | None, trunc: float,
+    yaws: str | None, radius: float | None, show: tuple[str, ...], images: bool, resolution: int | None, enlarge: int,
+    background: str | None,
+    ply: str,
+) -> None:  # fmt: skip
     """Draw a grid of heads (rows) seen from several yaws (columns), and write the splats of each head as a .ply.
 
     \b
     python gen_samples.py --outdir=out --trunc=0.8 --seeds=0-3 --yaws=-45,0,45 --network=net.pkl
     """
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
+    head_choice = HeadChoice(seeds, seed, num_ids, w_file, trunc, given)
+    splat_choice = SplatChoice(ply, "ply" in given)
     try:
-        chosen = distributed.initialise(device)
-        G = load_generator(network, chosen)
-        look = video.Look(choices["resolution"], video.shown_background(G, choices["background"]))
-        angles = _yaws(yaws, video.yaw_range(load_checkpoint(network)))
+        G = load_generator(network, distributed.initialise(device))
+        splat_choice.check(G)
+        look = video.Look(resolution, video.shown_background(G, background))
+        angles = _yaws(yaws, video.checkpoint_info(G).yaw_limits)
         geometry = dataclasses.replace(G.geometry, radius=radius or G.geometry.radius)
-        names, ws = _heads(G, given, **choices)
-        scene = G.synthesis(ws.to(chosen))
-        cameras = geometry.orbit(angles).to(chosen).reshape(1, -1).expand(len(names), -1)
-        stem = Path(outdir) / Path(network).stem
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        names, ws = head_choice.heads(G)
+        scene = G.synthesis(ws.to(G.device))
+        splats = splat_choice.splats(G, scene)
+        cameras = geometry.orbit(angles).to(G.device).reshape(1, -1).expand(len(names), -1)
+        Path(outdir).mkdir(parents=True, exist_ok=True)
+        output = Output(f"{Path(outdir) / Path(network).stem}", names, enlarge)
         written = []
         for kind in show:
             pictures = video.render_panels(G, scene, cameras, dataclasses.replace(look, show=(kind,)))
             suffix = "samples" if kind == "image" else kind
-            written.append(Path(f"{stem}-{suffix}.png"))
-            save_image_grid(pictures.flatten(0, 1), written[-1], len(angles), enlarge)
-            if images:
-                written += _save_each(pictures, stem, names, suffix, enlarge)
-        written += _save_splats(in_label_units(scene, G.geometry), stem, names, ply)
+            written.append(output.save_grid(pictures, suffix))
+            written += output.save_each(pictures, suffix) if images else []
+        written += output.save_splats(splats, ply) if splats is not None else []
         if w_out:
             latents.save_ws(w_out, ws)
             written.append(Path(w_out))
@@ -110,64 +233,8 @@ def main(ctx, network, outdir, device, w_out, yaws, radius, show, images, enlarg
         click.echo(path)
 
 
-def in_label_units(scene: Gaussians, geometry: Geometry) -> Gaussians:
-    """The scene in the world units of the data set's own labels (the generator's differ where world_scale is not 1)."""
-    return dataclasses.replace(
-        scene,
-        means=scene.means * geometry.world_scale + scene.means.new_tensor(geometry.origin),
-        log_scales=scene.log_scales + math.log(geometry.world_scale),
-    )
-
-
-def _heads(G, given, seeds, seed, num_ids, w_file, trunc, **_):
-    """A name for each head, and its ws [B, num_ws, w_dim].
-
-    The published script maps its latents twice, which undoes truncation; here w goes straight to synthesis.
-    """
-    sources = [name for name in ("seeds", "w_file", "seed", "num_ids") if name in given]
-    if len(set(sources) - {"num_ids" if "seed" in sources else ""}) > 1:
-        flags = " and ".join("--" + name.replace("_", "-") for name in sources)
-        raise ValueError(f"{flags} both say which heads; give --seeds, --seed with --num-ids, or --w-file")
-    if w_file is not None:
-        if "trunc" in given:
-            raise ValueError(f"--w-file={w_file} holds finished heads, so --trunc means nothing; leave it out")
-        ws = latents.load_ws(w_file, G)
-        return [f"w{i:04d}" for i in range(len(ws))], ws
-    if seed is not None or num_ids is not None:
-        seed, count = PUBLISHED_SEED if seed is None else seed, num_ids or PUBLISHED_IDS
-        names, z = [f"seed{seed:04d}-{i}" for i in range(count)], latents.published_latents(seed, count, G.z_dim)
-    else:
-        numbers = dnnlib.parse_ints(seeds)
-        names, z = [f"seed{number:04d}" for number in numbers], latents.seed_latents(numbers, G.z_dim)
-    return names, G.mapping(z.to(G.w_avg.device), psi=trunc)
-
-
-def _save_each(pictures, stem, names, suffix, enlarge):
-    """pictures: [B, V, 3, H, W]."""
-    kind = "" if suffix == "samples" else f"-{suffix}"
-    paths = []
-    for name, views in zip(names, pictures, strict=True):
-        for k, view in enumerate(views):
-            paths.append(Path(f"{stem}-{name}-view{k}{kind}.png"))
-            save_image_grid(view[None], paths[-1], 1, enlarge)
-    return paths
-
-
-def _save_splats(scene, stem, names, which):
-    paths = []
-    for row, name in enumerate(names):
-        if which in ("scene", "both"):
-            paths.append(Path(f"{stem}-{name}.ply"))
-            save_ply(paths[-1], scene, row)
-        if which in ("levels", "both"):
-            for level in range(len(scene.level_sizes)):
-                paths.append(Path(f"{stem}-{name}-level{level}.ply"))
-                save_ply(paths[-1], scene.select(level), row)
-    return paths
-
-
-def _yaws(text: str | None, data_range: tuple[float, float]) -> torch.Tensor:
-    """Radians, from degrees or from the data's range. Raises ValueError for what is not a list of numbers."""
+def _yaws(text: str | None, data_range: tuple[float, float]) -> Tensor:
+    """Returns radians, from degrees or from the data's range. Raises ValueError for what is not a list of numbers."""
     if text is None:
         return torch.linspace(*data_range, DEFAULT_COLUMNS)
     try:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
+from torch import Tensor
 from tqdm import tqdm
 
 import dnnlib
-from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option
+from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
+from gaussian import Cameras
 from torch_utils import distributed
-from training.checkpoint import CheckpointError, load_checkpoint, load_generator
-from training.families.cgs.inspection import Inspection
-from training.visualization import grids as visualize
-from training.visualization import latents, video
+from training.checkpoint import CheckpointError, load_generator
+from training.families.base import Generator
+from training.families.inspection import Inspection
+from training.visualization import grids, latents, video
 from training.visualization.camera_paths import PATHS, camera_path, read_cameras
 
 AT_LEAST_1, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
@@ -39,7 +42,8 @@ FILES = group(
 
 HEADS = group(
     "Heads",
-    option("--seeds", default="0-3", metavar="LIST", help="one head per seed: 0-3,7"),
+    option("--seeds", default="0-3", metavar="LIST",
+           help="one head per seed: 0-3,7; a network whose mapping is told a camera is told the data's frontal one"),
     option("--w-file", metavar="NPZ", help="heads from a file of gen_samples.py --w-out, in place of seeds"),
     option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
     option("--grid", metavar="WxH", default="1x1",
@@ -75,37 +79,92 @@ HIERARCHY = group(
 # fmt: on
 
 
+@dataclass(frozen=True)
+class HeadChoice:
+    """Says which heads appear."""
+
+    seeds: str  # whole numbers and ranges, one head each
+    w_file: str | None  # .npz of finished heads, in place of seeds
+    trunc: float  # psi of the heads from seeds
+    given: frozenset[str]  # names of the options that the user gave
+
+    def ws(self, G: Generator) -> Tensor:
+        """Returns ws [K, num_ws, w_dim] of all heads. Raises ValueError if the choice contradicts itself."""
+        if self.w_file is None:
+            return latents.frontal_ws(G, latents.seed_latents(dnnlib.parse_ints(self.seeds), G.z_dim), self.trunc)
+        for name in ("seeds", "trunc"):
+            if name in self.given:
+                raise ValueError(
+                    f"--w-file={self.w_file} holds finished heads, so --{name} means nothing; give one of the two"
+                )
+        return latents.load_ws(self.w_file, G)
+
+
+@dataclass(frozen=True)
+class CameraChoice:
+    """Says where the camera goes, and for how long."""
+
+    path: str  # one of PATHS, or a file of cameras
+    w_frames: int  # frames from one head of a cell to its next
+    given: frozenset[str]  # names of the options that the user gave
+
+    @property
+    def name(self) -> str:
+        """Returns the path's part of the film's file name."""
+        return Path(self.path).stem if self.path.endswith(".json") else self.path
+
+    def cameras(self, G: Generator, heads_per_cell: int) -> Cameras:
+        """Returns cameras [F], one per frame. Raises ValueError for an unknown path or a file of no cameras."""
+        if self.path.endswith(".json"):
+            if "w_frames" in self.given:
+                raise ValueError(
+                    f"--path={self.path} holds one camera per frame, so --w-frames means nothing; leave it out"
+                )
+            return read_cameras(self.path, G.geometry)
+        yaw_limits = video.checkpoint_info(G).yaw_limits
+        return camera_path(self.path, G.geometry, heads_per_cell * self.w_frames, yaw_limits)
+
+
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
 @FILES
 @HEADS
 @FILM
 @HIERARCHY
+@version
 @click.pass_context
-def main(ctx, network, outdir, device, path, fps, enlarge, **choices):
+def main(
+    ctx: click.Context,
+    network: str, outdir: str, device: str,
+    seeds: str, w_file: str | None, trunc: float, grid: str,
+    path: str, w_frames: int, fps: float, show: tuple[str, ...], resolution: int | None, enlarge: int,
+    background: str | None,
+    levels: tuple[int, ...] | None, anchors: bool, point: int | None, nearest: int, opaque: bool, scale: float,
+    color_levels: bool,
+) -> None:  # fmt: skip
     """Film generated heads as an .mp4 whose last frame leads back to its first.
 
     \b
     python gen_videos.py --outdir=out --trunc=0.7 --seeds=0-3 --grid=2x2 --network=net.pkl
     python gen_videos.py --outdir=out --path=front --show=image,depth,normals --network=net.pkl
     """
-    given = {name for name in ctx.params if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
+    head_choice, camera_choice = HeadChoice(seeds, w_file, trunc, given), CameraChoice(path, w_frames, given)
+    inspection = Inspection(levels, anchors, point, nearest, opaque, scale, color_levels)
     try:
-        columns, rows = dnnlib.parse_grid(choices["grid"])
-        chosen = distributed.initialise(device)
-        G = load_generator(network, chosen)
-        look = _look(G, **choices)
-        keys = _heads(G, given, **choices)
-        rounds, rest = divmod(len(keys), columns * rows)
-        if rest or not rounds:
-            cells = columns * rows
-            raise ValueError(f"--grid={choices['grid']} has {cells} cells: {len(keys)} heads are no multiple of that")
-        cameras = _cameras(G, network, path, given, rounds * choices["w_frames"])
-        ws = keys if rounds == 1 else _changing(keys.to(chosen), columns * rows, len(cameras))
-        name = f"{Path(network).stem}-{Path(path).stem if path.endswith('.json') else path}.mp4"
-        with video.VideoWriter(Path(outdir) / name, fps) as film:
-            frames = video.render_frames(G, ws.to(chosen), cameras, columns, look)
+        columns, rows = dnnlib.parse_grid(grid)
+        G = load_generator(network, distributed.initialise(device))
+        view = video.view_of(G, inspection)
+        look = video.Look(resolution, video.shown_background(G, background), show, view)
+        heads = head_choice.ws(G)
+        heads_per_cell, rest = divmod(len(heads), columns * rows)
+        if rest or not heads_per_cell:
+            raise ValueError(f"--grid={grid} has {columns * rows} cells: {len(heads)} heads are no multiple of that")
+        cameras = camera_choice.cameras(G, heads_per_cell)
+        ws = _changing(heads, columns * rows, len(cameras)) if heads_per_cell > 1 else heads
+        with video.VideoWriter(Path(outdir) / f"{Path(network).stem}-{camera_choice.name}.mp4", fps) as film:
+            frames = video.render_frames(G, ws.to(G.device), cameras, columns, look)
             for frame in tqdm(frames, total=len(cameras), unit="frame", leave=False, disable=None):
-                film.write(visualize.enlarge(frame, enlarge))
+                film.write(grids.enlarge(frame, enlarge))
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if not film.has_ffmpeg:
@@ -113,34 +172,9 @@ def main(ctx, network, outdir, device, path, fps, enlarge, **choices):
     click.echo(film.target)
 
 
-def _look(G, resolution, background, show, levels, anchors, point, nearest, opaque, scale, color_levels, **_):
-    inspection = Inspection(levels, anchors, point, nearest, opaque, scale, color_levels)
-    inspection.check(G)
-    return video.Look(resolution, video.shown_background(G, background), show, inspection)
-
-
-def _heads(G, given, seeds, w_file, trunc, **_):
-    """ws [K, num_ws, w_dim] of all heads that appear."""
-    if w_file is None:
-        return G.mapping(latents.seed_latents(dnnlib.parse_ints(seeds), G.z_dim).to(G.w_avg.device), psi=trunc)
-    for name in ("seeds", "trunc"):
-        if name in given:
-            raise ValueError(f"--w-file={w_file} holds finished heads, so --{name} means nothing; give one of the two")
-    return latents.load_ws(w_file, G)
-
-
-def _cameras(G, network, path, given, num_frames):
-    if path.endswith(".json"):
-        if "w_frames" in given:
-            raise ValueError(f"--path={path} holds one camera per frame, so --w-frames means nothing; leave it out")
-        return read_cameras(path, G.geometry)
-    limits = video.yaw_range(load_checkpoint(network)) if path == "wiggle" else (0.0, 0.0)
-    return camera_path(path, G.geometry, num_frames, limits)
-
-
-def _changing(keys, cells, num_frames):
-    """ws [F, cells, num_ws, w_dim]: the heads in the cells' order, a cell's own ones one after the other."""
-    return latents.interpolate(keys.unflatten(0, (cells, -1)).transpose(0, 1), num_frames)
+def _changing(heads: Tensor, cells: int, num_frames: int) -> Tensor:
+    """Returns ws [F, cells, num_ws, w_dim]: each cell changes through its share of the heads [K, num_ws, w_dim]."""
+    return latents.interpolate(heads.unflatten(0, (cells, -1)).transpose(0, 1), num_frames)
 
 
 if __name__ == "__main__":

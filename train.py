@@ -8,24 +8,28 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
+import torch
 
 import metrics
-from dnnlib.command import CONTEXT, GroupedCommand, group, option, refuse
+from dnnlib.command import CONTEXT, group, option, refuse, version
 from gaussian.rendering import BACKENDS
 from torch_utils import distributed, launcher
 from training import presets
 from training.checkpoint import CheckpointError
+from training.config import TrainingConfig
 from training.dataset import ImageDataset
 from training.measure import MeasureFailed, OutOfMemory, measure_run, report
 from training.replay import replay
 from training.runs import launch
-from training.runs.launch import stated_default
 from training.runs.resume import LATEST, Start, check_compatible, data_mark, find_start, nothing_left, open_run
 from training.runs.retention import Retention, parse_keep
+from training.runs.train_command import TrainCommand, field, read_settings
 from training.runs.transfer import LEAST_SHARE, read_weights
 from training.safety import rank_check
 from training.safety.alarms import Collapsed
@@ -47,18 +51,9 @@ REFUSED = {
 }
 
 
-def field(declaration: str, name: str, *more: str, **attributes):
-    """An option that beats field `name` of the configuration and states the presets' values as its default."""
-    return option(declaration, *more, name, show_default=stated_default(name), **attributes)
-
-
 def _only_true(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if not value:
         raise click.UsageError("--cond=False is refused: the discriminator judges an image with its camera", ctx)
-
-
-def _blur(ctx: click.Context, parameter: click.Parameter, value: bool | None) -> float | None:
-    return 0.0 if value is False else None
 
 
 def _inverted(ctx: click.Context, parameter: click.Parameter, value: bool) -> bool:
@@ -67,7 +62,7 @@ def _inverted(ctx: click.Context, parameter: click.Parameter, value: bool) -> bo
 
 def _keep(ctx: click.Context, parameter: click.Parameter, value: str) -> Retention | None:
     try:
-        return parse_keep(value)
+        return parse_keep(value, metrics.larger_is_better)
     except ValueError as error:
         raise click.UsageError(str(error), ctx) from None
 
@@ -139,14 +134,7 @@ REPORTS = group(
 
 NETWORKS = group(
     "Networks",
-    option("--preset", metavar="NAME", show_default="by the images' resolution", help=", ".join(presets.PRESETS)),
-    field("--gaussian-num-pts", "generator__num_points", type=click.IntRange(min=2),
-          help="points of the coarsest level"),
-    field("--map-depth", "generator__map_depth", type=COUNT, help="layers of the generator's mapping network"),
-    field("--cbase", "channel_base", type=COUNT, help="the discriminator has so many channels / pixels of an edge,"),
-    field("--cmax", "channel_max", type=COUNT, help="and at most so many"),
-    field("--mbstd-group", "discriminator__minibatch_std_group", type=COUNT,
-          help="samples that share a minibatch standard deviation; 1 switches it off"),
+    option("--preset", metavar="NAME", show_default="by the images' resolution", help=", ".join(presets.presets())),
     field("--freezed", "freeze_d", type=FROM_0,
           help="layers of the discriminator, from the image on, that do not learn"),
     option("--init-from", metavar="PKL", help="start from this checkpoint's weights, as far as names and shapes fit"),
@@ -163,14 +151,6 @@ OPTIMISATION = group(
           help="samples that a process holds at once; unless given, at most its share of --batch"),
     field("--glr", "g_lr", type=float, help="learning rate of the generator"),
     field("--dlr", "d_lr", type=float, help="learning rate of the discriminator"),
-    field("--gamma", "gamma", type=float, help="R1 weight"),
-    field("--use-multiview-reg", "multiview", "--use-multivew-reg", type=bool,
-          help="several views of each scene a step"),
-    field("--num-multiview", "num_views", type=COUNT, help="how many"),
-    field("--center-dists", "center_weight", type=float, help="weight of the centre term"),
-    field("--knn-dists", "knn_weight", type=float, help="weight of the nearest-neighbour term"),
-    field("--knn-num-ks", "knn_neighbours", type=COUNT, help="its number of neighbours"),
-    field("--blur-fade-kimg", "blur_fade_kimg", type=float, help="kimg over which the initial blur fades"),
     field("--disc-c-noise", "label_noise", type=float,
           help="noise on the cameras that the discriminator is told, in standard deviations of the labels"),
     field("--seed", "seed", type=FROM_0, help="everything random follows from it"),
@@ -193,8 +173,6 @@ RESUMING = group(
            help="run the step of a diagnosis.json again, say where it is not finite, and do nothing else"),
     option("--debug", is_flag=True, is_eager=True, expose_value=False, callback=_debug,
            help="print the traceback of every error"),
-    option("--resume-blur", "blur_sigma", type=bool, callback=_blur, show_default="True",
-           help="the initial blur fades by the images seen; False: no blur at all"),
 )
 
 MACHINE = group(
@@ -207,9 +185,6 @@ MACHINE = group(
            help="with --gpus: after a crash, so often go on from the latest state"),
     field("--rasterizer", "rasterizer", type=click.Choice(BACKENDS), help="back end of the splatting"),
     field("--precision", "precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="of the convolutions"),
-    option("--d-num-fp16-res", "fp16_blocks", type=FROM_0,
-           show_default=stated_default("discriminator__num_fp16_blocks"),
-           help="blocks of the discriminator that fp16 covers; 0 also lifts the clamp that it needs, more set it"),
     option("--workers", type=FROM_0, default=LOADER_WORKERS, help="threads that read images ahead"),
     option("--nobench", "bench", is_flag=False, flag_value=True, type=bool, default=False, callback=_inverted,
            help="do not let cuDNN try out its algorithms"),
@@ -220,11 +195,167 @@ TRYING_OUT = group(
     option("--dry-run", is_flag=True, help="print the resolved configuration as JSON, and do nothing else"),
     option("--measure", is_flag=True,
            help="with --dry-run: run three steps and a batch of each metric, and print memory, speed and days"),
+    option("--set", "settings", multiple=True, metavar="NAME=VALUE", callback=read_settings,
+           help="set any value of the configuration that --dry-run prints: objective.knn_weight=0; may be repeated"),
 )
 # fmt: on
 
 
-@click.command(cls=GroupedCommand, context_settings=CONTEXT)
+# ---------------------------------------------------------------- from choices to a plan
+
+
+@dataclass(frozen=True)
+class Request:
+    """Holds what a command line asks for besides values of the configuration and of the loop."""
+
+    data: str  # folder or archive of the images
+    index_list: str | None  # file or name of an index list; None: the default
+    validate: bool  # decode every image first
+    outdir: str  # folder of run folders
+    desc: str | None  # part of the run folder's name; None: the preset
+    job_id: str  # further part of it
+    preset: str | None  # name of the preset; None: by the images' resolution
+    background: str  # what stands behind images, see launch.BACKGROUNDS
+    resume: str | None  # "latest", a file, or None
+    resume_kimg: float | None  # thousands of images that a published file counts as
+    init_from: str | None  # checkpoint whose weights the run starts from
+    device: str  # auto, cpu or cuda
+    gpus: int  # processes on this machine
+    max_restarts: int  # how often a crashed run goes on
+    dry_run: bool  # print the configuration only
+    measure: bool  # print what the run costs
+
+    @property
+    def trains(self) -> bool:
+        """Whether this process trains, and starts no others that do."""
+        return not self.dry_run and (self.gpus == 1 or distributed.is_launched())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Holds a run that is resolved and checked, before anything is written."""
+
+    request: Request
+    config: TrainingConfig
+    dataset: ImageDataset
+    start: Start  # checkpoint that it goes on from, if any
+    device: torch.device | None  # of this process; None where it does not train
+    loop: dict[str, Any]  # fields of training_loop.Options
+
+
+def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) -> Plan:
+    """Resolves a command line. loop: of training_loop.Options; fields: values of the configuration that were given.
+
+    Raises one of USER_ERRORS.
+    """
+    _check_together(request)
+    if not request.dry_run or request.measure:
+        launch.check_devices(request.device, request.gpus)
+    device = distributed.initialise(request.device) if request.trains else None
+    dataset = ImageDataset(request.data, request.index_list)
+    ranks = distributed.world_size() if request.trains else request.gpus
+
+    def resolve(base: TrainingConfig | None = None) -> TrainingConfig:
+        return launch.resolve_config(
+            dataset, request.data, ranks, request.preset, request.background, base, fields=fields
+        )
+
+    config = resolve()
+    resume, resume_kimg = request.resume, request.resume_kimg
+    if distributed.restarts():  # the launcher started the ranks anew: go on in the folder of the first start
+        resume, resume_kimg = LATEST, None
+    reads = request.trains or request.dry_run
+    name = request.desc or config.preset
+    start = find_start(resume, Path(request.outdir), name, resume_kimg) if reads else Start()
+    if start.state is not None:
+        if request.index_list is None:
+            assert start.config is not None
+            dataset = ImageDataset(request.data, start.config.index_list)
+        config = resolve(start.config)
+        check_compatible(start, config, data_mark(dataset))
+    _check_keep(loop["keep"], config.metrics)
+    return Plan(request, config, dataset, start, device, loop)
+
+
+def _check_together(request: Request) -> None:
+    """Raises UsageError for options that exclude or need each other."""
+    if request.resume not in (None, LATEST) and request.init_from:  # latest: the weights are those of the first start
+        raise click.UsageError("--init-from starts a run and --resume continues one: give one of them")
+    if request.resume_kimg is not None and not request.resume:
+        raise click.UsageError("--resume-kimg needs --resume")
+    if request.measure and not request.dry_run:
+        raise click.UsageError("--measure needs --dry-run")
+
+
+def _check_keep(keep: Retention | None, measured: tuple[str, ...]) -> None:
+    for name, *_ in keep.best if keep else ():
+        if name not in measured:
+            raise click.UsageError(f"--keep=best:{name}: the run does not measure it; add it to --metrics")
+
+
+# ---------------------------------------------------------------- the four verbs
+
+
+def print_config(plan: Plan) -> None:
+    """Prints the resolved configuration as JSON."""
+    click.echo(json.dumps(plan.config.to_dict(), indent=2))
+
+
+def measure(plan: Plan) -> None:
+    """Prints what the run would cost."""
+    request = plan.request
+    found = measure_run(plan.config, request.device, request.gpus, plan.loop["workers"], "metrics.measuring")
+    click.echo(report(found, plan.config, request.gpus))
+
+
+def launch_ranks(plan: Plan) -> None:
+    """Starts the processes of --gpus, and ends with their exit code."""
+    if plan.request.validate:
+        launch.validate_data(plan.request.data, plan.dataset)
+    arguments = [os.path.abspath(__file__), *sys.argv[1:], "--no-validate"]
+    sys.exit(launcher.launch(plan.request.gpus, arguments, plan.request.max_restarts))
+
+
+def train_rank(plan: Plan) -> None:
+    """Trains this process's part of the run. Everything that can be checked is, before a folder is made."""
+    request, config, dataset, start, device = plan.request, plan.config, plan.dataset, plan.start, plan.device
+    assert device is not None
+    if request.validate:
+        distributed.on_main(lambda: launch.validate_data(request.data, dataset))
+    rank_check.require_equal_runs(config, dataset, device)
+    share = plan.loop["init_share"]
+    weights = read_weights(request.init_from, config, share) if request.init_from else None
+    launch.check_machine(config, device)
+    left_out = metrics.check_detectors(config.metrics, config.detector, config.detector_vgg)
+    run_dir = start.run_dir or distributed.on_main(
+        lambda: launch.make_run_dir(Path(request.outdir), request.desc or config.preset, request.job_id)
+    )
+    evaluate = metrics.Evaluator(config, dataset, device, run_dir)
+    options = Options(run_dir, device, start, evaluate, init_from=weights, **plan.loop)
+    with open_run(run_dir, start) if distributed.rank() == 0 else contextlib.nullcontext():
+        if left_out and distributed.rank() == 0:
+            click.echo("\n".join(left_out))
+        train(config, options, dataset)
+
+
+def chosen_verb(plan: Plan) -> Callable[[Plan], None]:
+    """Returns what is to be done with a plan."""
+    if plan.request.measure:
+        return measure
+    if plan.request.dry_run:
+        return print_config
+    if nothing_left(plan.start, plan.config):
+        return say_nothing_left
+    return train_rank if plan.request.trains else launch_ranks
+
+
+def say_nothing_left(plan: Plan) -> None:
+    """Prints that the run to be resumed is complete."""
+    if distributed.rank() == 0:
+        click.echo(nothing_left(plan.start, plan.config))
+
+
+@click.command(cls=TrainCommand, context_settings=CONTEXT)
 @DATA
 @REPORTS
 @NETWORKS
@@ -232,56 +363,26 @@ TRYING_OUT = group(
 @RESUMING
 @MACHINE
 @TRYING_OUT
+@version
 @refuse(REFUSED)
-def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, device, gpus, max_restarts, dry_run,
-         measure, **choices):  # fmt: skip
+def main(settings: dict[str, Any], **choices: Any) -> None:
     """Train a 3D GAN on posed images.
 
-    Underscores and dashes are alike in options. A default that differs between presets is given for those of 256 px
-    and more, then for the smaller ones by name.
+    Underscores and dashes are alike in options. The options of the network's family stand under its name; --help shows
+    those of the family of --preset. A default that differs between presets is given for the largest ones, then for the
+    others by name.
 
     \b
     python train.py --data=datasets/heads/64 --outdir=training-runs
     python train.py --data=/data/FFHQC/512 --gpus=4 --gamma=1
     """
-    # A parameter is named after the field that it sets: of the loop's options, or of the configuration.
+    # A parameter is named after the field that it sets: of the request, of the loop's options, or of the configuration.
+    request = Request(**{f.name: choices.pop(f.name) for f in dataclasses.fields(Request)})
     loop = {f.name: choices.pop(f.name) for f in dataclasses.fields(Options) if f.name in choices}
+    fields = {name.replace("__", "."): value for name, value in choices.items()} | settings
     try:
-        _check_together(resume, resume_kimg, loop["init_from"], dry_run, measure)
-        trains = not dry_run and (gpus == 1 or distributed.is_launched())
-        if not dry_run or measure:
-            launch.check_devices(device, gpus)
-        chosen = distributed.initialise(device) if trains else None
-        dataset = ImageDataset(data, index_list)
-        ranks = distributed.world_size() if trains else gpus
-        config = launch.resolve_config(dataset, data, ranks, **choices)
-        if distributed.restarts():  # the launcher started the ranks anew: go on in the folder of the first start
-            resume, resume_kimg = LATEST, None
-        reads = trains or dry_run
-        start = find_start(resume, Path(outdir), desc or config.preset, resume_kimg) if reads else Start()
-        if start.state is not None:
-            if index_list is None:
-                dataset = ImageDataset(data, start.config.index_list)
-            config = launch.resolve_config(dataset, data, ranks, base=start.config, **choices)
-            check_compatible(start, config, data_mark(dataset))
-        _check_keep(loop["keep"], config.metrics)
-        if measure:
-            click.echo(report(measure_run(config, device, gpus, loop["workers"]), config, gpus))
-        elif dry_run:
-            click.echo(json.dumps(config.to_dict(), indent=2))
-        elif line := nothing_left(start, config):
-            if distributed.rank() == 0:
-                click.echo(line)
-        else:
-            if validate:
-                distributed.on_main(lambda: launch.validate_data(data, dataset))
-            if not trains:
-                arguments = [os.path.abspath(__file__), *sys.argv[1:], "--no-validate"]
-                sys.exit(launcher.launch(gpus, arguments, max_restarts))
-            rank_check.require_equal_runs(config, dataset, chosen)
-            init_from = loop.pop("init_from")
-            weights = read_weights(init_from, config, loop["init_share"]) if init_from else None
-            _train(config, dataset, desc, job_id, Options(Path(outdir), chosen, start, weights, **loop))
+        plan = make_plan(request, loop, fields)
+        chosen_verb(plan)(plan)
     except Stopped as stopped:
         click.echo(stopped)
         sys.exit(EXIT_STOPPED)
@@ -292,41 +393,6 @@ def main(data, index_list, validate, outdir, desc, job_id, resume, resume_kimg, 
         launcher.leave_lost()
     finally:
         distributed.finalise()
-
-
-def _check_together(
-    resume: str | None, resume_kimg: float | None, init_from: str | None, dry_run: bool, measure: bool
-) -> None:
-    """Options that exclude or need each other."""
-    if resume not in (None, LATEST) and init_from:  # latest: the weights are those of the first start
-        raise click.UsageError("--init-from starts a run and --resume continues one: give one of them")
-    if resume_kimg is not None and not resume:
-        raise click.UsageError("--resume-kimg needs --resume")
-    if measure and not dry_run:
-        raise click.UsageError("--measure needs --dry-run")
-
-
-def _check_keep(keep: Retention | None, measured: tuple[str, ...]) -> None:
-    for name, _ in keep.best if keep else ():
-        if name not in measured:
-            raise click.UsageError(f"--keep=best:{name}: the run does not measure it; add it to --metrics")
-
-
-def _train(config, dataset, desc: str | None, job_id: str, options: Options) -> None:
-    """One rank's part of the run, once all choices are made. Everything that can be checked is, before a folder is.
-
-    `options.run_dir` is the folder of run folders yet.
-    """
-    launch.check_machine(config, options.device)
-    left_out = metrics.check_detectors(config.metrics, config.detector, config.detector_vgg)
-    outdir, start = options.run_dir, options.start
-    options.run_dir = start.run_dir or distributed.on_main(
-        lambda: launch.make_run_dir(outdir, desc or config.preset, job_id)
-    )
-    with open_run(options.run_dir, start) if distributed.rank() == 0 else contextlib.nullcontext():
-        if left_out and distributed.rank() == 0:
-            click.echo("\n".join(left_out))
-        train(config, options, dataset)
 
 
 if __name__ == "__main__":

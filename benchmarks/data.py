@@ -1,4 +1,4 @@
-"""Times the loader against one that decodes PNGs with Pillow and blends masks in float64: `python benchmarks/data.py`.
+"""Times the loader against one that decodes PNGs with Pillow and blends in float64: `python -m benchmarks.data`.
 
 The other loader is a plain one, in worker processes: per item it decodes image and mask, blends them over a random
 colour in float64 and goes back to 8 bits. Ours runs as many worker threads, hands out image and mask as stored, and
@@ -12,8 +12,9 @@ The pictures are ray-cast heads with sensor noise, so that their PNGs are as lar
 The files are in the page cache: disks are not measured.
 """
 
+from __future__ import annotations
+
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -25,9 +26,7 @@ import psutil
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.rasterizer import machine
+from benchmarks.machine import facts
 from training import dataset as dataset_module
 from training.data.synthetic.synthesize import render_heads, sample_cameras
 from training.dataset import ImageDataset, iterate
@@ -37,7 +36,7 @@ HEADS = 6  # different pictures; the noise makes the files different
 
 
 def make_set(folder: Path, num: int, resolution: int) -> Path:
-    """An FFHQC set with photograph-like files."""
+    """Writes an FFHQC set with photograph-like files; returns the folder of its images."""
     cameras = sample_cameras(0, range(num))
     pictures = render_heads(0, range(HEADS), sample_cameras(0, range(HEADS)), resolution)
     rng = np.random.default_rng(0)
@@ -53,8 +52,8 @@ def make_set(folder: Path, num: int, resolution: int) -> Path:
     return folder / str(resolution)
 
 
-class PlainSet(torch.utils.data.Dataset):
-    """One item: a picture over a random colour, uint8 [3, H, W]."""
+class PlainSet(torch.utils.data.Dataset[np.ndarray]):
+    """Decodes and blends in the plain way. An item is a picture over a random colour, uint8 [3, H, W]."""
 
     def __init__(self, images: Path, num: int):
         self.images, self.num = images, num
@@ -72,13 +71,13 @@ class PlainSet(torch.utils.data.Dataset):
 
 
 def processor_seconds() -> float:
-    """Of this process and of the worker processes that are still there."""
+    """Returns the processor time of this process and of the worker processes that are still there."""
     times = [process.cpu_times() for process in psutil.Process().children(recursive=True)]
     return time.process_time() + sum(found.user + found.system for found in times)
 
 
-def time_rounds(batches: Callable[[], Iterable], num: int, rounds: int) -> dict[str, list[float]]:
-    """Images a second, and processor milliseconds per image, of each round through the set."""
+def time_rounds(batches: Callable[[], Iterable[object]], num: int, rounds: int) -> dict[str, list[float]]:
+    """Returns images a second, and processor milliseconds per image, of each round through the set."""
     rates, costs = [], []
     for _ in range(rounds):
         started, spent = time.perf_counter(), processor_seconds()
@@ -113,7 +112,10 @@ def main(num: int, resolution: int, batch: int, workers: int, rounds: int, fits:
             return [shuffled[i : i + batch].tolist() for i in range(0, num, batch)]
 
         ours = ImageDataset(images)
-        cases = {"plain": lambda: plain, "ours": lambda: iterate(ours, order(), workers)}
+        cases: dict[str, Callable[[], Iterable[object]]] = {
+            "plain": lambda: plain,
+            "ours": lambda: iterate(ours, order(), workers),
+        }
         found = {name: time_rounds(batches, num, rounds) for name, batches in cases.items()}
     click.echo(f"{num} images of {resolution} px, {fits:.0%} of them fit in memory, {workers} workers")
     for part, pick in (("first round", slice(1)), ("later rounds", slice(1, None))):
@@ -127,7 +129,7 @@ def main(num: int, resolution: int, batch: int, workers: int, rounds: int, fits:
     if out:
         Path(out).write_text(
             json.dumps(
-                {"machine": machine(), "num": num, "resolution": resolution, "workers": workers, "fits": fits, **found},
+                {"machine": facts(), "num": num, "resolution": resolution, "workers": workers, "fits": fits, **found},
                 indent=1,
             )
         )

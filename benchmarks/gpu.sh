@@ -43,9 +43,9 @@ export TORCH_CUDA_ARCH_LIST
 part gsplat 240 "$PYTHON" -c 'import time; start = time.time(); from gaussian import backend_gsplat
 print(backend_gsplat.reason() or f"gsplat is ready after {time.time() - start:.0f} s"); exit(not backend_gsplat.available())'
 part tests 90 "$PYTHON" -m pytest -q -s tests/gaussian/test_cuda.py tests/gaussian/test_rendering.py tests/gaussian/test_cameras.py
-part rasterizer 75 "$PYTHON" benchmarks/rasterizer.py --device=cuda --seconds=0.8 --out "$RESULTS/rasterizer-gpu.json"
+part rasterizer 75 "$PYTHON" -m benchmarks.rasterizer --device=cuda --seconds=0.8 --out "$RESULTS/rasterizer-gpu.json"
 for preset in tiny cgs256 cgs512; do
-  part "step-$preset" 40 "$PYTHON" benchmarks/training_step.py --preset=$preset --device=cuda --json "$RESULTS/step-$preset-gpu.json"
+  part "step-$preset" 40 "$PYTHON" -m benchmarks.training_step --preset=$preset --device=cuda --json "$RESULTS/step-$preset-gpu.json"
 done
 echo "== $failures part(s) failed; results in $RESULTS"
 exit "$failures"

@@ -1,7 +1,7 @@
-"""Does `tiny` learn? Judges finished runs against the bars of docs/learning.md, and draws the curve and the pictures.
+"""Judges whether runs have learnt, by the bars of docs/learning.md, and draws the curve and the pictures.
 
     python train.py --preset=tiny --data=datasets/demo/64 --outdir=training-runs --seed=0 --desc=learning
-    python benchmarks/learning.py --data=datasets/demo/64 training-runs/00000-learning [more runs]
+    python -m benchmarks.learning --data=datasets/demo/64 training-runs/00000-learning [more runs]
 
 Prints one row a run and writes learning.json, learning-curve.png and learning-heads.png into --outdir.
 """
@@ -9,26 +9,24 @@ Prints one row a run and writes learning.json, learning-curve.png and learning-h
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
+from benchmarks import machine
 from gaussian import Cameras, Geometry
 from metrics import swd
 from torch_utils import random
 from torch_utils.distributed import usable_cores
-from training.checkpoint import load_checkpoint, load_generator
+from training.checkpoint import SNAPSHOT_PATTERN, load_generator, read_progress
 from training.data.synthetic.synthesize import render_heads
 from training.dataset import ImageDataset
-from training.families.cgs.generator import Generator
+from training.families.base import Generator
 from training.images import composite, quantize
 from training.visualization.grids import save_image_grid
 
@@ -49,24 +47,25 @@ BARS = {
 
 
 def reals(dataset: ImageDataset, items: np.ndarray) -> Tensor:
-    """uint8 [N, 3, R, R] over white."""
+    """Loads images uint8 [N, 3, R, R] over white."""
     batch = dataset.load(items)
     return quantize(composite(batch.images, batch.masks, torch.ones(len(items), 3)))
 
 
 @torch.no_grad()
 def fakes(G: Generator, labels: Tensor, seed: int = 0) -> Tensor:
-    """uint8 [N, 3, R, R] over white, one latent per label."""
+    """Generates images uint8 [N, 3, R, R] over white, one latent per label."""
     parts = []
     for start in range(0, len(labels), BATCH):
-        some = labels[start : start + BATCH]
-        z = random.normal(seed, "benchmark/z", range(start, start + len(some)), (G.z_dim,))
-        scene = G.synthesis(G.mapping(z))
-        parts.append(quantize(G.render(scene, Cameras.from_labels(some)[:, None]).image[:, 0]))
+        cameras = Cameras.from_labels(labels[start : start + BATCH])
+        z = random.normal(seed, "benchmark/z", range(start, start + len(cameras)), (G.z_dim,))
+        scene = G.synthesis(G.mapping(z, cameras))
+        parts.append(quantize(G.render(scene, cameras[:, None]).image[:, 0]))
     return torch.cat(parts)
 
 
 def mean_swd(a: Tensor, b: swd.PatchDescriptors) -> float:
+    """Returns the sliced Wasserstein distance of images uint8 [N, 3, R, R] to described ones, mean over levels."""
     return swd.distance(swd.describe(a), b)["mean"]
 
 
@@ -74,7 +73,7 @@ def mean_swd(a: Tensor, b: swd.PatchDescriptors) -> float:
 
 
 class Reference:
-    """What every run is measured against, from the data alone."""
+    """Holds what every run is measured against, from the data alone."""
 
     def __init__(self, dataset: ImageDataset, identity_seed: int):
         self.dataset = dataset
@@ -95,13 +94,13 @@ class Reference:
         self.relief = depth_relief(depth[:, 0], masks[:, 0] > 127)
 
     def yaw_bins(self) -> list[np.ndarray]:
-        """Items of each bin, of equal count, from the most negative yaw to the most positive."""
+        """Returns the items of each bin, of equal count, from the most negative yaw to the most positive."""
         yaw, _ = Cameras.from_labels(self.labels).yaw_pitch(self.dataset.geometry)
         return np.array_split(np.argsort(yaw.numpy(), kind="stable"), BINS)
 
 
 def pairwise_rms(images: Tensor) -> float:
-    """Mean over pairs of the root mean square pixel difference, in 0..255."""
+    """Returns the mean over pairs of the root mean square pixel difference, in 0..255."""
     flat = images.double().flatten(1)
     distance = torch.cdist(flat, flat) / flat.shape[1] ** 0.5
     count = len(flat)
@@ -109,7 +108,7 @@ def pairwise_rms(images: Tensor) -> float:
 
 
 def depth_relief(depth: Tensor, inside: Tensor) -> float:
-    """Median over scenes of the 10th to 90th percentile range of `depth` [N,H,W] where `inside`."""
+    """Returns the median over scenes of the 10th to 90th percentile range of `depth` [N,H,W] where `inside`."""
     ranges = []
     for values, mask in zip(depth, inside, strict=True):
         if mask.any():
@@ -120,26 +119,30 @@ def depth_relief(depth: Tensor, inside: Tensor) -> float:
 
 @torch.no_grad()
 def frontal(G: Generator, geometry: Geometry) -> tuple[Tensor, float]:
-    """Frontal images uint8 [64, 3, R, R] and the median depth relief of as many seeds."""
+    """Returns frontal images uint8 [64, 3, R, R] and the median depth relief of as many seeds."""
+    cameras = geometry.frontal().reshape(1).expand(IDENTITIES)
     z = random.normal(0, "benchmark/frontal", range(IDENTITIES), (G.z_dim,))
-    out = G.render(G.synthesis(G.mapping(z)), geometry.frontal().reshape(1, 1).expand(IDENTITIES, 1))
+    out = G.render(G.synthesis(G.mapping(z, cameras)), cameras[:, None])
     alpha = out.alpha[:, 0, 0]
     depth = out.depth[:, 0, 0] / alpha.clamp_min(1e-6)  # `depth` is accumulated, not divided by alpha
     return quantize(out.image[:, 0]), depth_relief(depth, alpha > 0.5)
 
 
-def judge(run: Path, reference: Reference) -> dict:
-    """All figures of one run."""
-    snapshots = sorted(run.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"])
+def snapshots_of(run: Path) -> list[tuple[int, Path]]:
+    """Returns the checkpoints of a run with the images seen, in their order."""
+    return sorted((read_progress(path)["nimg"], path) for path in run.glob(SNAPSHOT_PATTERN))
+
+
+def judge(run: Path, reference: Reference) -> dict[str, Any]:
+    """Returns all figures of one run, and which of them meet their bars."""
+    snapshots = snapshots_of(run)
     if len(snapshots) < 2:
         raise click.ClickException(f"{run}: needs the checkpoint at 0 kimg and a later one, found {len(snapshots)}")
     chosen = reference.labels[reference.items]
     curve = []
-    for path in snapshots:
-        nimg = load_checkpoint(path)["progress"]["nimg"]
-        value = mean_swd(fakes(load_generator(path), chosen), reference.set)
-        curve.append({"kimg": nimg / 1000, "swd2k": value})
-    G = load_generator(snapshots[-1])
+    for nimg, path in snapshots:
+        G = load_generator(path)
+        curve.append({"kimg": nimg / 1000, "swd2k": mean_swd(fakes(G, chosen), reference.set)})
     bins = []
     for items in reference.yaw_bins():
         part = swd.describe(reals(reference.dataset, items))
@@ -154,9 +157,10 @@ def judge(run: Path, reference: Reference) -> dict:
         "relief": relief / reference.relief,
     }
     ticks = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert G.info is not None
     return {
         "run": run.name,
-        "seed": load_generator(snapshots[-1]).checkpoint_config["seed"],
+        "seed": G.info.config["seed"],
         "kimg": curve[-1]["kimg"],
         "minutes": ticks[-1]["timing"]["total_sec"] / 60,
         "sec_per_kimg": float(np.median([t["timing"]["sec_per_kimg"] for t in ticks[1:]])),
@@ -164,10 +168,15 @@ def judge(run: Path, reference: Reference) -> dict:
         "swd2k": end,
         "yaw_bins": bins,
         "figures": figures,
-        "passed": {name: value >= BARS[name][0] if BARS[name][1] == "at least" else value <= BARS[name][0]
-                   for name, value in figures.items()},
+        "passed": {name: passes(name, value) for name, value in figures.items()},
         "curve": curve,
-    }  # fmt: skip
+    }
+
+
+def passes(name: str, value: float) -> bool:
+    """Says whether a figure meets its bar."""
+    bar, way, _ = BARS[name]
+    return value >= bar if way == "at least" else value <= bar
 
 
 # ---------------------------------------------------------------- pictures
@@ -175,19 +184,20 @@ def judge(run: Path, reference: Reference) -> dict:
 
 @torch.no_grad()
 def save_turning_heads(path: Path, runs: list[Path]) -> None:
-    """Two identities of each run, one a row, at seven yaws from -1 to 1 rad."""
+    """Draws two identities of each run, one a row, at seven yaws from -1 to 1 rad."""
     rows = []
     for run in runs:
-        G = load_generator(
-            max(run.glob("network-snapshot-*.pkl"), key=lambda p: load_checkpoint(p)["progress"]["nimg"])
-        )
+        _, newest = snapshots_of(run)[-1]
+        G = load_generator(newest)
         z = random.normal(0, "benchmark/frontal", range(2), (G.z_dim,))
         cameras = G.geometry.orbit(torch.linspace(-1, 1, 7)).reshape(1, 7).expand(2, 7)
-        rows.append(G.render(G.synthesis(G.mapping(z)), cameras).image.flatten(0, 1))
+        ws = G.mapping(z, G.geometry.frontal().reshape(1).expand(2))
+        rows.append(G.render(G.synthesis(ws), cameras).image.flatten(0, 1))
     save_image_grid(torch.cat(rows), path, 7, factor=2)
 
 
-def save_curve(path: Path, reference: Reference, results: list[dict]) -> None:
+def save_curve(path: Path, reference: Reference, results: list[dict[str, Any]]) -> None:
+    """Draws the distance to the data over the images seen, one line a run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
@@ -202,7 +212,8 @@ def save_curve(path: Path, reference: Reference, results: list[dict]) -> None:
     figure.savefig(path, dpi=100)
 
 
-def report(reference: Reference, results: list[dict]) -> str:
+def report(reference: Reference, results: list[dict[str, Any]]) -> str:
+    """Puts the figures and the verdicts of all runs into text."""
     lines = [
         f"real against real {reference.floor:.1f}, mean image {reference.mean_image:.1f}; synthesised identities: "
         f"pairwise RMS {reference.diversity:.1f}, relief {reference.relief:.3f}",
@@ -219,14 +230,6 @@ def report(reference: Reference, results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    model = "unknown processor"
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {usable_cores()} cores, Python {platform.python_version()}, torch {torch.__version__}"
-
-
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--data", required=True, help="the data set that the runs were trained on")
@@ -240,7 +243,7 @@ def main(runs: tuple[Path, ...], data: str, outdir: Path, identity_seed: int) ->
     print(report(reference, results))
     outdir.mkdir(parents=True, exist_ok=True)
     record = {
-        "machine": machine(),
+        "machine": machine.in_one_line(),
         "floor": reference.floor,
         "mean_image": reference.mean_image,
         "diversity_of_data": reference.diversity,

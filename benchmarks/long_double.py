@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sample sets in NumPy's long double (64-bit mantissa on x86): slow, and a reference.
+"""Computes the Fréchet distance of two sample sets in NumPy's long double (64-bit mantissa on x86): a slow reference.
 
 It shares nothing with metrics/frechet.py: no covariance and no eigenvalues. The trace of (S_a S_b)^(1/2) is the sum of
 the singular values of X_a X_b^T / sqrt(n_a n_b) with centred samples X. That matrix is brought to bidiagonal form by
@@ -14,7 +14,7 @@ BISECTIONS = 70  # halvings of the interval: past the 64 bits of the mantissa
 
 
 def bidiagonal(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Diagonal [n] and superdiagonal [n - 1] of a bidiagonal matrix with the singular values of `matrix` [m, n]."""
+    """Returns diagonal [n] and superdiagonal [n - 1], bidiagonal, with the singular values of `matrix` [m, n]."""
     a = np.array(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T, dtype=Long)
     n = a.shape[1]
     for k in range(n):
@@ -25,7 +25,7 @@ def bidiagonal(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reflect(a: np.ndarray) -> None:
-    """Householder reflection of the rows of a, in place, that leaves only the first element of its first column."""
+    """Reflects the rows of a (Householder), in place, so that only the first element of its first column is left."""
     v = a[:, 0].copy()
     length = np.sqrt((v * v).sum())
     if length == 0:
@@ -35,7 +35,7 @@ def _reflect(a: np.ndarray) -> None:
 
 
 def singular_values(matrix: np.ndarray) -> np.ndarray:
-    """All of them, ascending, long double; absolute error about 1e-19 of the largest."""
+    """Returns all of them, ascending, long double; absolute error about 1e-19 of the largest."""
     diagonal, above = bidiagonal(matrix)
     n = len(diagonal)
     # [0, B; B^T, 0] reordered is tridiagonal with a zero diagonal; its eigenvalues are plus and minus the values.
@@ -58,7 +58,7 @@ def singular_values(matrix: np.ndarray) -> np.ndarray:
 
 
 def frechet_distance_of_samples(x_a: np.ndarray, x_b: np.ndarray) -> np.longdouble:
-    """D of the Gaussians fitted to samples [n_a, F] and [n_b, F], covariances divided by n."""
+    """Returns the squared distance of Gaussians fitted to samples [n_a, F] and [n_b, F], covariances divided by n."""
     x_a, x_b = (np.asarray(x, dtype=Long) for x in (x_a, x_b))
     mu_a, mu_b = x_a.mean(0), x_b.mean(0)
     centred_a, centred_b = x_a - mu_a, x_b - mu_b

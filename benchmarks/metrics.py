@@ -1,17 +1,16 @@
-"""Times the metrics and checks their exactness at full size: `python benchmarks/metrics.py --out=metrics.json`.
+"""Times the metrics and checks their exactness at full size: `python -m benchmarks.metrics --out=metrics.json`.
 
-Fréchet distance at 2,048 dimensions beside scipy.linalg.sqrtm, and against a long-double reference for 1,000 samples;
-images a second through the detectors; seconds for KID and for precision and recall on features of full size.
+Takes the Fréchet distance at 2,048 dimensions beside scipy.linalg.sqrtm, and against a long-double reference for 1,000
+samples; images a second through the detectors; seconds for KID and for precision and recall on features of full size.
 Prints a table and writes JSON; both name the machine.
 """
 
 from __future__ import annotations
 
 import json
-import platform
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -20,9 +19,8 @@ import scipy
 import scipy.linalg
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from benchmarks.long_double import frechet_distance_of_samples
+from benchmarks.machine import now, processor
 from metrics import Detector, load_detector
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
@@ -35,30 +33,29 @@ SEED = 0
 
 
 def samples(count: int, size: int, seed: int, decay: float = 3.0) -> np.ndarray:
-    """Correlated normal samples [count, size] whose deviations fall by exp(-decay), as those of features do."""
+    """Draws correlated normal samples [count, size] whose deviations fall by exp(-decay), as those of features do."""
     draw = np.random.default_rng(seed)
     scale = np.exp(-decay * np.arange(size) / size)
     return draw.standard_normal((count, size)) * scale @ np.linalg.qr(draw.standard_normal((size, size)))[0] + 0.4
 
 
 def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean [F] and the covariance [F, F] of samples [N, F]."""
     return x.mean(0), np.cov(x.T, bias=True)
 
 
 def least_seconds(run: Callable[[], object], device: str, rounds: int) -> float:
-    """The least wall time of `rounds` calls, after one that is not counted."""
+    """Returns the least wall time of `rounds` calls, after one that is not counted."""
     times = []
     for _ in range(rounds + 1):
-        start = time.perf_counter()
+        start = now(device)
         run()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(now(device) - start)
     return min(times[1:])
 
 
 def time_frechet(size: int, rounds: int) -> Report:
-    """Cholesky and eigenvalues beside the matrix root, on covariances of full rank; they take turns."""
+    """Times Cholesky and eigenvalues beside the matrix root, on covariances of full rank; they take turns."""
     (mu_a, s_a), (mu_b, s_b) = moments(samples(3 * size, size, SEED)), moments(samples(3 * size, size, SEED + 1, 2.0))
     ours, root = float("inf"), float("inf")
     value = expected = 0.0
@@ -80,7 +77,7 @@ def time_frechet(size: int, rounds: int) -> Report:
 
 
 def check_exactness(size: int, count: int) -> Report:
-    """A rank-deficient pair against long double, and the unclamped distance of its first set to itself."""
+    """Compares a rank-deficient pair with long double, and takes the unclamped distance of a set to itself."""
     x_a, x_b = samples(count, size, SEED), samples(count, size, SEED + 1, 2.0)
     (mu_a, s_a), (mu_b, s_b) = moments(x_a), moments(x_b)
     start = time.perf_counter()
@@ -98,7 +95,7 @@ def check_exactness(size: int, count: int) -> Report:
 
 
 def time_detectors(device: str, images: int, rounds: int) -> Report:
-    """Images of 256 px a second."""
+    """Counts the images of 256 px a second through each detector."""
     report: Report = {"images": images}
     batch = torch.randint(0, 256, (images, 3, 256, 256), dtype=torch.uint8).to(device)
     detectors: dict[str, Detector] = {
@@ -107,17 +104,18 @@ def time_detectors(device: str, images: int, rounds: int) -> Report:
         "vgg": load_detector("untrained", device, "vgg"),
     }
     for name, detector in detectors.items():
-        report[f"{name}_images_per_second"] = images / least_seconds(lambda d=detector: d(batch), device, rounds)
+        report[f"{name}_images_per_second"] = images / least_seconds(partial(detector, batch), device, rounds)
     return report
 
 
 def time_statistics(device: str, size: int, rounds: int) -> Report:
-    """Streaming mean and covariance in float64: features a second."""
+    """Counts the features a second into mean and covariance in float64."""
     stats, batch = FeatureStats(size, device), torch.randn(256, size, device=device)
     return {"dimensions": size, "features_per_second": 256 / least_seconds(lambda: stats.add(batch), device, rounds)}
 
 
 def time_kid(device: str, size: int, count: int) -> Report:
+    """Times KID of `count` real and generated features."""
     real, fake = torch.randn(count, size, device=device), 1.1 * torch.randn(count, size, device=device)
     start = time.perf_counter()
     mean, std = kid_of(real, fake, seeded_subsets(SEED, count, count))
@@ -125,6 +123,7 @@ def time_kid(device: str, size: int, count: int) -> Report:
 
 
 def time_pr(device: str, size: int, count: int) -> Report:
+    """Times precision and recall of `count` real and generated features."""
     real, fake = torch.randn(count, size, device=device), torch.randn(count, size, device=device)
     start = time.perf_counter()
     precision, recall = precision_recall(real, fake)
@@ -168,7 +167,7 @@ def main(
     if unknown := sorted(set(wanted) - set(sections)):
         raise click.ClickException(f"--only={only}: unknown {', '.join(unknown)}; legal are {', '.join(sections)}")
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

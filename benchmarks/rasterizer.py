@@ -1,4 +1,4 @@
-"""Times the rasterisers that this machine has: `python benchmarks/rasterizer.py --out=rasterizer.json`.
+"""Times the rasterisers that this machine has: `python -m benchmarks.rasterizer --out=rasterizer.json`.
 
 Forward (no gradient) and forward + backward (all of the scene's fields) in ms, beside a 2048x2048x2048 float32 matrix
 product on the same device as the yardstick. The cases and the yardstick take turns, and the least time of each counts,
@@ -14,8 +14,6 @@ import contextlib
 import json
 import math
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -27,8 +25,7 @@ import click
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.machine import facts, now
 from gaussian import Cameras, Gaussians, render, resolve_backend
 from gaussian.rendering import DEVICE_BACKENDS
 
@@ -39,6 +36,8 @@ BALL_RADIUS = 0.4  # world units, where the splats are
 
 @dataclass(frozen=True)
 class Case:
+    """Describes a batch of scenes and of views to render."""
+
     name: str
     splats: int
     pixels: int  # of the square image's side
@@ -67,6 +66,8 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Timing:
+    """Holds what one case costs with one back end."""
+
     sweep: str
     case: str
     backend: str
@@ -78,7 +79,7 @@ class Timing:
 
 
 def make_scene(case: Case, device: str) -> Gaussians:
-    """Splats uniform in a ball; log-scales normal(ln s, 0.4), quaternions normal, colours uniform, logits N(-1, 1)."""
+    """Draws splats in a ball: uniform means and colours, log-scales N(ln s, 0.4), quats N(0, 1), logits N(-1, 1)."""
     generator = torch.Generator().manual_seed(0)
     shape = (case.scenes, case.splats)
 
@@ -97,7 +98,7 @@ def make_scene(case: Case, device: str) -> Gaussians:
 
 
 def make_cameras(case: Case, device: str) -> Cameras:
-    """A frontal camera; several are spread over a yaw of +-0.5 rad."""
+    """Makes a frontal camera; several are spread over a yaw of +-0.5 rad."""
     count = case.scenes * case.views
     yaw = torch.linspace(-0.5, 0.5, count) if count > 1 else torch.zeros(1)
     position = DISTANCE * torch.stack([yaw.sin(), torch.zeros(count), yaw.cos()], dim=-1)
@@ -107,7 +108,7 @@ def make_cameras(case: Case, device: str) -> Cameras:
 
 
 def runs_of(case: Case, backend: str, device: str) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Forward, and forward + backward."""
+    """Returns forward, and forward + backward."""
     scene, cameras = make_scene(case, device), make_cameras(case, device)
     leaves = scene.map(lambda t: t.clone().requires_grad_())
     inputs = [leaves.means, leaves.log_scales, leaves.quats, leaves.opacity_logits, leaves.sh]
@@ -126,7 +127,7 @@ def runs_of(case: Case, backend: str, device: str) -> tuple[Callable[[], None], 
 
 
 def draw(case: Case, scene: Gaussians, cameras: Cameras, backend: str) -> list[torch.Tensor]:
-    """rgb, alpha and depth of all views."""
+    """Renders rgb, alpha and depth of all views."""
     if not case.looped:
         out = render(scene, cameras, case.pixels, backend=backend)
         return [out.rgb, out.alpha, out.depth]
@@ -140,9 +141,10 @@ def draw(case: Case, scene: Gaussians, cameras: Cameras, backend: str) -> list[t
 
 
 def peak_mib(case: Case, backend: str, device: str) -> float | None:
-    """Memory that one forward + backward needs at most beyond what is in use before it.
+    """Returns the MiB that one forward + backward needs at most beyond what is in use before it.
 
-    On the CPU in a process of its own, where no earlier case has left memory behind that could be used again.
+    On the CPU it is measured in a process of its own, where no earlier case has left memory behind that could be used
+    again.
     """
     if device != "cuda":
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -173,18 +175,15 @@ def _status_kib(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def seconds_of(run: Callable[[], None], device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
+def seconds_of(run: Callable[[], object], device: str) -> float:
+    """Returns the wall time of one call."""
+    start = now(device)
     run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return now(device) - start
 
 
 def measure(sweep: str, case: Case, backend: str, device: str, budget: float) -> Timing:
-    """Least times over rounds of yardstick, forward, forward + backward that fill `budget` seconds; at least two."""
+    """Takes the least times over two or more rounds of yardstick, forward, forward + backward in `budget` seconds."""
     all_threads = torch.get_num_threads()
     torch.set_num_threads(case.threads or all_threads)
     a, b = (torch.randn(YARDSTICK_SIZE, YARDSTICK_SIZE, device=device) for _ in range(2))
@@ -202,7 +201,7 @@ def measure(sweep: str, case: Case, backend: str, device: str, budget: float) ->
 
 
 def backends_on(device: str) -> list[str]:
-    """All that run there, the fastest first, the PyTorch one last."""
+    """Returns all back ends that run there, the fastest first, the PyTorch one last."""
     found = [resolve_backend("auto", device)]
     for name in DEVICE_BACKENDS.get(device, ()):
         with contextlib.suppress(ValueError):  # not installed
@@ -210,23 +209,8 @@ def backends_on(device: str) -> list[str]:
     return [name for name in dict.fromkeys(found) if name != "torch"] + ["torch"]
 
 
-def machine() -> dict[str, object]:
-    processor = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), processor)
-    except OSError:
-        pass  # not Linux: what platform says has to do
-    return {
-        "cpu": processor,
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def table_row(case: Case, timing: Timing) -> str:
+    """Puts a case and its timing into one line."""
     size = f"{case.scenes}x{case.views} {case.splats:,} at {case.pixels} px"
     size += " looped" * case.looped + f" {case.threads} thr." * bool(case.threads)
     share = timing.both_ms / timing.yardstick_ms
@@ -248,7 +232,7 @@ def table_row(case: Case, timing: Timing) -> str:
 def main(
     out: str | None, device: str, threads: int | None, backends: str | None, sweeps: str, cases: str, seconds: float
 ) -> None:
-    """Times the rasterisers that this machine has."""
+    """Time the rasterisers that this machine has."""
     if threads:
         torch.set_num_threads(threads)
     if unknown := set(sweeps.split(",")) - set(SWEEPS):
@@ -257,8 +241,8 @@ def main(
     chosen = [(s, case) for s in sweeps.split(",") for case in SWEEPS[s] if any(part in case.name for part in parts)]
     if not chosen:
         raise click.ClickException(f"--cases={cases} fits no case of --sweeps={sweeps}")
-    facts = machine()
-    click.echo(", ".join(f"{key} {value}" for key, value in facts.items() if value is not None))
+    machine = facts()
+    click.echo(", ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     columns = f"{'fwd ms':>10} {'fwd+bwd':>10} {'per image':>10} {'/ mm':>10} {'mm ms':>9} {'peak MiB':>9}"
     click.echo(f"{'':7} {'scenes x views, splats':33} {columns}")
     results = []
@@ -270,7 +254,7 @@ def main(
             click.echo(table_row(case, timing))
             results.append(asdict(case) | asdict(timing))
     if out:
-        Path(out).write_text(json.dumps({"machine": facts, "results": results}, indent=1) + "\n")
+        Path(out).write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,115 +1,145 @@
-"""Where the time and the memory of a training step go, for any preset, without a data set.
+"""Shows where the time and the memory of a training step go, for any preset, without a data set.
 
-    python benchmarks/training_step.py --preset=tiny
-    python benchmarks/training_step.py --preset=cgs256 --batch=4 --batch-gpu=4 --steps=2
+    python -m benchmarks.training_step --preset=tiny
+    python -m benchmarks.training_step --preset=cgs256 --batch=4 --batch-gpu=4 --steps=2
 
-Runs real steps on random images under orbiting cameras. R1 is timed apart and charged at 1/16 of a step. On one machine
-compare ratios taken in one run; the 2048^3 float32 product is the yardstick.
+Runs real steps on random images under orbiting cameras. A phase that is not due in every step, such as R1, is timed
+apart and charged at its share of a step. On one machine compare ratios taken in one run; the 2048^3 float32 product is
+the yardstick.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-import os
-import resource
-import sys
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
 
 import click
 import torch
+from torch import Tensor
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from benchmarks.learning import machine
+from benchmarks import machine
+from benchmarks.machine import now
 from gaussian import Geometry, resolve_backend
 from torch_utils import distributed, memory, precision
 from torch_utils.training_stats import Collector
-from training import presets
+from training import checkpoint, presets
+from training.config import TrainingConfig
 from training.dataset import Batch
-from training.families.cgs.generator import Generator
-from training.networks.discriminator import Discriminator
-from training.step import GanStep, SampleStream
+from training.families import family
+from training.families.base import Phase
+from training.samples import MicroBatch, SampleStream
+from training.step import GanStep
 
+P = ParamSpec("P")
+R = TypeVar("R")
+ITEMS = 64  # of the data set that there is none of
+ORDINARY_STEP = 1  # number of a step in which only the phases of every step are due
 FFHQ = Geometry((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 2.7, ((4.2647, 0.0, 0.5), (0.0, 4.2647, 0.5), (0.0, 0.0, 1.0)))
 
 
 class Clock:
-    """Wall time by name; waits for the device before it reads the time."""
+    """Adds up wall time by name; waits for the device before it reads the time."""
 
     def __init__(self, device: torch.device):
-        self.device, self.seconds = device, defaultdict(float)
+        self.device = device
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def timed(self, name: str, function: Callable) -> Callable:
-        def call(*args, **kwargs):
-            start = self.now()
+    def timed(self, name: str, function: Callable[P, R]) -> Callable[P, R]:
+        """Returns `function` with its time counted under `name`."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            start = now(self.device)
             result = function(*args, **kwargs)
-            self.seconds[name] += self.now() - start
+            self.seconds[name] += now(self.device) - start
             return result
 
         return call
 
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+    def watch(self, owner: object, method: str, name: str) -> None:
+        """Counts the time of a method of one object under `name`."""
+        setattr(owner, method, self.timed(name, getattr(owner, method)))
+
+
+class TimedStep(GanStep):
+    """Counts the time of every phase under its name."""
+
+    clock: Clock | None = None  # nothing is counted without one
+
+    def accumulate(self, phase: Phase, nimg: int, micro_batches: Sequence[MicroBatch]) -> None:
+        """Does what GanStep does."""
+        run = super().accumulate
+        if self.clock is not None:
+            run = self.clock.timed(f"phase {phase.name}", run)
+        run(phase, nimg, micro_batches)
 
 
 def yardstick(device: torch.device) -> float:
-    """Seconds of a 2048 x 2048 x 2048 float32 product, the best of 8."""
+    """Returns the seconds of a 2048 x 2048 x 2048 float32 product, the best of 8."""
     a = torch.randn(2048, 2048, device=device)
-    clock, best = Clock(device), float("inf")
+    best = float("inf")
     for _ in range(8):
-        start = clock.now()
+        start = now(device)
         _ = a @ a
-        best = min(best, clock.now() - start)
+        best = min(best, now(device) - start)
     return best
 
 
-def measure(config, device: torch.device, steps: int) -> dict:
-    """Mean seconds of the parts of a step, and the peak memory."""
-    G, D, G_ema = Generator(config.generator), Discriminator(config.discriminator), Generator(config.generator)
-    for network in (G, D, G_ema):
-        network.to(device).requires_grad_(False)
-    low = precision.resolve(config.precision, device)
-    D.low_dtype = low
-    G.low_dtype = low if low == torch.bfloat16 else None
-    labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, 64)).labels
-    size = config.generator.resolution
-    batch = Batch(
-        torch.randint(0, 256, (config.batch, 3, size, size), dtype=torch.uint8),
-        torch.full((config.batch, 1, size, size), 255, dtype=torch.uint8),
-        labels[torch.arange(config.batch) % 64],
-    )
-    gan = GanStep(config, G, D, G_ema, Collector())
-    stream = SampleStream(config, labels, G.z_dim, device)
+def make_step(config: TrainingConfig, labels: Tensor, device: torch.device) -> TimedStep:
+    """Builds networks and objective as the training loop does (training/training_loop.py)."""
+    of = family(config.family)
+    G, D = of.generator(config.generator).to(device), of.discriminator(config.discriminator).to(device)
+    G.rasterizer, G.info = config.rasterizer, checkpoint.run_info(config, FFHQ, labels)
+    D.low_dtype = precision.resolve(config.precision, device)
+    G.low_dtype = D.low_dtype if D.low_dtype == torch.bfloat16 else None
+    objective = of.objective(config, G, D)
+    averages = {name: copy.deepcopy(G).eval() for name in objective.averages()}
+    for network in (G, D, *averages.values()):
+        network.requires_grad_(False)
+    return TimedStep(config, G, objective, averages, Collector())
+
+
+def random_batch(config: TrainingConfig, labels: Tensor) -> Batch:
+    """Returns random images without a background, under the cameras of `labels`."""
+    shape = (config.batch, 3, config.resolution, config.resolution)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    return Batch(images, torch.full_like(images[:, :1], 255), labels[torch.arange(config.batch) % len(labels)])
+
+
+def measure(config: TrainingConfig, device: torch.device, steps: int) -> dict[str, Any]:
+    """Returns the mean seconds of a step and of its parts, and the peak memory."""
+    labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
+    gan, batch = make_step(config, labels, device), random_batch(config, labels)
+    stream = SampleStream(config, labels, gan.G.z_dim, device)
     gan.run(0, 0, stream.micro_batches(0, batch))  # warm-up: every phase once
-    clock = Clock(device)
-    for name in ("synthesis", "render"):
-        setattr(G, name, clock.timed(f"G.{name} forward", getattr(G, name)))
-    for phase in gan.phases:
-        phase.accumulate = clock.timed(f"phase {phase.name}", phase.accumulate)
-    gan.apply = clock.timed("clip and Adam", gan.apply)
-    gan.update_ema = clock.timed("moving average", gan.update_ema)
-    micro = clock.timed("fetch, flip, composite", stream.micro_batches)
-    start = clock.now()
-    for step in range(1, steps + 1):
-        gan.run(step, step * config.batch, micro(step * config.batch, batch))
-    seconds = (clock.now() - start) / steps
+    gan.clock = clock = Clock(device)
+    clock.watch(gan.G, "synthesis", "G.synthesis forward")
+    clock.watch(gan.G, "render", "G.render forward")
+    clock.watch(gan, "reduce", "clip and Adam")
+    for optimizer in gan.optimizers.values():
+        clock.watch(optimizer, "step", "clip and Adam")
+    clock.watch(gan, "update_averages", "moving average")
+    micro_batches = clock.timed("fetch, flip, composite", stream.micro_batches)
+    start = now(device)
+    for nimg in range(config.batch, (steps + 1) * config.batch, config.batch):
+        gan.run(ORDINARY_STEP, nimg, micro_batches(nimg, batch))
+    seconds = (now(device) - start) / steps
     parts = {name: value / steps for name, value in clock.seconds.items()}
-    before = clock.now()
-    for part in stream.micro_batches(0, batch):
-        D.requires_grad_(True)
-        gan.accumulate_R1(part, 0.0)
-    parts["phase R1, a step's share"] = (clock.now() - before) / config.r1_interval
-    gpu = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    for phase in gan.phases:
+        if phase.every > 1:
+            start = now(device)
+            gan.accumulate(phase, 0, stream.micro_batches(0, batch))
+            parts[f"phase {phase.name}, a step's share"] = share = (now(device) - start) / phase.every
+            seconds += share
+    peaks = memory.peaks(device)
     return {
-        "seconds_per_step": seconds + parts["phase R1, a step's share"],
+        "seconds_per_step": seconds,
         "parts": parts,
-        "cpu_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "gpu_peak_gib": gpu,
+        "cpu_peak_gib": peaks["cpu_peak_gib"],
+        "gpu_peak_gib": peaks.get("gpu_peak_gib"),
     }
 
 
@@ -117,22 +147,25 @@ def measure(config, device: torch.device, steps: int) -> dict:
 @click.option("--preset", default="tiny", show_default=True)
 @click.option("--batch", type=int, help="default: the preset's")
 @click.option("--batch-gpu", type=int, help="default: the preset's")
-@click.option("--steps", default=15, show_default=True, help="timed steps, fewer than the R1 interval of 16")
+@click.option("--steps", default=15, show_default=True, type=click.IntRange(min=1), help="timed steps")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--json", "json_path", type=click.Path(), help="also write the figures there")
 def main(preset: str, batch: int | None, batch_gpu: int | None, steps: int, device: str, json_path: str | None) -> None:
-    """Time and memory of a training step."""
-    chosen = distributed.initialise(device)
+    """Print time and memory of a training step."""
+    try:
+        chosen = distributed.initialise(device)
+        config = presets.resolve(preset, data="")
+        config = replace(config, batch=batch or config.batch, batch_gpu=batch_gpu or batch or config.batch_gpu)
+        config = replace(config, stages=())  # the networks at their full size, with the batch that was asked for
+        config.check()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     memory.keep_freed_memory()  # as the training loop does
-    config = presets.resolve(preset, data="")
-    config = replace(config, batch=batch or config.batch, batch_gpu=batch_gpu or batch or config.batch_gpu)
-    config.check()
-    if not 0 < steps < config.r1_interval:
-        raise click.ClickException(f"--steps={steps}: legal are 1 to {config.r1_interval - 1}")
     unit = yardstick(chosen)
     figures = measure(config, chosen, steps)
-    figures |= {"preset": preset, "batch": config.batch, "machine": machine(), "threads": torch.get_num_threads()}
-    figures |= {"yardstick_ms": unit * 1e3, "rasterizer": resolve_backend("auto", chosen)}
+    figures |= {"preset": preset, "batch": config.batch, "machine": machine.in_one_line()}
+    figures |= {"threads": torch.get_num_threads(), "yardstick_ms": unit * 1e3}
+    figures |= {"rasterizer": resolve_backend("auto", chosen)}
     total = figures["seconds_per_step"]
     print(f"{preset}, batch {config.batch}, {chosen}, {figures['rasterizer']}; {figures['machine']}")
     print(f"2048^3 product {unit * 1e3:.1f} ms; step {total * 1e3:.1f} ms; {total / config.batch * 1000:.2f} s/kimg")

@@ -1,14 +1,16 @@
-"""Small helpers with no torch in them: formatting, list options, the download cache, the console log."""
+"""Provides small helpers without torch: formatting, list options, the download cache, the console log."""
 
 from dnnlib.console import Logger
 from dnnlib.download import cache_dir, download
 from dnnlib.formatting import format_bytes, format_time
 from dnnlib.options import parse_color, parse_grid, parse_ints
 from dnnlib.paths import ROOT
+from dnnlib.version import __version__
 
 __all__ = [
     "ROOT",
     "Logger",
+    "__version__",
     "cache_dir",
     "download",
     "format_bytes",

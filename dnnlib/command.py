@@ -1,13 +1,20 @@
-"""Command lines with many options: groups under headings in --help, and options that are refused by name.
+"""Structures command lines with many options: headings in --help, and options that are refused with a reason.
 
 Not imported by `dnnlib` itself, so that the packages below the scripts run without click.
 """
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import click
 from click.types import OptionHelpExtra
+
+from dnnlib.version import __version__
+
+Command = Callable[..., Any]  # a function that click turns into a command
+Decorator = Callable[[Command], Command]
 
 CONTEXT = {
     "token_normalize_func": lambda token: token.replace("_", "-"),  # --batch_gpu is --batch-gpu
@@ -17,12 +24,12 @@ CONTEXT = {
 
 
 class GroupedOption(click.Option):
-    """An option that stands under a heading; a default that `show_default` puts into words is shown as it is."""
+    """Stands under a heading of --help; a default that `show_default` puts into words is shown without parentheses."""
 
     heading = "Options"
 
     def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
-        """Called by click for --help."""
+        """Puts a default given in words into --help; called by click."""
         extra = super().get_help_extra(ctx)
         if isinstance(self.show_default, str):
             extra["default"] = self.show_default
@@ -33,7 +40,7 @@ class GroupedCommand(click.Command):
     """Lists its options under their headings, in the order in which they were declared."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Called by click for --help."""
+        """Writes the options' part of --help; called by click."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -46,7 +53,7 @@ class GroupedCommand(click.Command):
 
 
 class ChoiceList(click.ParamType):
-    """Comma-separated words of a closed set, as a tuple in the order given."""
+    """Parses comma-separated words of a closed set, as a tuple in the order given."""
 
     name = "list"
 
@@ -54,7 +61,7 @@ class ChoiceList(click.ParamType):
         self.words = tuple(words)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Called by click."""
+        """Parses and checks the words; called by click."""
         chosen = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
         for word in chosen:
             if word not in self.words:
@@ -62,15 +69,15 @@ class ChoiceList(click.ParamType):
         return chosen
 
 
-def option(*declarations: str, **attributes: Any) -> Callable:
-    """`click.option` for a `group`. Name the parameter after the field it sets: `option("--kimg", "total_kimg")`."""
+def option(*declarations: str, **attributes: Any) -> Decorator:
+    """Declares an option of a `group`, named after the field it sets: `option("--kimg", "total_kimg")`."""
     return click.option(*declarations, cls=GroupedOption, **attributes)
 
 
-def group(heading: str, *options: Callable) -> Callable:
-    """Decorator that declares `options`, made by `option`, under one heading of --help, in the order given."""
+def group(heading: str, *options: Decorator) -> Decorator:
+    """Returns a decorator that declares `options`, made by `option`, under one heading of --help, in their order."""
 
-    def declare(function: Callable) -> Callable:
+    def declare(function: Command) -> Command:
         for decorate in reversed(options):  # decorators nearest to the function come first for click
             function = decorate(function)
             function.__click_params__[-1].heading = heading  # type: ignore[attr-defined]
@@ -79,10 +86,30 @@ def group(heading: str, *options: Callable) -> Callable:
     return declare
 
 
-def refuse(reasons: Mapping[str, str]) -> Callable:
-    """Decorator for options of other programs that mean nothing here: "--name" -> why. Given one, the command ends."""
+def version(function: Command) -> Command:
+    """Declares --version, which prints the versions that a report of a fault should name, and ends."""
+    asked = option(
+        "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+        help="Show the versions of SplatGAN, PyTorch and Python and exit.",
+    )  # fmt: skip
+    return group("Other", asked)(function)
 
-    def declare(function: Callable) -> Callable:
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    try:
+        torch = f"PyTorch {metadata.version('torch')}"  # of the installed files: importing it takes seconds
+    except metadata.PackageNotFoundError:
+        torch = "no PyTorch"
+    click.echo(f"SplatGAN {__version__}, {torch}, Python {platform.python_version()}")
+    ctx.exit()
+
+
+def refuse(reasons: Mapping[str, str]) -> Decorator:
+    """Returns a decorator that refuses options of other programs, given as "--name" -> reason, with a usage error."""
+
+    def declare(function: Command) -> Command:
         for name, reason in reasons.items():
             function = click.option(
                 name, hidden=True, expose_value=False, metavar="ANY", callback=_refusal(name, reason)
@@ -92,7 +119,7 @@ def refuse(reasons: Mapping[str, str]) -> Callable:
     return declare
 
 
-def _refusal(name: str, reason: str) -> Callable:
+def _refusal(name: str, reason: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
     def callback(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
         if value is not None:
             raise click.UsageError(f"{name} is refused: {reason}", ctx)

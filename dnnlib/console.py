@@ -1,4 +1,4 @@
-"""The console log: what a run prints, kept in a file beside its results."""
+"""Keeps what a run prints in a file beside its results."""
 
 import contextlib
 import sys
@@ -16,7 +16,7 @@ class Logger:
     """
 
     def __init__(self, path: str | Path, mode: Literal["a", "w"] = "a"):
-        """path: the log file; mode: "a" to go on with it, "w" to start it anew."""
+        """Opens nothing yet. path: the log file; mode: "a" to append to it, "w" to overwrite it."""
         if mode not in ("a", "w"):
             raise ValueError(f"mode is {mode!r}; legal are 'a' (append) and 'w' (overwrite)")
         self._path = Path(path)
@@ -28,7 +28,7 @@ class Logger:
         self._file = open(self._path, self._mode, encoding="utf-8")
         lock = threading.Lock()
         self._tees = [_Tee(sys.stdout, self._file, lock), _Tee(sys.stderr, self._file, lock)]
-        sys.stdout, sys.stderr = self._tees  # type: ignore[assignment]
+        sys.stdout, sys.stderr = self._tees
         return self
 
     def __exit__(
@@ -48,7 +48,7 @@ class Logger:
 
 
 class _Tee:
-    """A text stream that writes to a console and, line by line, to a file."""
+    """Writes text to a console and, line by line, to a file."""
 
     def __init__(self, console: TextIO, file: TextIO, lock: threading.Lock):
         self.console, self._file, self._lock, self._pending = console, file, lock, ""

@@ -1,4 +1,4 @@
-"""The download cache: a file is fetched once, and is either whole or absent."""
+"""Downloads files into a cache: each is fetched once, and is either whole or absent."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def cache_dir(*parts: str) -> Path:
-    """The folder for things that can be made again: $SPLATGAN_CACHE_DIR, else ~/.cache/splatgan, plus `parts`."""
+    """Returns the folder of files that can be made again: $SPLATGAN_CACHE_DIR, else ~/.cache/splatgan, plus `parts`."""
     root = os.environ.get("SPLATGAN_CACHE_DIR")
     return Path(root, *parts) if root else Path.home().joinpath(".cache", "splatgan", *parts)
 
@@ -24,9 +24,9 @@ def download(
     *,
     sha256: str | None = None,  # hexadecimal; the file is refused if its content differs
     attempts: int = 3,
-    timeout_s: float = 60.0,  # for one connection to answer
+    timeout_s: float = 60.0,  # within which a connection must answer
 ) -> Path:
-    """The local copy of `url` (http, https or file), fetched if it is not there yet.
+    """Returns the local copy of `url` (http, https or file), fetched if it is not there yet.
 
     The file's name carries a hash of the URL, so equal base names do not collide. It appears under that name only when
     it is complete: as long as the server said, and with the right hash where one is given.

@@ -1,8 +1,8 @@
-"""Durations and sizes as people read them."""
+"""Formats durations and sizes for people to read."""
 
 
 def format_time(seconds: float) -> str:
-    """A duration in at most three units: "8s", "5m 08s", "1h 02m 03s", "2d 03h 04m".
+    """Formats a duration in at most three units: "8s", "5m 08s", "1h 02m 03s", "2d 03h 04m".
 
     seconds: rounded to whole seconds; negative durations keep their sign.
     """
@@ -18,7 +18,7 @@ def format_time(seconds: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """A size in binary units with three significant digits at least: "512 B", "1.50 KiB", "2.00 GiB"."""
+    """Formats a size in binary units with three significant digits at least: "512 B", "1.50 KiB", "2.00 GiB"."""
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         # 1023.995 would be printed as "1024.00 KiB"; the next unit reads better.

@@ -1,11 +1,11 @@
-"""Command-line values that stand for several numbers."""
+"""Parses command-line values that stand for several numbers."""
 
 import math
 import re
 
 
 def parse_ints(text: str) -> list[int]:
-    """Integers from a list with ranges, both ends included: "0-3,7" -> [0, 1, 2, 3, 7].
+    """Parses integers from a list with ranges, both ends included: "0-3,7" -> [0, 1, 2, 3, 7].
 
     Raises ValueError on anything else, on an empty list and on a range that runs backwards.
     """
@@ -23,7 +23,7 @@ def parse_ints(text: str) -> list[int]:
 
 
 def parse_grid(text: str) -> tuple[int, int]:
-    """Columns and rows of a picture grid: "3x2" -> (3, 2). Raises ValueError on anything else."""
+    """Parses columns and rows of a picture grid: "3x2" -> (3, 2). Raises ValueError on anything else."""
     match = re.fullmatch(r"\s*([1-9]\d*)\s*[xX]\s*([1-9]\d*)\s*", text)
     if match is None:
         raise ValueError(f"{text!r} is not a grid; write columns x rows, such as 2x2")
@@ -31,7 +31,7 @@ def parse_grid(text: str) -> tuple[int, int]:
 
 
 def parse_color(text: str) -> tuple[float, float, float]:
-    """Red, green and blue in 0..1 of "white", "black" or "R,G,B" with numbers in 0..1. Raises ValueError."""
+    """Parses "white", "black" or "R,G,B" with numbers in 0..1 as red, green and blue. Raises ValueError."""
     named = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
     if text in named:
         return named[text]

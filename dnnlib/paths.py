@@ -1,4 +1,4 @@
-"""Where the code lies."""
+"""Locates the code."""
 
 from pathlib import Path
 

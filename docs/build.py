@@ -8,15 +8,17 @@ runs and are written by benchmarks/learning.py.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 import torch
 from torch import Tensor
 
+from gaussian import Splats
 from training.checkpoint import CheckpointError, load_generator
-from training.families.cgs.inspection import Inspection
+from training.families.base import Generator
+from training.families.inspection import Inspection
 from training.visualization import latents, video
 from training.visualization.camera_paths import camera_path
 from training.visualization.grids import save_image_grid
@@ -25,33 +27,33 @@ IMAGES = Path(__file__).resolve().parent / "images"
 ENLARGE = 2  # of panels of 64 px
 
 
-def film_strip(G, ws: Tensor) -> Tensor:
-    """Two heads (rows), every ninth part of a turn (columns)."""
+def film_strip(G: Generator, ws: Tensor) -> Tensor:
+    """Renders two heads (rows), every ninth part of a turn (columns)."""
     cameras = camera_path("orbit", G.geometry, 9).reshape(1, 9).expand(2, 9)
     return video.render_panels(G, G.synthesis(ws[:2]), cameras, video.Look(show=("image",))).flatten(0, 1)
 
 
-def hierarchy(G, ws: Tensor) -> Tensor:
-    """One head: as it is, each level alone and opaque in its colour, and all levels coloured."""
-    levels = range(G.config.num_levels)
-    views = [Inspection(), *(Inspection(levels=(k,), opaque=True, color_levels=True) for k in levels)]
-    views.append(Inspection(color_levels=True))
+def hierarchy(G: Generator, ws: Tensor) -> Tensor:
+    """Renders one head: as it is, each level alone and opaque in its colour, and all levels coloured.
+
+    Raises ValueError for a network whose scenes have no levels.
+    """
     scene, camera = G.synthesis(ws[:1]), G.geometry.orbit(torch.tensor(0.4)).reshape(1, 1)
-    return torch.cat([video.render_panels(G, scene, camera, video.Look(inspection=view))[0] for view in views])
+    levels = range(len(scene.level_sizes) if isinstance(scene, Splats) else 0)
+    inspections = [Inspection(), *(Inspection(levels=(k,), opaque=True, color_levels=True) for k in levels)]
+    inspections.append(Inspection(color_levels=True))
+    looks = [video.Look(view=video.view_of(G, inspection)) for inspection in inspections]
+    return torch.cat([video.render_panels(G, scene, camera, look)[0] for look in looks])
 
 
-def panels(G, ws: Tensor) -> Tensor:
-    """Two heads side by side, each as image, alpha, depth and normals."""
+def panels(G: Generator, ws: Tensor) -> Tensor:
+    """Renders two heads side by side, each as image, alpha, depth and normals."""
     camera = G.geometry.orbit(torch.tensor(0.4)).reshape(1, 1).expand(2, 1)
-    look = video.Look(show=video.PANELS)
-    each = [
-        video.render_panels(G, G.synthesis(ws[:2]), camera, dataclasses.replace(look, show=(name,)))
-        for name in look.show
-    ]
+    each = [video.render_panels(G, G.synthesis(ws[:2]), camera, video.Look(show=(name,))) for name in video.PANELS]
     return torch.stack([part[:, 0] for part in each], dim=1).flatten(0, 1)
 
 
-FIGURES = {
+FIGURES: dict[str, tuple[Callable[[Generator, Tensor], Tensor], int | None]] = {
     "film-strip": (film_strip, 9),
     "hierarchy": (hierarchy, None),
     "panels": (panels, 8),
@@ -69,7 +71,7 @@ def main(network: str, outdir: Path, seeds: tuple[int, int], trunc: float) -> No
     try:
         G = load_generator(network)
         outdir.mkdir(parents=True, exist_ok=True)
-        ws = G.mapping(latents.seed_latents(list(seeds), G.z_dim), psi=trunc)
+        ws = latents.frontal_ws(G, latents.seed_latents(list(seeds), G.z_dim), trunc)
         for name, (draw, columns) in FIGURES.items():
             pictures = draw(G, ws)
             save_image_grid(pictures, outdir / f"{name}.png", columns or len(pictures), ENLARGE)

@@ -1,9 +1,22 @@
-"""Scenes of 3D Gaussians, cameras, and the renderer that turns one into pictures of the other."""
+"""Renders scenes of 3D Gaussians under cameras."""
 
 from gaussian.cameras import Cameras
 from gaussian.gaussians import Gaussians
 from gaussian.geometry import Geometry
 from gaussian.ply import load_ply, save_ply
 from gaussian.rendering import Rendering, render, resolve_backend
+from gaussian.scene import Density, Scene, Splats
 
-__all__ = ["Cameras", "Gaussians", "Geometry", "Rendering", "load_ply", "render", "resolve_backend", "save_ply"]
+__all__ = [
+    "Cameras",
+    "Density",
+    "Gaussians",
+    "Geometry",
+    "Rendering",
+    "Scene",
+    "Splats",
+    "load_ply",
+    "render",
+    "resolve_backend",
+    "save_ply",
+]

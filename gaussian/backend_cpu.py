@@ -1,7 +1,8 @@
-"""The native CPU back end: `csrc/` compiled on first use, bound through ctypes, differentiable through autograd.
+"""Renders on CPUs with native code: `csrc/`, compiled on first use and called through ctypes and autograd.
 
-Semantics are the PyTorch twin's (`backend_torch`). One call renders the whole [B, V] batch on `torch.get_num_threads()`
-threads; the number of threads does not change a bit, nor does a scene's place in its batch. float32 only.
+The results are those of the PyTorch back end (`backend_torch`), its slow twin. One call renders the whole [B, V] batch
+on `torch.get_num_threads()` threads; the output bits depend neither on the number of threads nor on a scene's place in
+its batch. float32 only.
 A scene rendered from anything that is NaN or infinite (the splats in use, colours, cameras, backgrounds) gives NaN in
 all its images, and so do its gradients; the kernel looks at every number anyway, so this costs nothing.
 """
@@ -27,7 +28,7 @@ SH_SHARED, COLORS_SHARED, COLORS_PER_VIEW = 0, 1, 2  # ColorMode of types.h
 
 
 class _Problem(ctypes.Structure):
-    """Problem of types.h."""
+    """Mirrors the struct Problem of types.h."""
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("scenes", "views", "splats", "channels", "height", "width")),
@@ -41,7 +42,7 @@ class _Problem(ctypes.Structure):
 
 
 class _Gradients(ctypes.Structure):
-    """Gradients of types.h."""
+    """Mirrors the struct Gradients of types.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("rgb", "alpha", "depth")),
@@ -50,19 +51,19 @@ class _Gradients(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether the library is there; builds it at the first call."""
+    """Returns whether the library can be used; builds it at the first call."""
     return isinstance(_load(), ctypes.CDLL)
 
 
 def reason() -> str:
-    """Why the back end is not available, in one line; empty if it is."""
+    """Returns in one line why the back end is not available; empty if it is."""
     loaded = _load()
     return "" if isinstance(loaded, ctypes.CDLL) else loaded
 
 
 @functools.cache
 def _load() -> ctypes.CDLL | str:
-    """The library, or why there is none."""
+    """Returns the library, or the reason why it could not be built."""
     sources = [SOURCE_DIR / "splat.cpp", *sorted(SOURCE_DIR.glob("*.h"))]
     try:
         library = native.load_library("splat", sources, FLAGS)
@@ -84,7 +85,7 @@ def _load() -> ctypes.CDLL | str:
 
 
 def _torch_openmp() -> ctypes.c_void_p | None:
-    """The entry point of the GNU OpenMP runtime that torch has loaded, if it is that one."""
+    """Returns the entry point of the GNU OpenMP runtime if torch has loaded that one, else None."""
     try:
         return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
     except (AttributeError, OSError):
@@ -128,29 +129,29 @@ def rasterize(
 
 
 class _Settings(NamedTuple):
-    """What a call has beside its tensors."""
+    """Holds the arguments of a call that are not differentiable."""
 
-    size: tuple[int, int]  # height, width
-    color_mode: int
-    scale_modifier: float
-    subset: slice | Tensor | None  # of the fields
-    color_subset: slice | Tensor | None  # of the colours: None where they are the subset's only
+    size: tuple[int, int]  # height and width of the image in pixels
+    color_mode: int  # SH_SHARED, COLORS_SHARED or COLORS_PER_VIEW
+    scale_modifier: float  # factor on the standard deviations
+    subset: slice | Tensor | None  # rows of the splats' fields to draw; None draws all
+    color_subset: slice | Tensor | None  # rows of the colours; None where they hold the subset's alone
 
 
 def _matrices(cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """cam2world [B, V, 4, 4] and intrinsics [B, V, 3, 3] as the kernel reads them."""
+    """Returns cam2world [B, V, 4, 4] and intrinsics [B, V, 3, 3] as the kernel reads them: float32, contiguous."""
     return cameras.cam2world.detach().float().contiguous(), cameras.intrinsics.detach().float().contiguous()
 
 
 class _State:
-    """What a forward kept for its backward; given back when nothing refers to it any more."""
+    """Owns the memory that a forward pass keeps for its backward, and frees it with the last reference."""
 
     def __init__(self, library: ctypes.CDLL, address: int) -> None:
         self.address = address
         self._bytes, self._release = library.splat_state_bytes, library.splat_release
 
     def bytes(self) -> int:
-        """What it holds: O(splats + pixels + (tile, splat) pairs)."""
+        """Returns its size in bytes: O(splats + pixels + (tile, splat) pairs)."""
         return int(self._bytes(self.address))
 
     def __del__(self) -> None:
@@ -216,7 +217,7 @@ class _Rasterize(torch.autograd.Function):
 
 
 def _spread(gradient: Tensor, field: Tensor, subset: slice | Tensor | None) -> Tensor:
-    """The gradient of a whole field [..., rows, C] from that of its subset [..., N, C]."""
+    """Returns the gradient of a whole field [..., rows, C], given that of its subset [..., N, C]."""
     if subset is None:
         return gradient
     whole = torch.zeros_like(field)

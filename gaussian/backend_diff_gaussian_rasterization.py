@@ -1,4 +1,4 @@
-"""Splatting on NVIDIA GPUs through the package `diff-gaussian-rasterization`, where the user has installed it.
+"""Renders on NVIDIA GPUs through the package `diff-gaussian-rasterization`, where the user has installed it.
 
 The package (Kerbl et al. 2023; research licence, therefore neither a dependency nor the default) renders one view a
 call and three channels, and its forks differ: they return two to four tensors and want `antialiasing` or not. So the
@@ -28,7 +28,7 @@ from gaussian.gaussians import Gaussians
 
 PACKAGE = "diff_gaussian_rasterization"
 INSTALL = "install the one of https://github.com/graphdeco-inria/diff-gaussian-rasterization"
-CHANNELS = 3  # that the package is compiled for
+CHANNELS = 3  # the number of colour channels that the package is compiled for
 SETTINGS = {
     "image_height", "image_width", "tanfovx", "tanfovy", "bg", "scale_modifier", "viewmatrix", "projmatrix",
     "sh_degree", "campos", "prefiltered", "debug", "antialiasing",
@@ -36,17 +36,17 @@ SETTINGS = {
 ARGUMENTS = {
     "self", "means3D", "means2D", "opacities", "shs", "colors_precomp", "scales", "rotations", "cov3D_precomp",
 }  # fmt: skip
-MAX_OFFSET = 0.15  # image sizes: 1.3 half images reach this far beyond the edge on the wider side
+MAX_OFFSET = 0.15  # image sizes; the package's limit of 1.3 half images reaches this far beyond the edge
 PROBE_TOLERANCE = 1e-3  # relative to the largest value
 
 
 class View(NamedTuple):
-    """One camera as the package wants it; the matrices are transposed, since it multiplies row vectors."""
+    """Holds one camera as the package reads it; the matrices are transposed, since it multiplies row vectors."""
 
-    world2cam: Tensor  # [4, 4]
-    projection: Tensor  # [4, 4] world to clip space
-    tangents: tuple[float, float]  # of half the fields of view, on the host
-    position: Tensor  # [3]
+    world2cam: Tensor  # [4, 4] transposed
+    projection: Tensor  # [4, 4] transposed, world to clip space
+    tangents: tuple[float, float]  # of half the horizontal and vertical field of view, on the host
+    position: Tensor  # [3] camera centre, world units
 
 
 def available() -> bool:
@@ -55,12 +55,12 @@ def available() -> bool:
 
 @functools.cache
 def reason() -> str:
-    """Why this back end cannot be used, "" if it can. The package is not touched without CUDA."""
+    """Returns why this back end cannot be used, "" if it can. Without CUDA the package is not imported."""
     return interface_reason() if torch.cuda.is_available() else "no CUDA device"
 
 
 def interface_reason() -> str:
-    """What is wrong with the installed package, such as a setting that is unknown here; "" if it can be called."""
+    """Returns what is wrong with the installed package, such as an unknown setting; "" if it can be called."""
     try:
         package = importlib.import_module(PACKAGE)
     except ImportError as error:
@@ -84,7 +84,7 @@ def rasterize(
     colors: Tensor | None,  # [B, N, C] or [B, V, N, C]; None takes the scene's SH
     scale_modifier: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`.
+    """Returns rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`.
 
     Raises ValueError for a principal point over MAX_OFFSET off the image's centre.
     """
@@ -113,7 +113,7 @@ def rasterize(
 def _draw(
     splats: Sequence[Tensor], view: View, colors: Tensor, height: int, width: int, own: tuple[int, int] | None
 ) -> Tensor:
-    """One view over black: [C + 2, H, W], the colours, depth and alpha. `own`: see `_own_outputs`."""
+    """Renders one view over black: [C + 2, H, W], the colours, depth and alpha. `own`: see `_own_outputs`."""
     channels = colors if own else torch.cat([colors, _depth_and_one(splats[0], view)], dim=-1)  # [N, C (+ 2)]
     missing = -channels.shape[-1] % CHANNELS
     passes = [
@@ -124,14 +124,14 @@ def _draw(
 
 
 def _depth_and_one(means: Tensor, view: View) -> Tensor:
-    """[N, 2]: camera z in world units and 1, which blend into depth and alpha."""
+    """Returns camera z in world units and 1 for each splat [N, 2]; they blend into depth and alpha."""
     column = view.world2cam[:, 2]
     z = means @ column[:3] + column[3]
     return torch.stack([z, torch.ones_like(z)], dim=-1)
 
 
 def _call(splats: Sequence[Tensor], view: View, colors: Tensor, height: int, width: int) -> Sequence[Any]:
-    """All that the package returns for one view and three channels over black; the image comes first."""
+    """Returns everything the package does for one view and three channels over black; the image comes first."""
     package = importlib.import_module(PACKAGE)
     means, scales, quats, opacities = splats
     values = {
@@ -162,7 +162,10 @@ def _call(splats: Sequence[Tensor], view: View, colors: Tensor, height: int, wid
 
 
 def _views(cameras: Cameras) -> list[View]:
-    """Of cameras [B, V], scene-major. Clip space: x / w from -1 at the image's left edge to 1 at its right, w = z."""
+    """Converts cameras [B, V] to a list, scene-major.
+
+    In clip space x / w runs from -1 at the image's left edge to 1 at its right, and w = z.
+    """
     intrinsics = cameras.intrinsics
     clip = intrinsics.new_zeros(*cameras.shape, 4, 4)
     clip[..., :2, :3] = 2 * intrinsics[..., :2, :]
@@ -178,7 +181,7 @@ def _views(cameras: Cameras) -> list[View]:
 
 @functools.cache
 def _own_outputs(device: str) -> tuple[int, int] | None:
-    """Positions of depth and alpha among the package's outputs, None unless both are what `render` promises.
+    """Returns the positions of depth and alpha among the package's outputs; None unless both agree with `render`.
 
     Tried on a small scene: values and gradients must agree with those of the blended channels.
     """
@@ -223,6 +226,6 @@ def _agree(values: Sequence[Tensor], targets: Sequence[Tensor]) -> bool:
 
 
 def _required(function: Any) -> set[str]:
-    """Names of the parameters that have no default."""
+    """Returns the names of the parameters that have no default."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}

@@ -1,4 +1,4 @@
-"""Splatting on NVIDIA GPUs through gsplat (Apache-2.0), one batched call for all scenes and views.
+"""Renders on NVIDIA GPUs through gsplat (Apache-2.0), in one batched call for all scenes and views.
 
 Written against the documented `rasterization` of gsplat 1.5. Differences to the reference (`backend_torch`): alpha is
 capped at ALPHA_CAP inside gsplat; a pixel also stops before a splat that takes the transmittance to exactly 1e-4.
@@ -25,13 +25,13 @@ ALPHA_CAP = 0.999  # a constant inside gsplat; the published rasteriser has 0.99
 
 
 def available() -> bool:
-    """True where CUDA is there and gsplat renders a first splat; gsplat is not imported without CUDA."""
+    """Returns whether CUDA is there and gsplat renders a first splat; gsplat is not imported without CUDA."""
     return reason() == ""
 
 
 @functools.cache
 def reason() -> str:
-    """Why this back end cannot be used, "" if it can.
+    """Returns why this back end cannot be used, "" if it can.
 
     gsplat may have to compile its kernels when it is first used, which can fail in any way: so one splat is drawn.
     """
@@ -54,7 +54,7 @@ def rasterize(
     colors: Tensor | None,  # [B, N, C] or [B, V, N, C]; None takes the scene's SH
     scale_modifier: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`."""
+    """Returns rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`."""
     if scene.num_splats == 0:
         alpha = background.new_zeros(*cameras.shape, 1, height, width)
         return background[..., None, None] + alpha, alpha, alpha.clone()

@@ -1,4 +1,4 @@
-"""The reference rasteriser: 3D Gaussian splatting in plain PyTorch, on any device, in float32 or float64.
+"""Implements the reference rasteriser: 3D Gaussian splatting in PyTorch, on any device, in float32 or float64.
 
 Follows Kerbl et al. 2023 (3D Gaussian Splatting, sections 4 to 6) and Zwicker et al. 2001 (EWA Splatting), with one
 difference to the published rasteriser: a splat reaches exactly the pixels where its alpha is at least 1/255, not a
@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from gaussian.cameras import Cameras
 from gaussian.gaussians import Gaussians
+from gaussian.rotations import quats_to_matrices
 
 SHAPE_WIDTH = 6  # columns of a splat's row before its features, see `Projection.rows`
 MAX_DEVIATION = 1e4  # pixels; wider splats are scaled down inside formulas that would overflow
@@ -34,7 +35,7 @@ NEVER = -1e30  # log alpha of the padding
 
 @dataclass(frozen=True)
 class Settings:
-    """Constants of the rasteriser; the defaults of the first six are those of Kerbl et al.'s implementation.
+    """Holds the rasteriser's constants; the defaults of the first six are those of Kerbl et al.'s implementation.
 
     Raises ValueError for an alpha_cap at which a splat would hide everything, which the gradient divides by.
     """
@@ -58,7 +59,7 @@ def available() -> bool:
 
 
 def reason() -> str:
-    """Why this back end cannot be used: it always can."""
+    """Returns why this back end cannot be used: "", since it always can."""
     return ""
 
 
@@ -72,7 +73,7 @@ def rasterize(
     scale_modifier: float,
     settings: Settings = Settings(),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`."""
+    """Returns rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`."""
     if colors is None:
         colors = scene.colors() if scene.sh_degree == 0 else scene.colors(cameras.positions)
     if colors.ndim == 3:
@@ -91,7 +92,7 @@ def rasterize(
 
 
 class Projection(NamedTuple):
-    """Splats as the views see them. With x, y the offset of a pixel from the splat's centre,
+    """Holds the splats as the views see them. With x, y the offset of a pixel from the splat's centre,
 
     log alpha = log_opacity - (stretch (x + shear y)^2 + height y^2) / 2,
 
@@ -106,7 +107,7 @@ class Projection(NamedTuple):
 def project(
     scene: Gaussians, cameras: Cameras, height: int, width: int, scale_modifier: float, settings: Settings
 ) -> Projection:
-    """Every splat in every view: perspective for the centre, its local affine map (EWA) for the covariance."""
+    """Projects every splat into every view: the centre by perspective, the covariance by its local affine map (EWA)."""
     size = torch.tensor([width, height], dtype=scene.dtype, device=scene.device)
     focal = cameras.intrinsics[..., None, [0, 1], [0, 1]]  # [B, V, 1, 2] units of the image
     principal = cameras.intrinsics[..., None, :2, 2]
@@ -122,7 +123,7 @@ def project(
 
     margin = settings.extent_limit / (2 * focal)
     limited = slope.clamp(-principal / focal - margin, (1 - principal) / focal + margin)
-    frame = _rotation_matrices(scene.unit_quats()) * (scale_modifier * scene.scales())[..., None, :]  # [B, N, 3, 3]
+    frame = quats_to_matrices(scene.unit_quats()) * (scale_modifier * scene.scales())[..., None, :]  # [B, N, 3, 3]
     # Row i of the affine map's Jacobian times world-to-camera: pixels per world unit, [B, V, N, 3]
     gain = focal * size / z[..., None]
     jacobian = [gain[..., i, None] * (rotation[..., None, i, :] - limited[..., i, None] * rotation[..., None, 2, :])
@@ -140,7 +141,7 @@ def project(
 
 
 def _inverse_covariance(b0: Tensor, b1: Tensor, low_pass: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Stretch, shear and height (see `Projection`) and the variances [..., 2] of b b^T + low_pass I.
+    """Returns stretch, shear, height (see `Projection`) and the variances [..., 2] of b b^T + low_pass I.
 
     With S = [[s00, s01], [s01, s11]]: stretch = s11 / det S, shear = -s01 / s11, height = 1 / s11. The determinant is
     |b0 x b1|^2 + low_pass (|b0|^2 + |b1|^2) + low_pass^2, a sum of positive terms.
@@ -157,28 +158,17 @@ def _inverse_covariance(b0: Tensor, b1: Tensor, low_pass: float) -> tuple[Tensor
     return stretch, shear, tall, torch.stack([s00 * area, s11 * area], dim=-1)
 
 
-def _rotation_matrices(quats: Tensor) -> Tensor:
-    """Unit quaternions wxyz [..., 4] to matrices [..., 3, 3]; the zero quaternion gives the identity."""
-    w, x, y, z = quats.unbind(-1)
-    rows = [
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ]  # fmt: skip
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
-
-
 class _Tiles(NamedTuple):
-    """Which splats each tile blends, front to back. Tiles are numbered image by image, row by row."""
+    """Lists the splats that each tile blends, front to back. Tiles are numbered image by image, row by row."""
 
     splats: Tensor  # [P] index into the images' splats, sorted by tile, then by depth
-    starts: Tensor  # [images * tiles] where a tile's list begins
-    counts: Tensor  # [images * tiles] and how long it is
-    centres: Tensor  # [images * tiles, 2] x, y in pixels
+    starts: Tensor  # [images * tiles] where a tile's list begins in `splats`
+    counts: Tensor  # [images * tiles] length of a tile's list
+    centres: Tensor  # [images * tiles, 2] x, y of a tile's centre in pixels
 
 
 def _tile_boxes(projection: Projection, height: int, width: int, settings: Settings) -> Tensor:
-    """First tile column, first row, columns and rows [B, V, N, 4] that a splat may reach; 0 columns for none."""
+    """Returns the first tile column and row, columns and rows [B, V, N, 4] a splat may reach; 0 columns for none."""
     tile, columns, rows = settings.tile, _num_tiles(width, settings.tile), _num_tiles(height, settings.tile)
     centre, reach = projection.rows[..., :2], projection.reach * (1 + REACH_MARGIN) + REACH_MARGIN
     limit = torch.tensor([width, height], dtype=centre.dtype, device=centre.device)
@@ -217,7 +207,7 @@ def _num_tiles(length: int, tile: int) -> int:
 
 
 def _assemble(sums: Tensor, shape: torch.Size, height: int, width: int, tile: int) -> Tensor:
-    """Blended tiles [images * tiles, D, pixels] to images [B, V, D, H, W]."""
+    """Reorders blended tiles [images * tiles, D, pixels] into images [B, V, D, H, W]."""
     rows, columns = _num_tiles(height, tile), _num_tiles(width, tile)
     grid = sums.reshape(*shape, rows, columns, sums.shape[1], tile, tile)
     images = grid.permute(0, 1, 4, 2, 5, 3, 6).reshape(*shape, sums.shape[1], rows * tile, columns * tile)
@@ -225,13 +215,13 @@ def _assemble(sums: Tensor, shape: torch.Size, height: int, width: int, tile: in
 
 
 class _Blend(torch.autograd.Function):
-    """Sums of alpha T feature over the splats of each tile.
+    """Sums alpha T feature over the splats of each tile, T being the transmittance in front of the splat.
 
     rows: [images * N, 6 + D], a splat's shape (see `Projection`) and its features. Returns [images * tiles, D, pixels].
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, tiles: _Tiles, settings: Settings) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor, tiles: _Tiles, settings: Settings) -> Tensor:
         kept = torch.zeros_like(tiles.splats, dtype=torch.bool)
         sums = rows.new_zeros(len(tiles.counts), rows.shape[1] - SHAPE_WIDTH, settings.tile**2)
         basis = _pixel_basis(settings.tile, rows)
@@ -248,7 +238,7 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor, None, None]:
         rows, *saved = ctx.saved_tensors
         tiles, settings = _Tiles(*saved), ctx.settings
         grad_rows = torch.zeros_like(rows)
@@ -269,7 +259,7 @@ class _Blend(torch.autograd.Function):
 
 
 def _chunks(tiles: _Tiles, settings: Settings) -> list[Tensor]:
-    """Tiles with a list, in groups of similar length that hold at most `settings.chunk` (splat, pixel) pairs."""
+    """Groups tiles by list length, with at most `settings.chunk` (splat, pixel) pairs each; drops empty ones."""
     counts, ids = tiles.counts.sort(descending=True, stable=True)
     lengths = counts.tolist()
     groups, start = [], 0
@@ -281,7 +271,7 @@ def _chunks(tiles: _Tiles, settings: Settings) -> list[Tensor]:
 
 
 def _lists(tiles: _Tiles, chunk: Tensor) -> tuple[Tensor, Tensor]:
-    """Where in `tiles.splats` the lists of a chunk's tiles are, padded to [T, L], and which entries are padding."""
+    """Returns where in `tiles.splats` the lists of a chunk's tiles are, padded to [T, L], and what is padding."""
     counts = tiles.counts[chunk]
     slots = torch.arange(int(counts[0]), device=chunk.device)
     padding = slots >= counts[:, None]
@@ -289,7 +279,7 @@ def _lists(tiles: _Tiles, chunk: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _contributing(blend: _Weights) -> Tensor:
-    """Which entries [T, L] the backward needs: what hits a pixel, up to the last one that any pixel blends.
+    """Marks the entries [T, L] that the backward needs: what hits a pixel, up to the last one that any pixel blends.
 
     In between even a splat with no weight matters: it may be the one before which a pixel has stopped.
     """
@@ -299,27 +289,27 @@ def _contributing(blend: _Weights) -> Tensor:
 
 
 def _shortened(tiles: _Tiles, kept: Tensor) -> _Tiles:
-    """The same tiles with only the entries where `kept` [P]."""
+    """Returns the same tiles with only the entries where `kept` [P] is true."""
     running = F.pad(kept.cumsum(0), (1, 0))
     starts = running[tiles.starts]
     return _Tiles(tiles.splats[kept], starts, running[tiles.starts + tiles.counts] - starts, tiles.centres)
 
 
 def _gather(rows: Tensor, splats: Tensor) -> tuple[Tensor, Tensor]:
-    """Shapes [T, 6, L] and features [T, D, L] of the splats [T, L]; this layout makes the products below fast."""
+    """Returns shapes [T, 6, L] and features [T, D, L] of the splats [T, L], the layout that suits matrix products."""
     gathered = rows.index_select(0, splats.flatten()).unflatten(0, splats.shape).transpose(1, 2).contiguous()
     return gathered[:, :SHAPE_WIDTH].detach(), gathered[:, SHAPE_WIDTH:]
 
 
 def _pixel_basis(tile: int, like: Tensor) -> Tensor:
-    """Monomials 1, x, y, x^2, x y, y^2 of the pixels' offsets from their tile's centre, [pixels, 6]."""
+    """Returns the monomials 1, x, y, x^2, x y, y^2 of the pixels' offsets from their tile's centre, [pixels, 6]."""
     offset = torch.arange(tile, dtype=like.dtype, device=like.device) + 0.5 - tile / 2
     y, x = (axis.flatten() for axis in torch.meshgrid(offset, offset, indexing="ij"))
     return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
 
 
 def _polynomial(shape: Tensor, centres: Tensor, padding: Tensor) -> Tensor:
-    """Coefficients [T, 6, L] of log alpha over `_pixel_basis`, for splats [T, 6, L] in tiles with centres [T, 2]."""
+    """Returns coefficients [T, 6, L] of log alpha over `_pixel_basis`, for splats [T, 6, L], tile centres [T, 2]."""
     x, y, stretch, shear, tall, log_opacity = shape.unbind(1)
     dx, dy = centres[:, :1] - x, centres[:, 1:] - y
     slant, cross = dx + shear * dy, stretch * shear
@@ -336,7 +326,7 @@ def _polynomial(shape: Tensor, centres: Tensor, padding: Tensor) -> Tensor:
 
 
 class _Weights(NamedTuple):
-    """All [T, pixels, L]."""
+    """Holds the blending weights of a chunk; all tensors are [T, pixels, L]."""
 
     alpha: Tensor  # not yet capped; 0 where it is below alpha_min
     odds: Tensor  # alpha / (1 - alpha) of the capped alpha, 0 from where the pixel has stopped
@@ -344,7 +334,7 @@ class _Weights(NamedTuple):
 
 
 def _weights(polynomial: Tensor, basis: Tensor, settings: Settings) -> _Weights:
-    """Blending weights of the splats in order, from the polynomials [T, 6, L] of their log alpha."""
+    """Computes the blending weights of the splats in order, from the polynomials [T, 6, L] of their log alpha."""
     alpha = (basis @ polynomial).exp_()  # [T, pixels, L]
     torch.threshold_(alpha, math.nextafter(settings.alpha_min, 0), 0.0)
     capped = alpha.clamp(max=settings.alpha_cap)
@@ -356,7 +346,7 @@ def _weights(polynomial: Tensor, basis: Tensor, settings: Settings) -> _Weights:
 
 
 def _grad_log_alpha(blend: _Weights, grad_weight: Tensor, settings: Settings) -> Tensor:
-    """Gradient [T, pixels, L] of log alpha, given that of the weights w = alpha T (which it overwrites).
+    """Returns the gradient [T, pixels, L] of log alpha, given that of the weights w = alpha T (which it overwrites).
 
     alpha dL/dalpha_i = w_i g_i - alpha_i / (1 - alpha_i) sum over j behind i of w_j g_j, and 0 where alpha is capped.
     """

@@ -1,4 +1,4 @@
-"""`Cameras`: pinhole cameras of any leading shape.
+"""Defines `Cameras`: pinhole cameras of any leading shape.
 
 Camera axes are OpenCV's (x right, y down, z forward), the world's y is up. Intrinsics are normalised by the image
 size: u = fx x/z + cx runs from 0 at the left edge to 1 at the right, v = fy y/z + cy from 0 at the top to 1 at the
@@ -25,7 +25,7 @@ Vector = Tensor | Sequence[float]
 
 @dataclass(frozen=True)
 class Cameras:
-    """Pinhole cameras of any leading shape. Raises ValueError if the shapes do not fit."""
+    """Holds pinhole cameras of any leading shape. Raises ValueError if the shapes do not fit."""
 
     cam2world: Tensor  # [..., 4, 4] rigid, camera axes in the columns
     intrinsics: Tensor  # [..., 3, 3] normalised by the image size
@@ -39,14 +39,14 @@ class Cameras:
 
     @classmethod
     def from_labels(cls, labels: Tensor) -> Self:
-        """Labels [..., 25] (cam2world, then intrinsics, row-major) as cameras of that leading shape."""
+        """Reads labels [..., 25] (cam2world, then intrinsics, row-major) as cameras of that leading shape."""
         if labels.shape[-1] != LABEL_WIDTH:
             raise ValueError(f"labels must have shape [..., {LABEL_WIDTH}], got {list(labels.shape)}")
         return cls(labels[..., :16].unflatten(-1, (4, 4)), labels[..., 16:].unflatten(-1, (3, 3)))
 
     @classmethod
     def look_at(cls, position: Vector, target: Vector, up: Vector = (0.0, 1.0, 0.0), *, intrinsics: Tensor) -> Self:
-        """Cameras at `position` with `target` on the optical axis and no roll against `up`.
+        """Places cameras at `position` with `target` on the optical axis and no roll against `up`.
 
         position, target, up: [..., 3] world units, broadcast against each other; intrinsics: [..., 3, 3] or [3, 3].
         A camera that looks along `up` takes world z (world y if `up` is near z) in its place.
@@ -68,7 +68,7 @@ class Cameras:
 
     @property
     def labels(self) -> Tensor:
-        """[..., 25], what `from_labels` reads."""
+        """Returns labels [..., 25], the inverse of `from_labels`."""
         return torch.cat([self.cam2world.flatten(-2), self.intrinsics.flatten(-2)], dim=-1)
 
     @property
@@ -85,12 +85,12 @@ class Cameras:
 
     @property
     def positions(self) -> Tensor:
-        """[..., 3] world units."""
+        """Returns the camera centres [..., 3] in world units."""
         return self.cam2world[..., :3, 3]
 
     @property
     def world2cam(self) -> Tensor:
-        """[..., 4, 4], the inverse of a rigid cam2world."""
+        """Returns the inverse [..., 4, 4] of a rigid cam2world."""
         rotation = self.cam2world[..., :3, :3].transpose(-1, -2)
         translation = -(rotation @ self.cam2world[..., :3, 3:])
         return torch.cat([torch.cat([rotation, translation], dim=-1), self.cam2world[..., 3:, :]], dim=-2)
@@ -101,7 +101,7 @@ class Cameras:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Self:
-        """Indexes the leading shape, with whatever indexes a tensor."""
+        """Indexes the leading shape, with anything that indexes a tensor."""
         return self.map(lambda t: t[index])
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
@@ -109,18 +109,19 @@ class Cameras:
         return type(self)(fn(self.cam2world), fn(self.intrinsics))
 
     def reshape(self, *shape: int) -> Self:
-        """Another leading shape of the same number of cameras; one entry may be -1."""
+        """Returns the same cameras in another leading shape; one entry may be -1."""
         return self.map(lambda t: t.reshape(*shape, *t.shape[-2:]))
 
     def expand(self, *shape: int) -> Self:
-        """The same cameras broadcast to a leading shape."""
+        """Broadcasts the cameras to a leading shape."""
         return self.map(lambda t: t.expand(*shape, *t.shape[-2:]))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         return self.map(lambda t: t.to(device=device, dtype=dtype))
 
     def mirror(self) -> Self:
-        """The cameras that see the world mirrored at x = 0 as these see it, with left and right of the image swapped.
+        """Returns the cameras that see the world mirrored at x = 0 as these see the original, with the image flipped
+        left to right.
 
         Pose F M F with F = diag(-1, 1, 1, 1); the principal point moves to 1 - cx and the skew changes sign.
         """
@@ -131,7 +132,7 @@ class Cameras:
         return type(self)(flip[:, None] * self.cam2world * flip, intrinsics)
 
     def crop(self, box: tuple[float, float, float, float]) -> Self:
-        """The cameras of a part of their image (a resize alone changes nothing in normalised intrinsics).
+        """Returns the cameras of a part of their image (a resize alone changes nothing in normalised intrinsics).
 
         box: left, top, right, bottom in units of the image; may reach beyond 0..1, which pads.
         """
@@ -146,9 +147,9 @@ class Cameras:
         return type(self)(self.cam2world, torch.tensor(rows, dtype=self.dtype, device=self.device) @ self.intrinsics)
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """World points [..., P, 3] to image positions [..., P, 2] in units of the image, and camera z [..., P].
+        """Projects world points [..., P, 3] to positions [..., P, 2] in units of the image, and camera z [..., P].
 
-        The leading shapes broadcast. Positions mean something only where z > 0.
+        The leading shapes broadcast. Positions are meaningful only where z > 0.
         """
         rotation, translation = self.world2cam[..., :3, :3], self.world2cam[..., None, :3, 3]
         local = points @ rotation.transpose(-1, -2) + translation  # [..., P, 3]
@@ -157,7 +158,7 @@ class Cameras:
         return xy, z
 
     def yaw_pitch(self, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """Where the cameras stand as seen from the centre: yaw and pitch in radians, each of the leading shape.
+        """Returns yaw and pitch in radians of the cameras as seen from the centre, each of the leading shape.
 
         Yaw 0 is world +z and grows towards +x; pitch 0 is level and grows upwards. The inverse of `Geometry.orbit`.
         """
@@ -165,7 +166,7 @@ class Cameras:
         return torch.atan2(x, z), torch.atan2(y, torch.hypot(x, z))
 
     def summary(self) -> Geometry:
-        """The geometry that these cameras share, in their own world units; see `gaussian.geometry.measure`."""
+        """Returns the geometry that these cameras share, in their own world units; see `gaussian.geometry.measure`."""
         from gaussian.geometry import measure  # here, because a Geometry makes cameras
 
         return measure(self)

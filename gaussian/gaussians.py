@@ -1,17 +1,20 @@
-"""`Gaussians`: a batch of scenes, each a set of anisotropic 3D Gaussians."""
+"""Defines `Gaussians`: a batch of scenes, each a set of anisotropic 3D Gaussians."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gaussian import spherical_harmonics
+from gaussian.cameras import Cameras
+from gaussian.rotations import check_rotation, matrices_to_quats, multiply_quats
+from gaussian.statistics import scene_statistics
 
 QUAT_EPS = 1e-12  # least norm that a quaternion is divided by; the zero quaternion acts as the identity
 FIELD_WIDTHS = {"means": 3, "log_scales": 3, "quats": 4, "opacity_logits": 1}
@@ -19,9 +22,9 @@ FIELD_WIDTHS = {"means": 3, "log_scales": 3, "quats": 4, "opacity_logits": 1}
 
 @dataclass(frozen=True)
 class Gaussians:
-    """B scenes of N splats each, in raw field values; the activations below are the only place they are applied.
+    """Holds B scenes of N splats each as raw parameters; only the methods below apply the activations.
 
-    Subclasses may add fields (frozen dataclasses too): `map` and all that stands on it rebuild the same class.
+    Subclasses (frozen dataclasses too) may add fields: `map` and the methods that call it return the subclass.
     Raises ValueError if the shapes do not fit each other.
     """
 
@@ -67,19 +70,19 @@ class Gaussians:
         return self.means.dtype
 
     def scales(self) -> Tensor:
-        """Standard deviations along the splats' own axes, [B, N, 3] world units."""
+        """Returns the standard deviations along the splats' own axes, [B, N, 3] world units."""
         return self.log_scales.exp()
 
     def unit_quats(self) -> Tensor:
-        """Rotations from the splats' axes to the world's, unit quaternions wxyz [B, N, 4]."""
+        """Returns the rotations from the splats' axes to the world's, unit quaternions wxyz [B, N, 4]."""
         return F.normalize(self.quats, dim=-1, eps=QUAT_EPS)
 
     def opacities(self) -> Tensor:
-        """Peak opacities 0..1, [B, N, 1]."""
+        """Returns the peak opacities 0..1, [B, N, 1]."""
         return self.opacity_logits.sigmoid()
 
     def colors(self, viewpoints: Tensor | None = None) -> Tensor:
-        """RGB max(0, SH + 0.5), not limited from above; a clamped channel passes no gradient.
+        """Returns RGB max(0, SH + 0.5), not limited from above; a clamped channel passes no gradient.
 
         viewpoints: camera positions [B, V, 3] in world units -> [B, V, N, 3]; may be left out when sh has degree 0
         -> [B, N, 3]. Raises ValueError if it is left out for a higher degree.
@@ -95,15 +98,15 @@ class Gaussians:
         return torch.relu(torch.einsum("bvnk,bnkc->bvnc", basis, self.sh) + 0.5)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
-        """The same record with `fn` applied to every tensor, nested Gaussians included."""
-        changes: dict[str, object] = {}
+        """Returns the same record with `fn` applied to every tensor, nested Gaussians included."""
+        changes: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
                 changes[field.name] = fn(value)
             elif isinstance(value, Gaussians):
                 changes[field.name] = value.map(fn)
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **changes)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         return self.map(lambda t: t.to(device=device, dtype=dtype))
@@ -112,14 +115,66 @@ class Gaussians:
         return self.map(Tensor.detach)
 
     def scene(self, b: int) -> Self:
-        """Scene b alone, as a batch of one."""
+        """Returns scene b alone, as a batch of one."""
         if not -self.batch_size <= b < self.batch_size:
             raise ValueError(f"scene {b} does not exist; there are {self.batch_size}")
         b %= self.batch_size
         return self.map(lambda t: t[b : b + 1])
 
+    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+        """Returns the scenes' statistics under cameras [B, V]; see `gaussian.statistics.scene_statistics`."""
+        return scene_statistics(self, cameras)
+
+    def as_gaussians(self, viewpoint: Tensor | None = None) -> Gaussians:
+        """Returns the scene itself: its colours are spherical harmonics, so the viewpoint [B, 3] changes nothing."""
+        return self
+
+    def transformed(
+        self,
+        rotation: Tensor | None = None,  # [3, 3] or one per scene [B, 3, 3]; None leaves directions as they are
+        translation: Tensor | Sequence[float] = (0.0, 0.0, 0.0),  # [3] or [B, 3] in the new world units
+        scale: Tensor | float = 1.0,  # new world units per old one, a number or [B]
+    ) -> Self:
+        """Returns the scenes after the similarity x -> scale * rotation x + translation of the world.
+
+        Cameras moved alike (positions like points, axes rotated) see the same image, and depths times `scale`, as long
+        as no splat crosses the near cut, which back ends keep at a fixed distance. Nested Gaussians move too; other
+        fields of a subclass stay as they are. Differentiable in the scene and the arguments.
+        Raises ValueError if `scale` is not positive and finite or `rotation` is no rotation (both wait for the device).
+        """
+        factor = torch.as_tensor(scale, dtype=self.dtype, device=self.device)
+        if not bool(((factor > 0) & factor.isfinite()).all()):
+            raise ValueError(f"scale must be positive and finite, got {scale}")
+        shift = torch.as_tensor(translation, dtype=self.dtype, device=self.device)
+        factor, shift = factor[..., None, None], shift[..., None, :]  # [1, 1] or [B, 1, 1], [1, 3] or [B, 1, 3]
+        turned = self if rotation is None else self._rotated(rotation.to(self.means))
+        changes: dict[str, Any] = {
+            "means": turned.means * factor + shift,
+            "log_scales": turned.log_scales + factor.log(),
+        }
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Gaussians):
+                changes[field.name] = value.transformed(rotation, translation, scale)
+        return dataclasses.replace(turned, **changes)
+
+    def _rotated(self, rotation: Tensor) -> Self:
+        """Rotates splats and colours, but no nested Gaussians, about the origin by [3, 3] or [B, 3, 3]."""
+        check_rotation(rotation)
+        no_rotation = self.quats.norm(dim=-1, keepdim=True) < QUAT_EPS
+        quats = torch.where(no_rotation, self.quats.new_tensor([1.0, 0.0, 0.0, 0.0]), self.quats)
+        sh = self.sh
+        if self.sh_degree > 0:
+            sh = spherical_harmonics.rotation(rotation, self.sh_degree)[..., None, :, :] @ sh  # [B, N, K, 3]
+        return dataclasses.replace(
+            self,
+            means=self.means @ rotation.mT,
+            quats=multiply_quats(matrices_to_quats(rotation)[..., None, :], quats),
+            sh=sh,
+        )
+
     def rows_of(self, which: Tensor | slice | int) -> slice | Tensor:
-        """Where along N a selection lies: as a slice start:stop if it is one, else as int64 indices [n] of 0..N-1.
+        """Returns a selection along N as a slice start:stop if it is one, else as int64 indices [n] of 0..N-1.
 
         which: a slice, integer indices [n] or a bool mask [N], or the number of a level (needs level_sizes).
         Raises ValueError for a level or (on a CPU; elsewhere the device says so) an index that does not exist.
@@ -150,7 +205,7 @@ class Gaussians:
         return which.remainder(count) if count else which
 
     def select(self, which: Tensor | slice | int) -> Self:
-        """Some of the splats of every scene; fields that a subclass adds stay as they are. See `rows_of`.
+        """Returns some of the splats of every scene; fields that a subclass adds stay as they are. See `rows_of`.
 
         Slices and levels are views, indices and masks gather.
         """

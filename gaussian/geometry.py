@@ -1,4 +1,4 @@
-"""`Geometry`: what the cameras of a data set have in common, and the orbits that follow from it."""
+"""Measures what the cameras of a data set have in common (`Geometry`), and places cameras on orbits accordingly."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PARALLEL_EIGENVALUE = 1e-6  # mean squared sine between the axes (0.06 degrees) 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the cameras of a data set have in common; plain floats, made by `measure`.
+    """Describes what the cameras of a data set have in common, as plain floats; `measure` makes it.
 
-    `measure` gives it in the units of the labels. `to_model_units` gives the one that goes with labels that went
-    through `normalize`; generators, orbits and checkpoints use that one. Both carry the same way back.
+    `measure` returns it in label units. `to_model_units` converts it to the units of cameras that went through
+    `normalize`; generators, orbits and checkpoints use that one. `world_scale` and `origin` are the same in both.
     """
 
     pivot: tuple[float, float, float]  # least-squares point of all optical axes
@@ -32,14 +32,14 @@ class Geometry:
     radius: float  # median distance of the cameras to the centre
     intrinsics: tuple[tuple[float, ...], ...]  # 3x3, component-wise median, normalised by the image size
     world_scale: float = 1.0  # label units per model unit; 1 unless it is more than 10 % off
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)  # where the model's origin lies in label units
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the model's origin in label units
 
     def frontal(self) -> Cameras:
-        """One camera (leading shape []) at centre + radius (0, 0, 1), looking at the pivot."""
+        """Returns one camera (leading shape []) at centre + radius (0, 0, 1), looking at the pivot."""
         return self.orbit(0.0)
 
     def orbit(self, yaw: Tensor | float, pitch: Tensor | float = 0.0) -> Cameras:
-        """Cameras of yaw's and pitch's (broadcast) shape, `radius` from the centre, looking at the pivot.
+        """Returns cameras of yaw's and pitch's (broadcast) shape, `radius` from the centre, looking at the pivot.
 
         yaw, pitch: radians; positive yaw moves the camera towards world +x, positive pitch moves it up.
         """
@@ -52,17 +52,17 @@ class Geometry:
         return Cameras.look_at(position, self.pivot, intrinsics=y.new_tensor(self.intrinsics))
 
     def normalize(self, cameras: Cameras) -> Cameras:
-        """Cameras in label units to model units: moved to the origin and divided by world_scale."""
+        """Converts cameras from label units to model units: subtracts the origin and divides by world_scale."""
         positions = cameras.positions
         return _with_positions(cameras, (positions - positions.new_tensor(self.origin)) / self.world_scale)
 
     def denormalize(self, cameras: Cameras) -> Cameras:
-        """The inverse of `normalize`, for export."""
+        """Converts cameras from model units to label units, the inverse of `normalize`."""
         positions = cameras.positions
         return _with_positions(cameras, positions * self.world_scale + positions.new_tensor(self.origin))
 
     def to_model_units(self) -> Geometry:
-        """The geometry of the normalised cameras; call it on what `measure` returned."""
+        """Returns the geometry of the normalised cameras; call it on what `measure` returned."""
 
         def moved(point: tuple[float, float, float]) -> tuple[float, float, float]:
             x, y, z = ((p - o) / self.world_scale for p, o in zip(point, self.origin, strict=True))
@@ -78,7 +78,7 @@ class Geometry:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: lists and floats only."""
+        """Returns lists and floats that JSON can hold."""
         return {
             "pivot": list(self.pivot),
             "centre": list(self.centre),

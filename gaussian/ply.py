@@ -1,8 +1,8 @@
-"""Scenes as `.ply` files in the layout of 3D Gaussian Splatting (Kerbl et al. 2023), which splat viewers read.
+"""Reads and writes scenes as `.ply` files in the layout of 3D Gaussian Splatting (Kerbl et al. 2023).
 
-Binary little-endian float32, one element "vertex" with x y z, nx ny nz (zero), f_dc_0..2 (raw degree-0 SH), f_rest_*
-(the higher SH, channel-major: all of red first; absent at degree 0), opacity (logit), scale_0..2 (ln of the standard
-deviation), rot_0..3 (wxyz, as stored, not normalised).
+Splat viewers read this layout: binary little-endian float32, one element "vertex" with x y z, nx ny nz (zero),
+f_dc_0..2 (raw degree-0 SH), f_rest_* (the higher SH, channel-major: all of red first; absent at degree 0), opacity
+(logit), scale_0..2 (ln of the standard deviation), rot_0..3 (wxyz, as stored, not normalised).
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`render`: the one call that turns scenes and cameras into images, and the choice of the back end behind it."""
+"""Renders scenes under cameras: `render`, and the choice of the back end that it calls."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from gaussian.gaussians import FIELD_WIDTHS, Gaussians
 BACKENDS = ("auto", "torch", "cpu", "gsplat", "diff-gaussian-rasterization")
 # What renders on a device beside the PyTorch back end; "auto" takes the first.
 DEVICE_BACKENDS = {"cpu": ("cpu",), "cuda": ("gsplat", "diff-gaussian-rasterization")}
-MAX_CHANNELS = 16  # of `colors`
+MAX_CHANNELS = 16  # upper limit of C in `colors`
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """Images of B scenes from V cameras each."""
+    """Holds images of B scenes from V cameras each."""
 
     rgb: Tensor  # [B, V, 3, H, W] over the background, 0 and up, not limited from above ([B, V, C, H, W] with `colors`)
-    alpha: Tensor  # [B, V, 1, H, W] 0..1
+    alpha: Tensor  # [B, V, 1, H, W] accumulated opacity, 0..1
     depth: Tensor  # [B, V, 1, H, W] sum of alpha T z: camera z in world units, background 0, not divided by alpha
 
     @property
     def image(self) -> Tensor:
-        """2 rgb - 1, the range that discriminators read; may exceed 1 where rgb does."""
+        """Returns 2 rgb - 1, the range that discriminators read; it exceeds 1 where rgb does."""
         return 2 * self.rgb - 1
 
 
@@ -97,8 +97,10 @@ def render(
 
 
 def resolve_backend(name: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
-    """The back end that renders on that device: "torch", "cpu" (our native kernel), or on CUDA "gsplat" or
-    "diff-gaussian-rasterization" (only when asked for by name).
+    """Returns the back end that renders on a device.
+
+    Legal are "torch", "cpu" (the native kernel), and on CUDA "gsplat" and "diff-gaussian-rasterization" (only when
+    asked for by name).
 
     "auto" takes the fastest that is there, and the PyTorch one for float64. Where it has to fall back to PyTorch it
     warns once, naming the reason. Raises ValueError if a back end asked for by name does not exist or cannot be used.
@@ -179,12 +181,12 @@ def _check_colors(colors: Tensor, scene: Gaussians, num_views: int) -> int:
 
 
 def _module(name: str) -> ModuleType:
-    """Back ends are imported when first used: one of them compiles code, another needs CUDA."""
+    """Imports a back end when it is first used: one of them compiles code, another needs CUDA."""
     return importlib.import_module(f"gaussian.backend_{name.replace('-', '_')}")
 
 
 def _unavailable(name: str) -> str | None:
-    """Why a back end cannot be used, or None."""
+    """Returns why a back end cannot be used, or None."""
     module = _module(name)
     return None if module.available() else str(module.reason())
 

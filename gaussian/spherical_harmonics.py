@@ -1,21 +1,23 @@
-"""Real spherical harmonics up to degree 3, with the signs and the order of the 3DGS file format."""
+"""Evaluates and rotates real spherical harmonics up to degree 3, in the signs and order of the 3DGS file format."""
+
+import math
 
 import torch
 from torch import Tensor
 
-NUM_COEFFICIENTS = (1, 4, 9, 16)  # by degree
+NUM_COEFFICIENTS = (1, 4, 9, 16)  # per channel, of degrees 0 to 3
 Y00 = 0.28209479177387814  # 1 / (2 sqrt(pi)), the constant harmonic
 
 
 def degree_of(num_coefficients: int) -> int:
-    """Degree of an expansion with that many coefficients. Raises ValueError unless it is 1, 4, 9 or 16."""
+    """Returns the degree of an expansion with that many coefficients. Raises ValueError unless it is 1, 4, 9 or 16."""
     if num_coefficients not in NUM_COEFFICIENTS:
         raise ValueError(f"sh has {num_coefficients} coefficients per channel; legal are {NUM_COEFFICIENTS}")
     return NUM_COEFFICIENTS.index(num_coefficients)
 
 
 def basis(directions: Tensor, degree: int) -> Tensor:
-    """Harmonics at unit directions [..., 3]; returns [..., (degree + 1)^2].
+    """Evaluates the harmonics [..., (degree + 1)^2] at unit directions [..., 3].
 
     Orthonormal over the sphere, ordered by degree l and then by order m = -l..l, with the Condon-Shortley phase:
     the convention of Kerbl et al. 2023, so that coefficients can be exchanged with their files.
@@ -49,3 +51,25 @@ def basis(directions: Tensor, degree: int) -> Tensor:
             -c33 * x * (xx - 3 * yy),
         ]
     return torch.stack(terms, dim=-1)
+
+
+def rotation(matrices: Tensor, degree: int) -> Tensor:
+    """Returns the matrices [..., K, K] that rotate coefficients [..., K, C] up to a degree, K = (degree + 1)^2.
+
+    matrices: rotations [..., 3, 3]. The rotated expansion has at R d the value that the old one has at d; degrees do
+    not mix (the blocks are the real Wigner matrices). Found by sampling: with rows Y(d) over directions d,
+    Y(R^T d) = Y(d) M is solved for M, exactly because rotated harmonics of one degree are harmonics of that degree.
+    """
+    samples = _directions(4 * NUM_COEFFICIENTS[degree]).to(matrices.device)  # [S, 3]
+    inverse = torch.linalg.pinv(basis(samples, degree))  # [K, S]
+    turned = basis(samples @ matrices.double(), degree)  # [..., S, K]; rows are (R^T d)^T
+    return (inverse @ turned).to(matrices.dtype)
+
+
+def _directions(count: int) -> Tensor:
+    """Returns unit vectors [count, 3] spread evenly over the sphere (a Fibonacci lattice), float64."""
+    k = torch.arange(count, dtype=torch.float64)
+    z = 1 - (2 * k + 1) / count
+    angle = math.pi * (3 - math.sqrt(5)) * k
+    radius = (1 - z * z).sqrt()
+    return torch.stack([radius * angle.cos(), radius * angle.sin(), z], dim=-1)

@@ -1,20 +1,24 @@
-"""Statistics of a generated scene: what shows early that a run goes flat, transparent or out of sight."""
+"""Computes statistics of generated scenes that show early when a run goes flat, transparent or out of sight."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gaussian import Cameras, Gaussians
+if TYPE_CHECKING:  # `Gaussians.statistics` calls this module
+    from gaussian.cameras import Cameras
+    from gaussian.gaussians import Gaussians
 
-NEAR_TRANSPARENT = 0.05  # opacity under which a splat hardly shows
+NEAR_TRANSPARENT = 0.05  # opacity below which a splat counts as near transparent
 _NEAR = 0.2  # the rasterisers' near cut, world units
 
 
 def scene_statistics(scene: Gaussians, cameras: Cameras) -> dict[str, Tensor]:
-    """Per-level means and the whole scene's shares; each value is a tensor whose mean is the figure. No gradient.
+    """Returns statistics per level and of the whole scene, by name; the mean of each tensor is the figure.
 
-    `cameras` is [B, V]; only the first view is used for the share of visible splats.
+    cameras: [B, V]; only the first view counts for the share of visible splats. Nothing carries a gradient.
     """
     with torch.no_grad():
         opacity = scene.opacities()[..., 0]  # [B, N]
@@ -37,15 +41,16 @@ def scene_statistics(scene: Gaussians, cameras: Cameras) -> dict[str, Tensor]:
 
 
 def visible(means: Tensor, cameras: Cameras) -> Tensor:
-    """Which centres [B,N,3] lie inside the image of their camera [B] and beyond the near cut: bool [B,N]."""
+    """Tells which centres [B, N, 3] lie inside the image of their camera [B] and beyond the near cut: bool [B, N]."""
     xy, z = cameras.project(means)
     return (z > _NEAR) & ((xy >= 0) & (xy <= 1)).all(-1)
 
 
 def flatness(means: Tensor, weights: Tensor) -> Tensor:
-    """1 - (geometric mean / arithmetic mean) of the covariance's eigenvalues: 0 for a ball, 1 for a plane. [B].
+    """Returns 1 - (geometric / arithmetic mean) of the covariance's eigenvalues [B]: 0 for a ball, 1 for a plane.
 
-    `means` [B,N,3], `weights` [B,N] (opacities). Determinant and trace suffice, so no decomposition stalls the device.
+    means: [B, N, 3]; weights: [B, N], the opacities. Determinant and trace suffice, so that no decomposition
+    stalls the device.
     """
     share = (weights / weights.sum(1, keepdim=True).clamp_min(1e-12))[..., None]  # [B, N, 1]
     centred = means - (share * means).sum(1, keepdim=True)

@@ -2,6 +2,7 @@
 
 from metrics.detectors import Detector, load_detector
 from metrics.errors import MetricUnavailable
+from metrics.evaluator import Evaluator
 from metrics.registry import (
     check_detectors,
     compute_metric,
@@ -9,12 +10,13 @@ from metrics.registry import (
     load_on_all_ranks,
     needs_detector,
     parse_metric,
-    rehearse,
 )
-from metrics.results import MetricResult, MetricSpec, write_result
+from metrics.result_files import write_result
+from metrics.results import MetricResult, MetricSpec
 
 __all__ = [
     "Detector",
+    "Evaluator",
     "MetricResult",
     "MetricSpec",
     "MetricUnavailable",
@@ -25,6 +27,5 @@ __all__ = [
     "load_on_all_ranks",
     "needs_detector",
     "parse_metric",
-    "rehearse",
     "write_result",
 ]

@@ -1,4 +1,4 @@
-"""Statistics of real images, kept on disk under a key that holds everything they depend on."""
+"""Keeps statistics of real images on disk, under a key that holds everything they depend on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY_VERSION = 2  # raise it when the way statistics are computed changes
 
 
 class StatisticsCache:
-    """Named float arrays per key, one .npz each. A file is whole or absent; unreadable ones count as absent."""
+    """Keeps named float arrays per key, one .npz each. A file is whole or absent; unreadable ones count as absent."""
 
     def __init__(self, folder: Path, prefix: str, key: dict[str, object]) -> None:
         text = json.dumps({"version": KEY_VERSION, **key}, sort_keys=True)
@@ -23,7 +23,7 @@ class StatisticsCache:
         self._key = text
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """The arrays, or None if there are none under this key."""
+        """Returns the arrays, or None if there are none under this key."""
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = dict(file)
@@ -32,7 +32,7 @@ class StatisticsCache:
         return arrays if str(arrays.pop("key", "")) == self._key else None
 
     def save(self, **arrays: np.ndarray) -> None:
-        """Writes under a temporary name, then renames: processes that race leave one whole file."""
+        """Writes under a temporary name, then renames: processes that race leave one whole file. Raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem + ".", suffix=".part")
         try:

@@ -1,4 +1,4 @@
-"""Feature extractors, found, checked and loaded before any image is made."""
+"""Finds, checks and loads feature extractors, before any image is made."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ NOTES = {
 
 @dataclass(frozen=True)
 class Detector:
-    """A network from uint8 images [B, 3, H, W] to features float32 [B, num_features]."""
+    """Turns uint8 images [B, 3, H, W] into features float32 [B, num_features]."""
 
-    name: str
+    name: str  # as results give it
     key: str  # changes whenever the features do
-    network: nn.Module
-    num_features: int
+    network: nn.Module  # in evaluation mode, on the device of the images
+    num_features: int  # per image
     note: str | None = None  # why its values must not be compared with others; part of every result line
     classifier: Tensor | None = None  # [classes, num_features]: features to logits without bias
 
@@ -48,15 +48,15 @@ class Detector:
 
 @dataclass(frozen=True)
 class _Registered:
-    """What is known about a kind of detector."""
+    """Holds what is known about a kind of detector."""
 
-    title: str
-    flag: str
-    environment: str
+    title: str  # for messages
+    flag: str  # the option that names its weights
+    environment: str  # the variable that does so where the option is not given
     file: str  # name under which the weights are published, without what ports put before it
-    num_features: int
-    make: Callable[[], nn.Module]
-    untrained: Callable[[], nn.Module]
+    num_features: int  # per image
+    make: Callable[[], nn.Module]  # the network that the published weights fit
+    untrained: Callable[[], nn.Module]  # the same with seeded random weights
 
 
 REGISTRY: dict[DetectorKind, _Registered] = {
@@ -84,7 +84,7 @@ REGISTRY: dict[DetectorKind, _Registered] = {
 def load_detector(
     source: str | Detector | None = None, device: torch.device | str = "cpu", kind: DetectorKind = INCEPTION
 ) -> Detector:
-    """The detector at a path or URL, or "untrained" or "tiny".
+    """Loads the detector at a path or URL, or "untrained" or "tiny".
 
     None takes $SPLATGAN_DETECTOR ($SPLATGAN_DETECTOR_VGG for kind "vgg"), else the published file where the download
     cache holds it.
@@ -120,13 +120,13 @@ def _classifier(network: nn.Module) -> Tensor | None:
 
 
 def _downloaded(known: _Registered) -> str | None:
-    """The published weights in the download cache, put there by an earlier run or by hand."""
+    """Finds the published weights in the download cache, put there by an earlier run or by hand."""
     found = sorted(dnnlib.cache_dir("downloads").glob(f"*{known.file}"))
     return str(found[0]) if found else None
 
 
 def _local_file(source: str) -> tuple[Path, str]:
-    """The file on this machine and the name it was published under."""
+    """Returns the file on this machine and the name it was published under."""
     if "://" in source:
         try:
             path = dnnlib.download(source)
@@ -140,7 +140,7 @@ def _local_file(source: str) -> tuple[Path, str]:
 
 
 def _check_hash(path: Path, name: str) -> str:
-    """SHA-256 of the file in hexadecimal."""
+    """Returns the file's SHA-256 in hexadecimal. Raises MetricUnavailable if the name has the start of another."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     stated = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)

@@ -1,11 +1,11 @@
-"""What a metric raises when it cannot run."""
+"""Defines what a metric raises when it cannot run."""
 
 
 class MetricUnavailable(Exception):
-    """The metric cannot give a number here; the message is the one-line reason. Training leaves it out and goes on."""
+    """A metric cannot give a number here; the message is the one-line reason. Training leaves it out and goes on."""
 
 
 def one_line(error: Exception) -> str:
-    """What the error says, short enough for a terminal."""
+    """Returns what the error says, short enough for a terminal."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,4 +1,4 @@
-"""Features of a stream of images, over all ranks: mean and covariance in bounded memory, or the rows themselves."""
+"""Collects features of a stream of images over all ranks: mean and covariance in bounded memory, or the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch_utils import distributed
 
 
 class FeatureStats:
-    """Raw moments of features [., F]; F (F + 1) float64 values on the features' device, however many arrive."""
+    """Adds up raw moments of features [., F]: F (F + 1) float64 values on their device, however many arrive."""
 
     def __init__(self, num_features: int, device: torch.device | str = "cpu") -> None:
         self.count = 0
@@ -17,16 +17,16 @@ class FeatureStats:
         self._outer = torch.zeros(num_features, num_features, dtype=torch.float64, device=device)
 
     def add(self, features: Tensor) -> None:
-        """The next features [B, F]."""
+        """Adds the next features [B, F]."""
         x = features.to(self._sum)
         self._sum += x.sum(0)
         self._outer.addmm_(x.T, x)
         self.count += len(x)
 
     def mean_cov(self) -> tuple[Tensor, Tensor]:
-        """Mean [F] and covariance [F, F] = E[x x^T] - mean mean^T, the biased estimate that published FIDs use.
+        """Returns mean [F] and covariance [F, F] = E[x x^T] - mean mean^T, the biased estimate of published FIDs.
 
-        Of the features of all ranks, on all ranks, float64 on the CPU. ValueError with fewer than 2 features.
+        It is of the features of all ranks, on all ranks, float64 on the CPU. Raises ValueError below 2 features.
         """
         count = sum(distributed.gather_objects(self.count))
         if count < 2:
@@ -40,7 +40,7 @@ class FeatureStats:
 
 
 class FeatureRows:
-    """The features [count, F] themselves, float32; each rank keeps those that it computed until they are gathered."""
+    """Keeps the features [count, F] themselves, float32; each rank has those that it computed until `gather`."""
 
     def __init__(self, count: int, num_features: int) -> None:
         self.count, self.num_features = count, num_features
@@ -48,12 +48,12 @@ class FeatureRows:
         self._rows: list[Tensor] = []
 
     def add(self, indices: range, features: Tensor) -> None:
-        """Features [B, F] of the samples `indices`, which may come in any order."""
+        """Adds features [B, F] of the samples `indices`, which may come in any order."""
         self._indices.append(torch.tensor(indices))
         self._rows.append(features.float().cpu())
 
     def gather(self) -> Tensor | None:
-        """[count, F] in the order of the samples on rank 0, None elsewhere."""
+        """Returns [count, F] in the order of the samples on rank 0, None elsewhere."""
         places = distributed.gather_rows(torch.cat([torch.zeros(0, dtype=torch.int64), *self._indices]))
         parts = distributed.gather_rows(torch.cat([torch.zeros(0, self.num_features), *self._rows]))
         if places is None or parts is None:

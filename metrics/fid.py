@@ -1,4 +1,4 @@
-"""FID, FID3D and FID by yaw: Fréchet distances between the features of reals and fakes."""
+"""Computes FID, FID3D and FID by yaw: Fréchet distances between the features of reals and fakes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FEW_REALS = 500  # in a bin; fewer are marked
 
 
 def fid(spec: MetricSpec, sampling: Sampling, detector: Detector) -> Outcome:
-    """`fid<N>_full` and `fid3d_<N>_full` (Heusel et al. 2017; FID3D came with CGS-GAN)."""
+    """Computes `fid<N>_full` and `fid3d_<N>_full` (Heusel et al. 2017; FID3D came with CGS-GAN)."""
     frontal = spec.kind == "fid3d"
     reals, found = real_statistics(sampling, detector)
     value = _distance(sampling, detector, reals, fake_images(sampling, spec.count, frontal_conditioning=frontal))
@@ -35,7 +35,7 @@ def fid(spec: MetricSpec, sampling: Sampling, detector: Detector) -> Outcome:
 
 
 def _distance(sampling: Sampling, detector: Detector, reals: Arrays, fakes: Batches) -> float:
-    """The Fréchet distance between `reals` and the features of this metric's `fakes`, on all ranks."""
+    """Returns the Fréchet distance between `reals` and the features of `fakes`, on all ranks."""
     stats = FeatureStats(detector.num_features, sampling.device)
     each(fakes, lambda _, images: stats.add(detector(images)))
     mean, cov = stats.mean_cov()
@@ -46,7 +46,7 @@ def _distance(sampling: Sampling, detector: Detector, reals: Arrays, fakes: Batc
 
 
 def yaw_bins(sampling: Sampling) -> tuple[list[np.ndarray], list[float]]:
-    """The data items in 5 bins of equal count by the yaw of their cameras, and the 6 edges in degrees."""
+    """Sorts the data items into 5 bins of equal count by their cameras' yaw; returns the 6 edges in degrees too."""
     cameras = Cameras.from_labels(torch.as_tensor(sampling.dataset.labels).double())
     yaw = cameras.yaw_pitch(sampling.dataset.geometry)[0].rad2deg().numpy()
     order = np.argsort(yaw, kind="stable")
@@ -56,7 +56,7 @@ def yaw_bins(sampling: Sampling) -> tuple[list[np.ndarray], list[float]]:
 
 
 def fid_yaw(spec: MetricSpec, sampling: Sampling, detector: Detector) -> Outcome:
-    """`fid_yaw<N>`: FID of each of 5 yaw bins, N fakes per bin from the cameras of that bin's reals; ours."""
+    """Computes `fid_yaw<N>`: FID of each of 5 yaw bins, N fakes per bin from the cameras of that bin's reals; ours."""
     if len(sampling.dataset) < 2 * YAW_BINS:
         raise MetricUnavailable(f"{len(sampling.dataset)} images do not fill {YAW_BINS} yaw bins with 2 each")
     bins, edges = yaw_bins(sampling)

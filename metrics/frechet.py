@@ -1,4 +1,4 @@
-"""The Fréchet distance of two Gaussians (Dowson and Landau 1982), the D of FID (Heusel et al. 2017).
+"""Computes the Fréchet distance of two Gaussians (Dowson and Landau 1982), the D of FID (Heusel et al. 2017).
 
     D = |mu_1 - mu_2|^2 + tr S_1 + tr S_2 - 2 tr (S_1 S_2)^(1/2)
 
@@ -19,7 +19,7 @@ Array = np.ndarray | Tensor
 
 
 def low_rank_factor(cov: np.ndarray) -> np.ndarray:
-    """L [F, rank] with L L^T = cov to float64 rounding, for a positive semi-definite cov [F, F].
+    """Factors a positive semi-definite cov [F, F] into L [F, rank] with L L^T = cov to float64 rounding.
 
     Directions whose variance is under F x 2.2e-16 of the largest diagonal element are left out.
     """
@@ -32,7 +32,7 @@ def low_rank_factor(cov: np.ndarray) -> np.ndarray:
 
 
 def trace_of_root(cov_a: np.ndarray, cov_b: np.ndarray) -> float:
-    """tr (cov_a cov_b)^(1/2) of two positive semi-definite matrices [F, F]."""
+    """Returns tr (cov_a cov_b)^(1/2) of two positive semi-definite matrices [F, F]."""
     a, b = low_rank_factor(cov_a), low_rank_factor(cov_b)
     cross = a.T @ b  # [rank a, rank b]; its singular values are the eigenvalues of the root
     gram = cross @ cross.T if cross.shape[0] <= cross.shape[1] else cross.T @ cross
@@ -42,10 +42,10 @@ def trace_of_root(cov_a: np.ndarray, cov_b: np.ndarray) -> float:
 
 
 def frechet_distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> float:
-    """D of N(mean_a, cov_a) and N(mean_b, cov_b): means [F], covariances [F, F] symmetric, float64.
+    """Returns D of N(mean_a, cov_a) and N(mean_b, cov_b): means [F], covariances [F, F] symmetric, float64.
 
-    Not clamped: equal inputs give 0 to about 1e-14 of the trace, of either sign. ValueError for non-finite input or
-    shapes that do not fit.
+    It is not clamped: equal inputs give 0 to about 1e-14 of the trace, of either sign. Raises ValueError for input
+    that is not finite and for shapes that do not fit.
     """
     mu_a, s_a, mu_b, s_b = (np.asarray(x, dtype=np.float64) for x in (mean_a, cov_a, mean_b, cov_b))
     if mu_a.ndim != 1 or mu_a.shape != mu_b.shape or not s_a.shape == s_b.shape == mu_a.shape * 2:

@@ -1,4 +1,4 @@
-"""The 2015 Inception network (Szegedy et al. 2016, "Rethinking the Inception Architecture") up to its 2048 features.
+"""Builds the 2015 Inception network (Szegedy et al. 2016, "Rethinking the Inception Architecture"), 2048 features.
 
 FID is defined on the TensorFlow graph `inception-2015-12-05`. Its weights circulate as a PyTorch state dict whose names
 are the ones below. Three points differ from later Inception-v3 networks and change FID: the graph resizes with the
@@ -26,7 +26,7 @@ Branch = list[Step]
 
 
 class ConvUnit(nn.Module):
-    """Convolution without bias, batch normalisation with fixed statistics, ReLU."""
+    """Applies a convolution without bias, batch normalisation with fixed statistics, ReLU."""
 
     def __init__(self, c_in: int, c_out: int, kernel: Size, stride: int = 1, padding: Size = 0) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ConvUnit(nn.Module):
 
 
 class MixedBlock(nn.Module):
-    """Branches whose outputs are concatenated. Convolutions of stride 1 keep the size, those of stride 2 do not pad."""
+    """Concatenates the outputs of branches. Convolutions of stride 1 keep the size, those of stride 2 do not pad."""
 
     def __init__(self, c_in: int, branches: list[Branch]) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def _grid_8(pool: str) -> list[Branch]:
 
 
 def resize_tf1(images: Tensor, size: int = INPUT) -> Tensor:
-    """[B, C, H, W] -> [B, C, size, size] by TensorFlow 1's bilinear rule: output i reads input i H/size, unshifted."""
+    """Resizes [B, C, H, W] to [B, C, size, size] as TensorFlow 1 does: output i reads input i H / size, bilinearly."""
     for dim in (-1, -2):
         length = images.shape[dim]
         position = torch.arange(size, device=images.device, dtype=torch.float32) * (length / size)
@@ -151,7 +151,7 @@ def resize_tf1(images: Tensor, size: int = INPUT) -> Tensor:
 
 
 class Inception2015(nn.Module):
-    """uint8 images [B, 3, H, W] of any size -> features [B, 2048], float32. Always in evaluation mode, no gradients."""
+    """Maps uint8 images [B, 3, H, W] of any size to features float32 [B, 2048]; evaluation mode, no gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,11 +194,12 @@ class Inception2015(nn.Module):
 
 
 def untrained(seed: int = 0) -> Inception2015:
-    """The network with seeded random weights, for smoke tests without the weights file.
+    """Makes the network with seeded random weights, for smoke tests without the weights file.
 
-    He et al. 2015 with one change: each filter sums to 0 and is scaled for the variance 1/2 - 1/(2 pi) of a rectified
-    standard normal. Plain He weights pass the common mean of all activations on, and after 48 layers the features of
-    any two images agree to a few per cent (standard deviation 0.005 to 0.009 at a mean of 0.1 to 0.2).
+    They are those of He et al. 2015 with one change: each filter sums to 0 and is scaled for the variance
+    1/2 - 1/(2 pi) of a rectified standard normal. Plain He weights pass the common mean of all activations on, and
+    after 48 layers the features of any two images agree to a few per cent (standard deviation 0.005 to 0.009 at a mean
+    of 0.1 to 0.2).
     """
     network = Inception2015()
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,6 @@
-"""Inception score (Salimans et al. 2016): how sure the classifier is of each image, and how varied the classes are.
+"""Computes the Inception score (Salimans et al. 2016).
+
+It is high where a classifier is sure of each image and finds many classes among them:
 
 IS = exp( mean over images of KL( p(class | image) || mean of p ) ), per split of the images
 """
@@ -29,7 +31,7 @@ class SplitScores:
         self._probability = torch.zeros(SPLITS, num_classes, dtype=torch.float64, device=device)
 
     def add(self, indices: range, logits: Tensor) -> None:
-        """Logits [B, classes] of the images `indices`."""
+        """Adds logits [B, classes] of the images `indices`."""
         log_p = logits.to(self._probability).log_softmax(1)
         p = log_p.exp()
         split = torch.searchsorted(self.edges, torch.tensor(indices), right=True).to(p.device)
@@ -38,7 +40,7 @@ class SplitScores:
         self._probability.index_add_(0, split, p)
 
     def mean_std(self) -> tuple[float, float]:
-        """Of the scores of the splits, with the images of all ranks; on all ranks."""
+        """Returns mean and deviation of the splits' scores over the images of all ranks, on all ranks."""
         images, information, probability = (
             t.to("cpu", copy=True) for t in (self._images, self._information, self._probability)
         )
@@ -51,7 +53,10 @@ class SplitScores:
 
 
 def inception_score(spec: MetricSpec, sampling: Sampling, detector: Detector) -> Outcome:
-    """`is<N>`: no reals take part. The logits leave the classifier's bias out, as in the first implementation."""
+    """Computes `is<N>`, which takes no reals.
+
+    The logits leave the classifier's bias out, as in the first implementation.
+    """
     weight = detector.classifier
     if weight is None:
         raise MetricUnavailable(f"the detector {detector.name} has no classifier")

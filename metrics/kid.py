@@ -1,4 +1,4 @@
-"""Kernel Inception distance (Binkowski et al. 2018, "Demystifying MMD GANs"): unbiased, also for few images.
+"""Computes the kernel Inception distance (Binkowski et al. 2018, "Demystifying MMD GANs"), unbiased for few images too.
 
 k(x, y) = (x . y / F + 1)^3
 KID = mean over subsets of  sum_{i != j} k(x_i, x_j) / (m (m - 1)) + the same of y  - 2 sum_{i, j} k(x_i, y_j) / m^2
@@ -29,20 +29,20 @@ def _kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """The unbiased estimate from as many rows of x and y, float64 [m, F] with m of at least 2; it can be negative."""
+    """Estimates it without bias from as many rows of x and y, float64 [m, F], m at least 2; it can be negative."""
     m = len(x)
     within = [(k.sum() - k.diagonal().sum()) / (m * (m - 1)) for k in (_kernel(x, x), _kernel(y, y))]
     return float(within[0] + within[1] - 2 * _kernel(x, y).sum() / m**2)
 
 
 def kid_of(real: Tensor, fake: Tensor, subsets: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """Mean and standard deviation over subsets: rows (of real [N, F], of fake [M, F]), as many of each."""
+    """Returns mean and deviation over subsets: rows (of real [N, F], of fake [M, F]), as many of each."""
     values = torch.tensor([squared_mmd(real[i].double(), fake[j].double()) for i, j in subsets], dtype=torch.float64)
     return float(values.mean()), float(values.std(correction=0))
 
 
 def seeded_subsets(seed: int, num_real: int, num_fake: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """100 pairs of `min(1000, num_real, num_fake)` rows without repetition, functions of the seed."""
+    """Draws 100 pairs of `min(1000, num_real, num_fake)` rows without repetition, functions of the seed."""
     size = min(SUBSET_SIZE, num_real, num_fake)
     for subset in range(SUBSETS):
         real, fake = (
@@ -53,7 +53,7 @@ def seeded_subsets(seed: int, num_real: int, num_fake: int) -> Iterable[tuple[Te
 
 
 def kid(spec: MetricSpec, sampling: Sampling, detector: Detector) -> Outcome:
-    """`kid<N>_full`."""
+    """Computes `kid<N>_full`."""
     reals, found = real_rows(sampling, detector)
     rows = FeatureRows(spec.count, detector.num_features)
     each(fake_images(sampling, spec.count), lambda indices, images: rows.add(indices, detector(images)))

@@ -1,17 +1,17 @@
-"""Pictures of metrics. Imported where one is drawn, as matplotlib is slow to load."""
+"""Draws pictures of results. Matplotlib is imported where one is drawn: it is slow to load, and few need it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from metrics.results import MetricResult
 
 
 def save_fid_by_yaw(result: MetricResult, path: Path) -> None:
-    """A bar per yaw bin of `fid_yaw<N>`, as wide as its bin; bins with few reals are hatched."""
+    """Draws a bar per yaw bin of `fid_yaw<N>`, as wide as its bin; bins with few reals are hatched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     edges, few = result.protocol["yaw_edges_deg"], result.protocol["bins_with_few_reals"]
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)

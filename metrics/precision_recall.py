@@ -1,4 +1,4 @@
-"""Improved precision and recall (Kynkäänniemi et al. 2019).
+"""Computes improved precision and recall (Kynkäänniemi et al. 2019).
 
 Each set is covered by balls around its features, as wide as the distance to the third nearest neighbour in the set.
 Precision is the share of fakes inside a ball of the reals, recall the share of reals inside a ball of the fakes.
@@ -22,12 +22,12 @@ ROWS_AT_ONCE = 4096  # rows and columns of one block of distances: 64 MB
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """[A, F], [B, F] -> [A, B]."""
+    """Returns the squared distances [A, B] of rows [A, F] and [B, F]."""
     return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
 
 
 def _radii(rows: Tensor, neighbours: int) -> Tensor:
-    """Squared distance of every row [N, F] to its `neighbours`-th nearest other row: [N]."""
+    """Returns the squared distance [N] of every row [N, F] to its `neighbours`-th nearest other row."""
     radii = []
     for some in rows.split(ROWS_AT_ONCE):
         nearest = torch.empty(len(some), 0, device=rows.device, dtype=rows.dtype)
@@ -39,7 +39,7 @@ def _radii(rows: Tensor, neighbours: int) -> Tensor:
 
 
 def _covered(rows: Tensor, centres: Tensor, radii: Tensor) -> float:
-    """Share of `rows` inside a ball around one of `centres`."""
+    """Returns the share of `rows` inside a ball around one of `centres`."""
     count = 0
     for some in rows.split(ROWS_AT_ONCE):
         inside = torch.zeros(len(some), dtype=torch.bool, device=rows.device)
@@ -50,7 +50,7 @@ def _covered(rows: Tensor, centres: Tensor, radii: Tensor) -> float:
 
 
 def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """Precision and recall of features [N, F] and [M, F]. ValueError with `neighbours` rows or fewer in a set."""
+    """Computes both of features [N, F] and [M, F]. Raises ValueError with `neighbours` rows or fewer in a set."""
     if min(len(real), len(fake)) <= neighbours:
         raise ValueError(f"precision and recall need more than {neighbours} images of each kind")
     # Centred in float64: |a|^2 + |b|^2 - 2 a.b then loses fewer digits in float32.
@@ -60,7 +60,7 @@ def precision_recall(real: Tensor, fake: Tensor, neighbours: int = NEIGHBOURS) -
 
 
 def precision_and_recall(spec: MetricSpec, sampling: Sampling, detector: Detector) -> Outcome:
-    """`pr<N>k3_full` (VGG-16 features) and `pr_inception<N>k3_full`; ranked by the harmonic mean of the two."""
+    """Computes `pr<N>k3_full` (VGG-16 features) or `pr_inception<N>k3_full`; ranked by the harmonic mean of the two."""
     num_real = len(sampling.dataset)
     if min(num_real, spec.count) <= NEIGHBOURS:
         raise MetricUnavailable(f"precision and recall need more than {NEIGHBOURS} images of each kind")

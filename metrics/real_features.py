@@ -1,4 +1,4 @@
-"""Features of the reals, computed once per data set: their statistics or the rows themselves, kept on disk."""
+"""Computes features of the reals once per data set and keeps them on disk: statistics, or the rows themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def real_statistics(sampling: Sampling, detector: Detector, items: np.ndarray | None = None) -> tuple[Arrays, str]:
-    """{"mean": [F], "cov": [F, F]} of the data items `items` (None: all), and where they came from."""
+    """Returns {"mean": [F], "cov": [F, F]} of the data items `items` (None: all), and where they came from."""
 
     def compute() -> Arrays:
         stats = FeatureStats(detector.num_features, sampling.device)
@@ -30,7 +30,7 @@ def real_statistics(sampling: Sampling, detector: Detector, items: np.ndarray | 
 
 
 def real_rows(sampling: Sampling, detector: Detector) -> tuple[Arrays, str]:
-    """{"rows": float32 [N, F]} of all data items in their order, and where they came from."""
+    """Returns {"rows": float32 [N, F]} of all data items in their order, and where they came from."""
 
     def compute() -> Arrays:
         rows = FeatureRows(len(sampling.dataset), detector.num_features)
@@ -44,7 +44,7 @@ def real_rows(sampling: Sampling, detector: Detector) -> tuple[Arrays, str]:
 def _cached(
     sampling: Sampling, detector: Detector, what: dict[str, Any], compute: Callable[[], Arrays]
 ) -> tuple[Arrays, str]:
-    """What `compute` gives, from the cache where it is there. Rank 0 reads and writes; it alone has the arrays then."""
+    """Takes from the cache what `compute` gives, if it is there. Rank 0 reads and writes; a hit is on rank 0 alone."""
     if sampling.cache_dir is None:
         return compute(), "computed"
     key = {

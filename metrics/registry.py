@@ -1,4 +1,4 @@
-"""Metric names and the one function that computes them, for training and offline alike."""
+"""Knows all metrics by name and has the one function that computes them, for training and offline alike."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 import dnnlib
 from metrics.detectors import INCEPTION, VGG, Detector, DetectorKind, load_detector
 from metrics.errors import MetricUnavailable, one_line
 from metrics.fid import fid, fid_yaw
+from metrics.generators import Generator
 from metrics.inception_score import SPLITS, inception_score
 from metrics.kid import kid
 from metrics.precision_recall import NEIGHBOURS, precision_and_recall
@@ -29,14 +29,17 @@ from training.dataset import ImageDataset
 
 @dataclass(frozen=True)
 class _Kind:
+    """Describes the metrics whose names differ in the count alone."""
+
     form: str  # how the name is written, <N> for the count
     compute: Callable[[MetricSpec, Sampling, Any], Outcome]  # the third argument is a Detector or None
-    detector: DetectorKind | None = None
+    detector: DetectorKind | None = None  # the network whose features it takes
     optional: bool = False  # works without the detector too
-    larger_is_better: bool = False
+    larger_is_better: bool = False  # how snapshots are ranked
     least: int = 2  # smallest count
 
     def match(self, name: str) -> str | None:
+        """Returns the count as it is written in `name`, or None for the name of another kind."""
         found = re.fullmatch(re.escape(self.form).replace("<N>", "([1-9][0-9]*k?)"), name)
         return found[1] if found else None
 
@@ -64,7 +67,7 @@ PUBLISHED = {"pr50k3_full": 50_000, "pr_inception50k3_full": 50_000}
 
 
 def parse_metric(name: str) -> MetricSpec:
-    """`fid50k_full` -> MetricSpec("fid", 50000, ...). ValueError lists the legal forms."""
+    """Parses `fid50k_full` into MetricSpec("fid", 50000, ...). Raises ValueError that lists the legal forms."""
     for kind, entry in KINDS.items():
         if (digits := entry.match(name)) is not None:
             count = int(digits.rstrip("k")) * (1000 if digits.endswith("k") else 1)
@@ -77,12 +80,12 @@ def parse_metric(name: str) -> MetricSpec:
 
 
 def larger_is_better(name: str) -> bool:
-    """Whether more of the metric is better. ValueError as `parse_metric`."""
+    """Says whether more of the metric is better. Raises ValueError as `parse_metric` does."""
     return KINDS[parse_metric(name).kind].larger_is_better
 
 
 def needs_detector(name: str) -> Literal["inception", "vgg"] | None:
-    """The network whose features the metric cannot do without, if any. ValueError as `parse_metric`."""
+    """Returns the network whose features the metric cannot do without. Raises ValueError as `parse_metric` does."""
     entry = KINDS[parse_metric(name).kind]
     return None if entry.optional else entry.detector
 
@@ -109,13 +112,13 @@ def check_detectors(
 
 def compute_metric(
     name: str,  # see parse_metric
-    G: Any,  # mapping, synthesis, render, z_dim, resolution
+    G: Generator,
     dataset: ImageDataset,  # unmirrored
     *,
     seed: int = 0,
     detector: str | Detector | None = None,  # path, URL, "tiny" or "untrained"; None: see load_detector
     detector_vgg: str | Detector | None = None,  # the same for the metrics of VGG-16 features
-    device: torch.device | str | None = None,  # where G is; None: found from its parameters
+    device: torch.device | str | None = None,  # where G is; None: as it says
     batch_size: int = 32,
     cache_dir: str | Path | None = None,  # for features of reals; None: the user's cache folder
     cache: bool = True,
@@ -123,7 +126,7 @@ def compute_metric(
     weights: str = "ema",  # recorded: which weights G holds, "ema" or "raw"
     progress: Callable[[str, int, int], None] | None = None,  # called with ("reals" or "fakes", done, total)
 ) -> MetricResult:
-    """The value of metric `name` for generator G against `dataset`. docs/metrics.md has the protocols.
+    """Computes metric `name` for generator G against `dataset`. docs/metrics.md has the protocols.
 
     With several ranks all of them call it with equal arguments; they share the images and all get the result.
     Raises MetricUnavailable (on all ranks) with a one-line reason if it cannot run, ValueError for an illegal argument.
@@ -134,7 +137,7 @@ def compute_metric(
     background = _background(G, background)
     _check_inputs(G, dataset)
     start = time.perf_counter()
-    where = torch.device(device) if device is not None else _device_of(G)
+    where = torch.device(device) if device is not None else G.device
     entry = KINDS[spec.kind]
     network = _detector_for(entry, detector_vgg if entry.detector == VGG else detector, where)
     folder = (Path(cache_dir) if cache_dir is not None else dnnlib.cache_dir("metrics")) if cache else None
@@ -169,28 +172,28 @@ def compute_metric(
     )
 
 
-def rehearse(name: str, sampling: Sampling, detector: Detector | None, count: int) -> None:
+def compute_on_few(name: str, sampling: Sampling, detector: Detector | None, count: int) -> None:
     """Computes metric `name` with at most `count` images in place of its own number, and forgets the value.
 
-    What it takes shows in the memory of the process and of the device. A metric that keeps something of every image
-    keeps less here: swd 38 kB an image, level and set; kid and pr one float32 row of features.
+    It serves to see what memory a metric takes. One that keeps something of every image keeps less here: swd 38 kB an
+    image, level and set; kid and pr one float32 row of features.
     """
     spec = parse_metric(name)
     entry = KINDS[spec.kind]
     entry.compute(replace(spec, count=min(spec.count, count)), sampling, detector)
 
 
-def _background(G: Any, asked: str | None) -> str:
-    """The one background of this metric. MetricUnavailable if G was trained over another fixed one."""
-    trained = (getattr(G, "checkpoint_config", None) or {}).get("background", "random")
+def _background(G: Generator, asked: str | None) -> str:
+    """Returns the one background of this metric. Raises MetricUnavailable if G was trained over another fixed one."""
+    trained = "random" if G.info is None else G.info.config.get("background", "random")
     if asked is None:
-        return "white" if trained == "random" else trained
+        return "white" if G.info is None else G.info.background
     if dnnlib.parse_color(asked) != dnnlib.parse_color(asked if trained == "random" else trained):
         raise MetricUnavailable(f"the network was trained over {trained}, the metric asks for {asked}")
     return asked
 
 
-def _check_inputs(G: Any, dataset: ImageDataset) -> None:
+def _check_inputs(G: Generator, dataset: ImageDataset) -> None:
     if G.resolution != dataset.resolution:
         raise MetricUnavailable(f"the generator makes {G.resolution} px, the data set has {dataset.resolution} px")
     if len(dataset) < 2:
@@ -209,7 +212,7 @@ def _detector_for(entry: _Kind, source: str | Detector | None, device: torch.dev
 
 
 def load_on_all_ranks(source: str | Detector | None, kind: DetectorKind, device: torch.device) -> Detector:
-    """`load_detector` on rank 0 first, so that one process downloads. What fails on one rank fails on all."""
+    """Calls `load_detector` on rank 0 first, so that one process downloads. What fails on one rank fails on all."""
     if distributed.world_size() > 1:
         distributed.on_main(lambda: load_detector(source, device, kind).name)
     found, reason = None, None
@@ -228,8 +231,3 @@ def _content_key(dataset: ImageDataset) -> str:
         return distributed.on_main(dataset.content_key)
     except (OSError, ValueError) as error:  # an image that is gone
         raise MetricUnavailable(one_line(error)) from None
-
-
-def _device_of(G: Any) -> torch.device:
-    tensors: list[Tensor] = list(G.parameters()) if hasattr(G, "parameters") else []
-    return tensors[0].device if tensors else torch.device("cpu")

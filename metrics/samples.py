@@ -1,8 +1,7 @@
-"""The images that metrics compare: reals from the data set and fakes from a generator, both uint8.
+"""Makes the images that metrics compare: reals from the data set and fakes from a generator, both uint8.
 
-A generator here is anything with `z_dim`, `resolution`, `mapping`, `synthesis` and `render` (docs/design.md). Sample i
-has its own latent and its own data item, functions of (seed, i) alone, so that the batch size changes nothing. Batches
-go to the ranks in turns: with R ranks, rank r makes batches r, r + R, ...
+Sample i has its own latent and its own data item, functions of (seed, i) alone, so that the batch size changes nothing.
+Batches go to the ranks in turns: with R ranks, rank r makes batches r, r + R, ...
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 import dnnlib
 from gaussian import Cameras
 from metrics.errors import MetricUnavailable, one_line
+from metrics.generators import Generator
 from torch_utils import distributed, random
 from training.dataset import ImageDataset, iterate
 from training.images import composite, quantize
@@ -32,27 +31,29 @@ Batches = Iterator[tuple[range, Tensor]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """What all metrics of one evaluation share."""
+    """Holds what decides the images of a metric, and how they are made."""
 
-    G: Any
-    dataset: ImageDataset
-    seed: int
-    device: torch.device
-    batch_size: int
-    background: str  # see dnnlib.parse_color
+    G: Generator
+    dataset: ImageDataset  # unmirrored
+    seed: int  # of latents, cameras and everything else that is drawn
+    device: torch.device  # where G is
+    batch_size: int  # images at once; changes no value
+    background: str  # of reals and fakes, see dnnlib.parse_color
     cache_dir: Path | None  # where features of reals are kept; None: nowhere
     progress: Callable[[str, int, int], None] | None  # called with (what, done, total)
     data_key: str = ""  # hash of the data set's content
 
     def colour(self) -> Tensor:
+        """Returns the background as RGB in 0..1: [3]."""
         return torch.tensor(dnnlib.parse_color(self.background), device=self.device)
 
-    def tell(self, what: str, done: int, total: int) -> None:
+    def report_progress(self, what: str, done: int, total: int) -> None:
+        """Says that `done` of `total` images exist; what: "reals" or "fakes"."""
         if self.progress is not None:
             self.progress(what, done, total)
 
     def batches(self, count: int) -> list[range]:
-        """This rank's batches of `count` samples."""
+        """Returns this rank's batches of `count` samples."""
         batches = [range(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
         return batches[distributed.rank() :: distributed.world_size()]
 
@@ -90,12 +91,12 @@ def check_background(image: Tensor, alpha: Tensor, colour: Tensor, whose: str) -
 
 
 def random_items(sampling: Sampling, count: int) -> np.ndarray:
-    """`count` different data items (all, if there are fewer) in a seeded order."""
+    """Draws `count` different data items (all, if there are fewer), in a seeded order."""
     return random.permutation(sampling.seed, "metric/real", 0, len(sampling.dataset))[:count]
 
 
 def real_images(sampling: Sampling, items: np.ndarray | None = None) -> Batches:
-    """This rank's batches uint8 [B, 3, R, R] of the data items `items` (None: all), with their places among them.
+    """Yields this rank's batches uint8 [B, 3, R, R] of the data items `items` (None: all), with their places in it.
 
     Unmirrored and over the metric's background. Images without masks stay as stored.
     """
@@ -109,26 +110,27 @@ def real_images(sampling: Sampling, items: np.ndarray | None = None) -> Batches:
         if masks is not None and indices is batches[0]:
             check_background(image, masks / 255, colour, "real")
         yield indices, quantize(image)
-        sampling.tell("reals", indices.stop, len(items))
+        sampling.report_progress("reals", indices.stop, len(items))
 
 
 def latents(sampling: Sampling, indices: range) -> Tensor:
+    """Draws the latents of the samples `indices`: [len(indices), z_dim]."""
     return random.normal(sampling.seed, "metric/z", indices, (sampling.G.z_dim,)).to(sampling.device)
 
 
 def data_cameras(sampling: Sampling, items: Tensor | np.ndarray) -> Cameras:
-    """The cameras of data items, of the shape of `items`."""
+    """Returns the cameras of data items, of the shape of `items`."""
     return Cameras.from_labels(torch.as_tensor(sampling.dataset.labels)[items].to(sampling.device))
 
 
 def frontal_cameras(sampling: Sampling, count: int) -> Cameras:
-    """The one frontal camera of the data's geometry, `count` times."""
+    """Returns the one frontal camera of the data's geometry, `count` times."""
     return sampling.dataset.geometry.frontal().to(sampling.device).expand(count)
 
 
 @torch.no_grad()
 def picture(sampling: Sampling, z: Tensor, condition: Cameras, cameras: Cameras, check: bool = False) -> Tensor:
-    """Latents [B, z_dim] mapped under `condition` [B] and rendered from `cameras` [B]: uint8 [B, 3, R, R].
+    """Maps latents [B, z_dim] under `condition` [B] and renders them from `cameras` [B]: uint8 [B, 3, R, R].
 
     check: compare the background too. Raises MetricUnavailable for images that are not finite.
     """
@@ -150,9 +152,9 @@ def fake_images(
     pool: np.ndarray | None = None,  # data items whose cameras are drawn; None: all
     first: int = 0,  # number of the first sample
 ) -> Batches:
-    """This rank's batches uint8 [B, 3, R, R] of `count` generated images, each from the camera of a random data item.
+    """Yields this rank's batches uint8 [B, 3, R, R] of `count` generated images, from cameras of random data items.
 
-    The mapping is conditioned on that same camera, or, as FID3D asks, on the one frontal camera of the data.
+    The mapping is conditioned on the camera of the image, or, as FID3D asks, on the one frontal camera of the data.
     """
     pool = np.arange(len(sampling.dataset)) if pool is None else pool
     batches = sampling.batches(count)
@@ -162,4 +164,4 @@ def fake_images(
         cameras = data_cameras(sampling, items)
         condition = frontal_cameras(sampling, len(indices)) if frontal_conditioning else cameras
         yield indices, picture(sampling, latents(sampling, samples), condition, cameras, indices is batches[0])
-        sampling.tell("fakes", indices.stop, count)
+        sampling.report_progress("fakes", indices.stop, count)

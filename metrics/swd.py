@@ -1,4 +1,4 @@
-"""Sliced Wasserstein distance between the patches of two image sets, one figure per level of a Laplacian pyramid.
+"""Computes the sliced Wasserstein distance between the patches of two image sets, per level of a Laplacian pyramid.
 
 Karras et al. 2018, "Progressive Growing of GANs", section 5 and appendix: 128 patches of 7x7x3 per image and level,
 each channel of a set brought to mean 0 and standard deviation 1, 512 random directions, the distance times 1000. The
@@ -35,7 +35,10 @@ FEATURES = 3 * PATCH * PATCH
 
 
 def levels_of(resolution: int) -> list[int]:
-    """Resolutions of the levels, finest first: 64 -> [64, 32, 16]. ValueError unless 16 times a power of 2."""
+    """Returns the levels' resolutions, finest first: 64 -> [64, 32, 16].
+
+    Raises ValueError unless `resolution` is 16 times a power of 2.
+    """
     levels = [resolution]
     while levels[-1] > COARSEST and levels[-1] % 2 == 0:
         levels.append(levels[-1] // 2)
@@ -45,7 +48,7 @@ def levels_of(resolution: int) -> list[int]:
 
 
 def _smooth(x: Tensor, dim: int, step: int) -> Tensor:
-    """The binomial filter (1 4 6 4 1)/16 along `dim`, which the caller has padded by 2; every `step`-th output."""
+    """Filters with (1 4 6 4 1)/16 along `dim`, which the caller has padded by 2, and keeps every `step`-th output."""
     n = x.shape[dim] - 4
     taps = [x.narrow(dim, k, n) for k in range(5)]
     if step > 1:
@@ -59,7 +62,7 @@ def _blur(x: Tensor, step: int = 1) -> Tensor:
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """[B, 3, R, R] of any range -> levels [B, 3, r, r] for r = R, R/2, ..., 16; their upsampled sum is `images`."""
+    """Takes [B, 3, R, R] apart into levels [B, 3, r, r] for r = R, R/2, ..., 16; their upsampled sum is `images`."""
     levels = []
     current = images.float()
     for _ in levels_of(images.shape[-1])[1:]:
@@ -72,9 +75,9 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
 
 
 class PatchDescriptors:
-    """The patches of one image set at every level; images arrive in batches of any size.
+    """Keeps the patches of one image set at every level; images arrive in batches of any size.
 
-    Memory: count x 128 x 147 x 2 bytes (38 kB an image) and level, on `device`.
+    That takes count x 128 x 147 x 2 bytes (38 kB an image) and level, on `device`.
     """
 
     def __init__(self, resolution: int, count: int, seed: int = 0, device: torch.device | str = "cpu") -> None:
@@ -84,7 +87,7 @@ class PatchDescriptors:
         self.levels = {r: torch.empty(shape, dtype=torch.float16, device=device) for r in levels_of(resolution)}
 
     def add(self, indices: range, images: Tensor) -> None:
-        """Images uint8 [B, 3, R, R] and their numbers in the set."""
+        """Adds images uint8 [B, 3, R, R] and their numbers in the set. Raises ValueError for images that do not fit."""
         batch = images.shape[0]
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"swd takes uint8 images [B, 3, R, R], got {images.dtype} {list(images.shape)}")
@@ -99,7 +102,7 @@ class PatchDescriptors:
         self.filled += batch
 
     def gather(self) -> PatchDescriptors | None:
-        """The sets of all ranks as one in the order of the images, on rank 0; None elsewhere."""
+        """Joins the sets of all ranks to one in the order of the images, on rank 0; returns None elsewhere."""
         if distributed.world_size() == 1:
             return self
         device = self.levels[min(self.levels)].device
@@ -116,7 +119,7 @@ class PatchDescriptors:
         return whole
 
     def _patches(self, level: Tensor, indices: range) -> Tensor:
-        """[B, 3, r, r] -> [B, 128, 147], channel-major, at uniform places that depend on (seed, image index) alone."""
+        """Cuts [B, 128, 147], channel-major, from [B, 3, r, r], at places that depend on (seed, image index) alone."""
         r = level.shape[-1]
         corners = random.uniform(self.seed, f"metric/swd/patch/{r}", indices, (PATCHES_PER_IMAGE, 2)).to(level.device)
         corners = (corners * (r - PATCH + 1)).long()  # [B, 128, 2] x, y
@@ -129,7 +132,7 @@ class PatchDescriptors:
 
 @dataclass(frozen=True)
 class _Normalised:
-    """One level of one set, ready to be projected: descriptors and the per-feature mean and standard deviation."""
+    """Projects one level of one set, whose descriptors it normalises on the way."""
 
     descriptors: Tensor  # [M, 147] float16
     mean: Tensor  # [147]
@@ -137,6 +140,7 @@ class _Normalised:
 
     @staticmethod
     def of(level: Tensor) -> _Normalised:
+        """Measures mean and deviation of a level [N, 128, 147], per channel."""
         descriptors = level.flatten(0, 1)
         total = torch.zeros(2, FEATURES, dtype=torch.float64)
         for chunk in descriptors.split(ROWS_AT_ONCE):
@@ -151,7 +155,7 @@ class _Normalised:
         return _Normalised(descriptors, *per_feature)
 
     def project(self, directions: Tensor, block: Tensor, out: Tensor) -> Tensor:
-        """Projections on directions [D, 147], written to out [D, M]; block [ROWS_AT_ONCE, 147] is room to work in."""
+        """Projects on directions [D, 147], into out [D, M]; block [ROWS_AT_ONCE, 147] is room to work in."""
         weights = directions / self.std  # [D, 147]
         for start in range(0, len(self.descriptors), ROWS_AT_ONCE):
             chunk = self.descriptors[start : start + ROWS_AT_ONCE]
@@ -161,7 +165,7 @@ class _Normalised:
 
 
 def _wasserstein_rows(a: Tensor, b: Tensor) -> float:
-    """Sum over rows of the 1-D Wasserstein-1 distance of the rows' values; overwrites both [D, M]."""
+    """Sums the 1-D Wasserstein-1 distances of the rows of a and b [D, M], which it overwrites."""
     if a.device.type != "cpu":
         return float((a.sort(-1).values - b.sort(-1).values).abs_().mean(-1).double().sum())
 
@@ -177,9 +181,9 @@ def _wasserstein_rows(a: Tensor, b: Tensor) -> float:
 
 
 def distance(a: PatchDescriptors, b: PatchDescriptors) -> dict[str, float]:
-    """{"swd_64": ..., "swd_32": ..., "swd_16": ..., "mean": ...} of two full sets of equal count, times 1000.
+    """Returns {"swd_64": ..., "swd_32": ..., "swd_16": ..., "mean": ...} of two full sets of equal count, times 1000.
 
-    Wasserstein-1 over 512 directions, which depend on a's seed alone. ValueError if the sets do not match.
+    It is Wasserstein-1 over 512 directions, which depend on a's seed alone. Raises ValueError if the sets do not match.
     """
     if a.filled != b.filled or a.filled != a.count or b.filled != b.count or a.levels.keys() != b.levels.keys():
         described = [f"{s.filled} of {s.count} images of {max(s.levels)} px" for s in (a, b)]
@@ -203,7 +207,7 @@ def distance(a: PatchDescriptors, b: PatchDescriptors) -> dict[str, float]:
 
 
 def describe(images: Tensor, seed: int = 0, batch_size: int = 64) -> PatchDescriptors:
-    """All patches of images uint8 [N, 3, R, R] (a set measured against several others is described once)."""
+    """Cuts all patches of images uint8 [N, 3, R, R] (a set measured against several others needs it once)."""
     descriptors = PatchDescriptors(images.shape[-1], len(images), seed, images.device)
     for batch in images.split(batch_size):
         descriptors.add(range(descriptors.filled, descriptors.filled + len(batch)), batch)
@@ -211,13 +215,13 @@ def describe(images: Tensor, seed: int = 0, batch_size: int = 64) -> PatchDescri
 
 
 def swd(images_a: Tensor | np.ndarray, images_b: Tensor | np.ndarray, seed: int = 0) -> dict[str, float]:
-    """Distances of two sets of as many uint8 images [N, 3, R, R]: one per level and their mean (see `distance`)."""
+    """Measures two sets of as many uint8 images [N, 3, R, R]: one figure per level and their mean, see `distance`."""
     a, b = (describe(torch.as_tensor(images), seed) for images in (images_a, images_b))
     return distance(a, b)
 
 
 def sliced_wasserstein(spec: MetricSpec, sampling: Sampling) -> Outcome:
-    """`swd<N>`: as many reals as fakes, min(N, size of the set)."""
+    """Computes `swd<N>` of as many reals as fakes, min(N, size of the set)."""
     count = min(spec.count, len(sampling.dataset))
     mine = sum(len(batch) for batch in sampling.batches(count))
     try:

@@ -1,4 +1,4 @@
-"""A small convolutional detector for tests and smoke runs: one layer of seeded random filters, milliseconds an image.
+"""Builds a small detector for tests and smoke runs: one layer of seeded random filters, milliseconds an image.
 
 Half of the filters sum to 0 and see edges only, the others see colours too; pooled over the four quarters of the image,
 the features also tell places. Their values mean nothing beside those of any other detector.
@@ -18,7 +18,7 @@ REFERENCE_IMAGES = 256
 
 
 class TinyDetector(nn.Module):
-    """uint8 images [B, 3, H, W] of any size -> features [B, 64], float32: mean 0, deviation 1 over smooth pictures."""
+    """Maps uint8 images [B, 3, H, W] of any size to features [B, 64]: mean 0, deviation 1 over smooth pictures."""
 
     weight: Tensor  # [16, 3, 4, 4]
     classifier: Tensor  # [16, 64] features to logits

@@ -1,4 +1,4 @@
-"""VGG-16 (Simonyan and Zisserman 2015, configuration D) up to its second fully connected layer, 4096 features.
+"""Builds VGG-16 (Simonyan and Zisserman 2015, configuration D) up to its second dense layer, 4096 features.
 
 Kynkäänniemi et al. 2019 measure precision and recall on these. The weights circulate as a PyTorch state dict,
 `vgg16-397923af.pth`, whose names are the ones below; it was trained on RGB images of 224 px, less the mean of ImageNet
@@ -20,7 +20,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 
 
 
 class VGG16(nn.Module):
-    """uint8 images [B, 3, H, W] of any size -> features [B, 4096] after the second ReLU, float32; no gradients."""
+    """Maps uint8 images [B, 3, H, W] of any size to features float32 [B, 4096], after the second ReLU; no gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class VGG16(nn.Module):
 
 
 def untrained(seed: int = 0) -> VGG16:
-    """The network with seeded random weights (He et al. 2015), for smoke tests without the weights file."""
+    """Makes the network with seeded random weights (He et al. 2015), for smoke tests without the weights file."""
     network = VGG16()
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():

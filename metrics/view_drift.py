@@ -1,4 +1,4 @@
-"""View drift, ours: how far the identity of one latent moves when only the conditioning camera changes.
+"""Measures view drift, ours: how far the identity of one latent moves when only the conditioning camera changes.
 
 Every latent is mapped under 8 random data labels and rendered from the one frontal camera; a consistent generator gives
 the same picture 8 times. Latents are taken in groups of 8. In a group,
@@ -31,24 +31,24 @@ SIZE = 64  # px
 
 
 def shrink(images: Tensor) -> Tensor:
-    """uint8 [B, 3, R, R] -> float32 [B, 3 * 64 * 64] by area; smaller pictures keep their size."""
+    """Shrinks uint8 [B, 3, R, R] by area to float32 [B, 3 * 64 * 64]; smaller pictures keep their size."""
     return F.adaptive_avg_pool2d(images.float(), min(SIZE, images.shape[-1])).flatten(1)
 
 
 def _pair_distances(x: Tensor) -> Tensor:
-    """[..., n, F] -> the mean distance of the n (n - 1) / 2 pairs: [...]. Differences, as equal rows must give 0."""
+    """Returns the mean distance [...] of the n (n - 1) / 2 pairs of rows [..., n, F]; equal rows give exactly 0."""
     i, j = torch.triu_indices(x.shape[-2], x.shape[-2], 1, device=x.device)
     return (x[..., i, :] - x[..., j, :]).square().mean(-1).sqrt().double().mean(-1)
 
 
 class Drift:
-    """Sums of distances within and between latents, over groups and ranks."""
+    """Adds up distances within and between latents, over groups and ranks."""
 
     def __init__(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64)  # within, latents, between, pairs of latents
 
     def add(self, x: Tensor) -> None:
-        """Descriptors [latents of a group, 8, F]."""
+        """Adds a group's descriptors [latents, 8, F]."""
         n = len(x)
         pairs = n * (n - 1) / 2
         between = float(_pair_distances(x.transpose(0, 1)).mean()) * pairs if n > 1 else 0.0
@@ -56,6 +56,7 @@ class Drift:
         self.sums += torch.tensor([within, n, between, pairs], dtype=torch.float64)
 
     def ratio(self, what: str) -> float:
+        """Returns view drift over all ranks. Raises MetricUnavailable, naming `what`, if the latents do not differ."""
         distributed.add_over_ranks_(self.sums)
         within, count, between, pairs = self.sums.tolist()
         if not between > 0:
@@ -64,7 +65,7 @@ class Drift:
 
 
 def group_images(sampling: Sampling, count: int) -> Iterator[tuple[range, Tensor]]:
-    """This rank's groups of latents, uint8 [8 n, 3, R, R] each, latent-major: the frontal view under 8 labels each."""
+    """Yields this rank's groups of n latents, each seen from the front under 8 labels: uint8 [8 n, 3, R, R]."""
     num_items = len(sampling.dataset)
     groups = [range(i, min(i + GROUP, count)) for i in range(0, count, GROUP)]
     mine = groups[distributed.rank() :: distributed.world_size()]
@@ -75,11 +76,11 @@ def group_images(sampling: Sampling, count: int) -> Iterator[tuple[range, Tensor
         parts = [slice(i, i + sampling.batch_size) for i in range(0, len(items), sampling.batch_size)]
         check = indices is mine[0]
         yield indices, torch.cat([picture(sampling, z[p], condition[p], cameras[p], check) for p in parts])
-        sampling.tell("fakes", indices.stop, count)
+        sampling.report_progress("fakes", indices.stop, count)
 
 
 def view_drift(spec: MetricSpec, sampling: Sampling, detector: Detector | None) -> Outcome:
-    """`view_drift<N>` of N latents; the detector is used where there is one."""
+    """Computes `view_drift<N>` of N latents; the detector is used where there is one."""
     pixels, features = Drift(), Drift()
 
     def consume(indices: range, images: Tensor) -> None:

@@ -1,10 +1,30 @@
 """What several test modules share: one thread per process, a geometry, a checkpoint of an untrained generator."""
 
+import os
+
 import pytest
 import torch
 
 from gaussian import Cameras, Geometry
+from tests.slow import SLOW
 from torch_utils import random
+
+
+def pytest_configure(config):
+    """Gives each worker a core of its own: runs in two processes that each take all cores wait for one another's
+    threads, and take several times as long.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.startswith(tuple(SLOW)):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +58,7 @@ def checkpoint_path(tmp_path_factory, geometry):
         for name, parameter in G.named_parameters():
             if ".ls_" in name:
                 parameter.normal_(std=0.5)
-        G.update_w_avg(G.mapping(torch.randn(64, G.z_dim))[:, 0].mean(0), batch=10**6)
+        G.update_average(G.mapping(torch.randn(64, G.z_dim)).mean(0), batch=10**6)
     yaws = torch.linspace(-0.6, 0.5, 5)
     path = tmp_path_factory.mktemp("checkpoint") / "network-snapshot-000000.pkl"
     save_checkpoint(

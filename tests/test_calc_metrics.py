@@ -1,4 +1,4 @@
-"""calc_metrics.py from the command line, on a checkpoint of an untrained generator."""
+"""Tests calc_metrics.py from the command line, on a checkpoint of an untrained generator."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def data(tmp_path_factory, geometry):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory, checkpoint_path, data):
-    """The shared checkpoint, with the path of its data and a metric of its own."""
+    """Writes the shared checkpoint with the path of its data and a metric of its own."""
     state = load_checkpoint(checkpoint_path)
     # The PyTorch rasteriser, because a private cache folder would have the native one built anew.
     state["config"] = {**state["config"], "data": str(data), "metrics": ["swd12"], "rasterizer": "torch"}
@@ -82,7 +82,7 @@ def test_untrained_detector_marks_the_line(network, data, tmp_path):
 
 
 def changed(network, path, **config):
-    """The checkpoint at `path` with other fields in its configuration."""
+    """Writes `network` to `path` with other fields in its configuration."""
     state = load_checkpoint(network)
     state["config"] = {**state["config"], **config}
     save_checkpoint(path, {key: value for key, value in state.items() if key != "checksum"})

@@ -1,5 +1,6 @@
 """convert_checkpoint.py, and published files through every script, as a user would."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,9 +12,10 @@ import convert_checkpoint
 import gen_samples
 import gen_videos
 import train
-from tests.training.published import official_writer as writer
+from tests.training.published import file_writer as writer
 from training import checkpoint
 from training.data.synthetic.synthesize import synthesize_heads
+from training.families import FAMILIES
 
 
 def run(script, *argv) -> str:
@@ -41,8 +43,8 @@ def test_published_to_ours_and_back(published, modules, tmp_path):
     said = run(convert_checkpoint, published, tmp_path / "ours.pkl")
     assert "2 kimg (from the file name)" in said and "geometry: published cameras" in said and "Dreg_opt" in said
     ours = torch.load(tmp_path / "ours.pkl", weights_only=True)
-    assert ours["format"] == 1 and ours["opt"]["G"] and ours["checksum"]
-    said = run(convert_checkpoint, tmp_path / "ours.pkl", tmp_path / "tensors.pt", "--to=official")
+    assert ours["format"] == 2 and ours["opt"]["G"] and ours["checksum"]
+    said = run(convert_checkpoint, tmp_path / "ours.pkl", tmp_path / "tensors.pt", "--to=published")
     assert "Dropped best, config, geometry, grid, opt, progress, revision" in said
     tensors = torch.load(tmp_path / "tensors.pt", weights_only=True)
     for name, module in modules.items():
@@ -75,6 +77,14 @@ def test_refusals(published, checkpoint_path, tmp_path):
         result = CliRunner().invoke(convert_checkpoint.main, [str(a) for a in argv])
         assert result.exit_code == 1 and message in result.output
     assert [p.name for p in tmp_path.iterdir()] == ["there.pkl"] and (tmp_path / "there.pkl").read_text() == "precious"
+
+
+def test_a_family_without_a_published_layout_is_refused(checkpoint_path, tmp_path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, "cgs", dataclasses.replace(FAMILIES["cgs"], published=None))
+    argv = [str(checkpoint_path), str(tmp_path / "new.pkl"), "--to=published"]
+    result = CliRunner().invoke(convert_checkpoint.main, argv)
+    assert result.exit_code == 1 and "the family 'cgs' has no published layout" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_published_file_in_every_script_that_shows(published, images, tmp_path, monkeypatch):

@@ -77,3 +77,11 @@ def test_validate(tmp_path):
     (tmp_path / "heads" / "mask" / "00003.png").unlink()
     code, output = call("validate", tmp_path / "heads" / "8")
     assert code != 0 and "00001.png" in output and "00003.png" in output and "2 problems" in output
+
+
+@pytest.mark.parametrize("point", ["1,2", "1,2,x", "nan,0,0"])
+def test_a_point_is_three_finite_numbers(tmp_path, point):
+    call("synthesize", f"--dest={tmp_path}/heads", "--num=2", "--resolution=8")
+    code, output = call("show-cameras", tmp_path / "heads" / "8", f"--out={tmp_path}/c.png", f"--point={point}")
+    assert code != 0 and f"'{point}': three numbers x,y,z are legal" in output
+    assert not (tmp_path / "c.png").exists()

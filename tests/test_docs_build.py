@@ -1,4 +1,4 @@
-"""docs/build.py makes every picture that the README shows, but for those of benchmarks/learning.py."""
+"""Tests that docs/build.py makes every picture that the README shows, but for those of benchmarks/learning.py."""
 
 import re
 

@@ -1,16 +1,20 @@
-"""gen_samples.py: the grids, the exported splats, the ws, and the published flags."""
+"""Tests gen_samples.py: the grids, the exported splats, the ws, and the published flags."""
 
-import math
+import dataclasses
 
 import numpy as np
 import plyfile
+import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import gen_samples
 from gaussian import load_ply
-from gen_samples import in_label_units, main
+from gen_samples import SplatChoice, main
+from tests.training.visualization import toys
 from training.checkpoint import load_generator
+from training.families import FAMILIES
 from training.images import quantize
 
 STEM = "network-snapshot-000000"
@@ -75,15 +79,19 @@ def test_default_yaws_span_the_data(checkpoint_path, tmp_path):
 
 
 def test_export_is_in_the_labels_own_units(checkpoint_path, geometry):
-    """A data set of another world scale: the exported head under its cameras looks like the model's under ours."""
+    """Sees the same exported head under a data set's cameras as the model's own under ours, at another world scale."""
     G = load_generator(checkpoint_path)
     scaled = type(geometry)(**{**vars(geometry), "world_scale": 3.0, "origin": (1.0, -2.0, 0.5)})
     scene = G.synthesis(G.mapping(latents([0], G.z_dim)))
     camera = scaled.orbit(0.3).reshape(1, 1)
     ours = G.render(scene, camera).rgb
-    theirs = G.render(in_label_units(scene, scaled), scaled.denormalize(camera)).rgb
+    G.info = dataclasses.replace(G.info, geometry=scaled)
+    exported = SplatChoice("scene", given=True).splats(G, scene)
+    theirs = G.render(exported, scaled.denormalize(camera)).rgb
     torch.testing.assert_close(theirs, ours, rtol=0, atol=5e-4)
-    assert in_label_units(scene, geometry).log_scales.sub(scene.log_scales).abs().max() == math.log(1.0)
+    G.info = dataclasses.replace(G.info, geometry=geometry)
+    same = SplatChoice("scene", given=True).splats(G, scene)
+    assert torch.equal(same.means, scene.means) and torch.equal(same.log_scales, scene.log_scales)
 
 
 def test_published_flags_draw_the_published_latents(checkpoint_path, tmp_path):
@@ -124,3 +132,54 @@ def test_levels_and_single_images(checkpoint_path, tmp_path):
         grid = np.asarray(Image.open(tmp_path / f"{STEM}-{kind}.png"))
         views = [np.asarray(Image.open(tmp_path / f"{STEM}-seed0004-view{k}{suffix}.png")) for k in (0, 1)]
         np.testing.assert_array_equal(grid, np.concatenate(views, axis=1))
+
+
+@pytest.fixture
+def toy(monkeypatch, geometry, request):
+    """Lets the script load a network of a family of its own: the class that the test names."""
+    monkeypatch.setitem(FAMILIES, toys.NAME, toys.FAMILY)
+    G = request.param(geometry)
+    monkeypatch.setattr(gen_samples, "load_generator", lambda path, device: G)
+    return G
+
+
+@pytest.mark.parametrize("toy", [toys.FogGenerator], indirect=True)
+def test_scenes_that_are_no_splats_have_pictures_and_no_ply(toy, geometry, tmp_path):
+    result = run("net.pkl", tmp_path, "--seeds=0-1", "--show=image,normals", "--radius=3")
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net-normals.png", "net-samples.png"]
+    (told,) = toy.told  # the data's camera, whatever --radius the pictures have
+    torch.testing.assert_close(told.labels, geometry.frontal().labels.expand(2, -1), rtol=0, atol=0)
+    assert run("net.pkl", tmp_path, "--seeds=0", "--ply=none").exit_code == 0
+
+
+@pytest.mark.parametrize("which", ["scene", "levels", "both"])
+@pytest.mark.parametrize("toy", [toys.FogGenerator], indirect=True)
+def test_a_ply_of_no_splats_is_refused(toy, tmp_path, which):
+    result = run("net.pkl", tmp_path / "out", f"--ply={which}")
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert result.output == f"Error: --ply={which}: the scenes of this network are no splats; leave --ply out\n"
+
+
+@pytest.mark.parametrize("toy", [toys.ChameleonGenerator], indirect=True)
+def test_a_ply_has_the_colours_that_the_frontal_camera_sees(toy, geometry, tmp_path):
+    toy.info = dataclasses.replace(toy.info, geometry=dataclasses.replace(geometry, world_scale=2.0, origin=(1, 0, 0)))
+    result = run("net.pkl", tmp_path, "--seeds=0", "--radius=3")
+    assert result.exit_code == 0, result.output
+    splat = load_ply(tmp_path / "net-seed0000.ply")
+    torch.testing.assert_close(splat.sh[0, 0, 0], geometry.frontal().positions, rtol=0, atol=0)
+    torch.testing.assert_close(splat.means[0, 0], torch.tensor([1.2, 0.0, 0.0]))  # in label units
+
+
+@pytest.mark.parametrize("toy", [toys.ChameleonGenerator], indirect=True)
+def test_a_ply_per_level_needs_levels(toy, tmp_path):
+    result = run("net.pkl", tmp_path / "out", "--ply=both")
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert "--ply=both: the scenes of this network have no levels; give --ply=scene" in result.output
+
+
+def test_the_checkpoint_is_read_once(checkpoint_path, tmp_path, monkeypatch):
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: read.append(path) or load(path, **options))
+    assert run(checkpoint_path, tmp_path, "--seeds=0").exit_code == 0
+    assert len(read) == 1

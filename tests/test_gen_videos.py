@@ -1,4 +1,4 @@
-"""gen_videos.py: the camera of every frame, the closed loop, the panels and the file."""
+"""Tests gen_videos.py: the camera of every frame, the closed loop, the panels and the file."""
 
 import json
 import math
@@ -11,8 +11,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import gen_videos
 from gen_videos import main
-from training.checkpoint import load_checkpoint, load_generator
+from tests.training.visualization import toys
+from training.checkpoint import load_generator
+from training.families import FAMILIES
 from training.images import quantize
 from training.visualization import video
 from training.visualization.camera_paths import PATHS, camera_path, read_cameras, write_cameras
@@ -27,7 +30,7 @@ def run(checkpoint_path, outdir, *options):
 
 
 def relative_pose(cameras, first, second):
-    """[4, 4] motion from one frame's camera to another's, in the first one's own axes."""
+    """Returns the motion [4, 4] from one frame's camera to another's, in the first one's own axes."""
     return torch.linalg.inv(cameras.cam2world[first].double()) @ cameras.cam2world[second].double()
 
 
@@ -39,7 +42,7 @@ def film_frames(path, height, width):
 
 @pytest.mark.parametrize("k", range(FRAMES))
 def test_front_is_the_published_ellipse(geometry, k):
-    """Frame k by the formulas of EG3D's sampler, built here in its own axes and its own way, in NumPy."""
+    """Rebuilds frame k by the formulas of EG3D's sampler in its own axes and its own way, in NumPy."""
     t = k / FRAMES
     h, v = np.pi / 2 + 0.35 * np.sin(2 * np.pi * t), np.pi / 2 - 0.05 + 0.25 * np.cos(2 * np.pi * t)
     phi = np.arccos(1 - 2 * v / np.pi)
@@ -69,7 +72,7 @@ def test_orbit_has_the_right_camera_in_every_frame(geometry):
 
 
 def test_wiggle_swings_as_far_as_the_data(geometry, checkpoint_path):
-    limits = video.yaw_range(load_checkpoint(checkpoint_path))
+    limits = load_generator(checkpoint_path).info.yaw_limits
     assert limits == pytest.approx((-0.6, 0.5), abs=1e-5)
     yaw, pitch = camera_path("wiggle", geometry, 400, limits).yaw_pitch(geometry)
     assert (yaw.min().item(), yaw.max().item()) == pytest.approx(limits, abs=1e-4)
@@ -77,7 +80,7 @@ def test_wiggle_swings_as_far_as_the_data(geometry, checkpoint_path):
 
 
 def test_orbit_closes(geometry):
-    """About a pivot on the axis, the step from the last frame to the first is the step between any two."""
+    """Compares the step from the last frame to the first with every other, about a pivot on the axis."""
     geometry = type(geometry).from_dict({**geometry.to_dict(), "pivot": [0.0, 0.0, 0.0]})
     cameras = camera_path("orbit", geometry, FRAMES)
     closing = relative_pose(cameras, FRAMES - 1, 0)
@@ -89,7 +92,7 @@ def test_orbit_closes(geometry):
 
 @pytest.mark.parametrize("kind", PATHS)
 def test_paths_close(geometry, kind):
-    """The step over the seam is no larger than those that the film takes elsewhere."""
+    """Checks that the step over the seam is no larger than those that the film takes elsewhere."""
     cameras = camera_path(kind, geometry, 200)
     steps = (cameras.positions.roll(-1, 0) - cameras.positions).norm(dim=-1)
     assert steps[-1] <= 1.001 * steps[:-1].max()
@@ -105,7 +108,7 @@ def test_unknown_path_and_no_frames_are_refused(geometry):
 
 @pytest.mark.parametrize("named", [False, True])
 def test_cameras_from_a_file(geometry, tmp_path, named):
-    """Labels in the data's own units, bare or as dataset.json has them, become the model's cameras, one per frame."""
+    """Reads labels in the data's own units, bare or as dataset.json has them, as the model's cameras."""
     scaled = type(geometry)(**{**vars(geometry), "world_scale": 3.0, "origin": (1.0, -2.0, 0.5)})
     wanted = scaled.orbit(torch.linspace(-0.4, 0.4, 5), 0.1)
     file = tmp_path / "path.json"
@@ -129,7 +132,7 @@ def test_interpolation_passes_through_the_heads_and_closes():
 
 
 def test_frames_are_the_generators_own_pictures(checkpoint_path, monkeypatch):
-    """Batches over views, which do not divide the number of frames, change nothing; cells follow the seeds' order."""
+    """Checks that batches over views, which do not divide the frames, change nothing, and the order of the cells."""
     G = load_generator(checkpoint_path)
     ws = G.mapping(seed_latents([3, 4], G.z_dim))
     cameras = camera_path("orbit", G.geometry, 5)
@@ -243,3 +246,55 @@ def test_a_film_that_breaks_off_leaves_nothing(tmp_path):
         film.write(np.zeros((32, 32, 3), np.uint8))
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def toy(monkeypatch, geometry):
+    """Lets the script load a network of a family of its own, whose scenes are no splats."""
+    monkeypatch.setitem(FAMILIES, toys.NAME, toys.FAMILY)
+    G = toys.FogGenerator(geometry)
+    monkeypatch.setattr(gen_videos, "load_generator", lambda path, device: G)
+    return G
+
+
+def test_any_family_is_filmed_and_its_mapping_is_told_the_frontal_camera(toy, geometry, tmp_path):
+    result = run("net.pkl", tmp_path, "--seeds=0-1", "--grid=2x1", "--path=wiggle", "--show=image,depth")
+    assert result.exit_code == 0, result.output
+    _, frames = film_frames(tmp_path / "net-wiggle.mp4", 8, 32)
+    assert len(frames) == FRAMES
+    (told,) = toy.told
+    torch.testing.assert_close(told.labels, geometry.frontal().labels.expand(2, -1), rtol=0, atol=0)
+    w = toy.mapping(seed_latents([0, 1], toy.z_dim), told, psi=0.7)[:, 0]
+    assert np.abs(frames[0][4, 4] / 255 - w[0].numpy()).max() < 0.1  # of lossy colours
+
+
+@pytest.mark.parametrize(
+    "option", ["--levels=0", "--anchors", "--point=1", "--nearest=1", "--opaque", "--color-levels"]
+)
+def test_what_the_family_cannot_show_is_refused_by_name(toy, tmp_path, option):
+    result = run("net.pkl", tmp_path, "--seeds=0", option)
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1 and f"{option.split('=')[0]}: the scenes of this network" in result.output
+
+
+def test_scenes_that_change_are_synthesised_by_their_size(toy, geometry, monkeypatch):
+    monkeypatch.setattr(video, "NUMBERS_PER_CALL", 2 * 3 * toy.scene_numbers)  # 3 frames of 2 heads
+    keys = toy.mapping(seed_latents([0, 1, 2, 3], toy.z_dim), geometry.frontal().expand(4))
+    ws = interpolate(keys.unflatten(0, (2, 2)).transpose(0, 1), 7)
+    assert len(list(video.render_frames(toy, ws, camera_path("orbit", geometry, 7), 2))) == 7
+    assert toy.batches == [6, 6, 2]
+
+
+def test_the_background_is_the_trainings_unless_another_is_asked_for(toy):
+    assert video.shown_background(toy, None) == (0.0, 0.0, 1.0)
+    assert video.shown_background(toy, "black") == (0.0, 0.0, 0.0)
+    toy.info = None
+    with pytest.raises(ValueError, match="comes from no checkpoint"):
+        video.shown_background(toy, None)
+
+
+def test_the_checkpoint_is_read_once(checkpoint_path, tmp_path, monkeypatch):
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: read.append(path) or load(path, **options))
+    assert run(checkpoint_path, tmp_path, "--seeds=0", "--path=wiggle").exit_code == 0
+    assert len(read) == 1

@@ -1,4 +1,4 @@
-"""report.py: what is on the page, that it needs nothing else, long runs, unfinished lines, and a browser's view."""
+"""Tests report.py: what is on the page, that it needs nothing else, long runs, unfinished lines, a browser's view."""
 
 import json
 import re
@@ -18,7 +18,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 @pytest.fixture
 def run_dir(tmp_path):
-    """A run of 10,000 ticks, with a spike in R1, a value that was not finite and a last line cut short."""
+    """Writes a run of 10,000 ticks, with a spike in R1, a value that was not finite and a last line cut short."""
     folder = tmp_path / "00000-a<b"
     folder.mkdir()
     (folder / "training_options.json").write_text(
@@ -76,6 +76,59 @@ def test_long_runs_stay_small_and_keep_their_spikes(run_dir):
 def test_ticks_are_round_and_enclose(low, high):
     found = ticks(low, high)
     assert found[0] <= low + 1e-12 and found[-1] >= high - 1e-12 and 3 <= len(found) <= 9
+
+
+def set_options(run_dir, **options):
+    (run_dir / "training_options.json").write_text(json.dumps(options))
+
+
+def set_stats(run_dir, **values):
+    (run_dir / "stats.jsonl").write_text("".join(json.dumps({"nimg": k, **values}) + "\n" for k in (0, 1000)))
+
+
+def test_curves_are_those_of_all_runs_and_of_the_family(run_dir):
+    values = {"Loss/D/r1_penalty": 1.0, "Gradient/D/norm": 2.0, "Gradient/A b/norm": 3.0, "Gradient/D/skipped": 0.0}
+    set_stats(run_dir, **values)
+    shown = {}
+    for family in ("cgs", "of <tomorrow>"):
+        set_options(run_dir, preset="tiny", family=family)
+        shown[family] = page(run_dir)
+    for text in shown.values():
+        norms = text[text.index("Gradient norms") :].split("</figure>")[0]
+        assert re.findall(r"</i>([^<]*)", norms) == ["Gradient/D/norm ", "Gradient/A b/norm "]
+    assert "R1 penalty" in shown["cgs"] and "not known here" not in shown["cgs"]
+    assert "R1 penalty" not in shown["of <tomorrow>"]
+    assert "The family of &lt;tomorrow&gt; is not known here, so its own curves are left out." in shown["of <tomorrow>"]
+
+
+def test_levels_are_charted_wherever_there_are_any(run_dir):
+    set_options(run_dir, preset="tiny", family="another")
+    assert "Opacity by level" in page(run_dir)
+    set_stats(run_dir, **{"Gaussians/visible": 0.5})
+    assert "by level" not in page(run_dir)
+
+
+def test_nested_configuration_has_a_row_per_value(run_dir):
+    stages = [{"from_nimg": 0, "batch": 8}, {"from_nimg": 1000, "batch": 4}]
+    set_options(run_dir, family="cgs", objective={"gamma": 2.5, "clip": {}}, stages=stages, metrics=["a", "b"])
+    rows = dict(re.findall(r"<tr><td>([^<]*)<td>([^<]*)", page(run_dir)))
+    assert rows == {
+        "family": "&quot;cgs&quot;",
+        "objective.gamma": "2.5",
+        "objective.clip": "{}",
+        "stages[0].from_nimg": "0",
+        "stages[0].batch": "8",
+        "stages[1].from_nimg": "1000",
+        "stages[1].batch": "4",
+        "metrics": "[&quot;a&quot;, &quot;b&quot;]",
+    }
+
+
+@pytest.mark.parametrize(("text", "message"), [("[1]", "not a JSON object"), ("{", "not JSON")])
+def test_options_that_are_none_are_refused(run_dir, text, message):
+    (run_dir / "training_options.json").write_text(text)
+    result = CliRunner().invoke(main, [str(run_dir)])
+    assert result.exit_code == 1 and message in result.output and "training_options.json" in result.output
 
 
 def test_what_is_no_run_is_refused(run_dir, tmp_path):

@@ -1,7 +1,6 @@
 """Every published option of train.py as it is written: what it resolves to, and whole runs of published commands."""
 
 import dataclasses
-import inspect
 import json
 import re
 
@@ -12,8 +11,10 @@ from click.testing import CliRunner
 import train
 from training import presets
 from training.checkpoint import load_checkpoint
+from training.config import settable
 from training.data.synthetic.synthesize import synthesize_heads
 from training.dataset import ImageDataset
+from training.families import FAMILIES
 from training.runs import launch
 from training.training_loop import Options
 
@@ -73,7 +74,8 @@ def published_run(heads, tmp_path_factory):
 def test_published_command(published_run):
     output, folder = published_run
     config = json.loads((folder / "training_options.json").read_text())
-    assert (config["gamma"], config["batch_gpu"], config["num_views"], config["multiview"]) == (1, 4, 3, True)
+    losses = config["objective"]
+    assert (losses["gamma"], config["batch_gpu"], losses["num_views"], losses["multiview"]) == (1, 4, 3, True)
     (snapshot,) = folder.glob("network-snapshot-*_00000064.pkl")
     assert load_checkpoint(snapshot)["progress"]["nimg"] == 64
     assert "16 samples a step = 1 process x 4 accumulation rounds x 4 at once, 3 views a scene" in output
@@ -101,7 +103,8 @@ def test_the_configuration_of_a_resumed_run_is_printed(heads, published_run):
     network = next(published_run[1].glob("network-snapshot-*_00000064.pkl"))
     found = resolved(f"--data={heads}", f"--resume={network}", "--gamma=7")
     stored = json.loads((published_run[1] / "training_options.json").read_text())
-    assert found == stored | {"gamma": 7.0} and found["num_views"] == 3
+    assert found == stored | {"objective": stored["objective"] | {"gamma": 7.0}}
+    assert found["objective"]["num_views"] == 3
 
 
 def test_init_from_takes_weights_only(heads, published_run, tmp_path):
@@ -159,9 +162,9 @@ def test_every_other_option_at_once(heads, tmp_path):
         ("--img_snap=7", "image_ticks", 7),
         ("--network_snap=7", "snapshot_ticks", 7),
         ("--disc_c_noise=0.5", "label_noise", 0.5),
-        ("--use_multivew_reg=False", "multiview", False),
-        ("--use-multiview-reg=False", "multiview", False),
-        ("--resume_blur=False", "blur_sigma", 0),
+        ("--use_multivew_reg=False", "objective.multiview", False),
+        ("--use-multiview-reg=False", "objective.multiview", False),
+        ("--resume_blur=False", "objective.blur_sigma", 0),
         ("--rasterizer=torch", "rasterizer", "torch"),
         ("--batch=8", "batch_gpu", 8),  # the preset's 16 shrinks
         ("--gpus=4", "batch_gpu", 4),
@@ -189,10 +192,12 @@ def test_published_cgs512_on_512_px(tmp_path):
     images = synthesize_heads(tmp_path / "set", 3, 512, seed=0, samples=2, workers=1).images
     assert images.name == "512"
     found = resolved(f"--data={images}", "--gpus=4")
-    wanted = {"preset": "cgs512", "batch": 32, "batch_gpu": 8, "gamma": 1, "g_lr": 0.0025, "d_lr": 0.002,
-              "num_views": 4, "knn_weight": 20, "knn_neighbours": 64, "blur_fade_kimg": 200, "total_kimg": 15000,
-              "metrics": ["fid20k_full"], "image_ticks": 50, "snapshot_ticks": 500, "mirror": True}  # fmt: skip
+    wanted = {"family": "cgs", "preset": "cgs512", "batch": 32, "batch_gpu": 8, "g_lr": 0.0025, "d_lr": 0.002,
+              "total_kimg": 15000, "metrics": ["fid20k_full"], "image_ticks": 50, "snapshot_ticks": 500,
+              "mirror": True}  # fmt: skip
+    losses = {"gamma": 1, "num_views": 4, "knn_weight": 20, "knn_neighbours": 64, "blur_fade_kimg": 200}
     assert {name: found[name] for name in wanted} == wanted
+    assert {name: found["objective"][name] for name in losses} == losses
 
 
 @pytest.mark.parametrize("spelling", ["--start_pe=True", "--g-num-fp16-res=0", "--cond=False"])
@@ -203,15 +208,40 @@ def test_a_meaningless_option_is_refused_by_name_with_the_reason(heads, spelling
 
 
 def test_no_option_is_without_a_place():
-    """Each names a field of the configuration, of the loop's options, or a parameter of the script itself."""
-    own = set(inspect.signature(train.main.callback).parameters)
-    own |= set(inspect.signature(launch.resolve_config).parameters)
-    own |= {p.name for p in train.main.params if not p.expose_value}
-    config = presets.resolve("micro", data="")
-    known = own | {f.name for f in dataclasses.fields(Options)} | set(vars(config))
-    known |= {f"generator__{name}" for name in vars(config.generator)}
-    known |= {f"discriminator__{name}" for name in vars(config.discriminator)}
-    assert {p.name for p in train.main.params} <= known
+    """Each names a field of the request, of the loop's options, or of the configuration."""
+    known = {f.name for record in (train.Request, Options) for f in dataclasses.fields(record)} | {"settings"}
+    known |= {p.name for p in train.main.params if not p.expose_value}
+    for of in FAMILIES.values():
+        targets = {name.replace(".", "__") for name in settable(of)}
+        own = {option.target.replace(".", "__") for option in of.options}
+        assert own <= targets and {p.name for p in train.main.params} <= known | targets
+
+
+@pytest.mark.parametrize(
+    ("setting", "place", "value"),
+    [
+        ("objective.knn_weight=0", "objective.knn_weight", 0.0),
+        ("objective.multiview=false", "objective.multiview", False),
+        ("generator.map_depth=3", "generator.map_depth", 3),
+        ("discriminator.channel_max=64", "discriminator.channels", [32, 64, 64, 64]),
+        ("discriminator.conv_clamp=none", "discriminator.conv_clamp", None),
+        ("ema=1", None, "there is no value 'ema'; legal are mirror, "),
+        ("objective.knn=1", None, "there is no value 'objective.knn'; legal are objective.gamma, "),
+        ("objective.gamma=much", None, "--set=objective.gamma=much: 'much' is not a number"),
+        ("objective.num_views=1.5", None, "'1.5' is not a whole number"),
+        ("objective.multiview=maybe", None, "'maybe' is not true or false"),
+        ("mirror", None, "--set=mirror: write NAME=VALUE"),
+    ],
+)
+def test_set_reaches_every_value_with_its_type(heads, setting, place, value):
+    if place is None:
+        result = invoke(f"--data={heads}", f"--set={setting}", "--dry-run")
+        assert result.exit_code == 2 and value in " ".join(result.output.split()), result.output
+        return
+    found = resolved(f"--data={heads}", f"--set={setting}")
+    for key in place.split("."):
+        found = found[key]
+    assert found == value and type(found) is type(value)
 
 
 # ---------------------------------------------------------------- backgrounds and lists

@@ -1,1 +1,1 @@
-"""Torch mechanism with no GAN in it."""
+"""Provides PyTorch utilities that know nothing of GANs."""

@@ -1,8 +1,9 @@
-"""The only file that knows there is more than one rank. One process works without any set-up.
+"""Wraps torch.distributed: only this file knows how ranks communicate. One process works without any set-up.
 
 Ranks are started by torchrun, or by `torch_utils.launcher`, which sets the same environment (`RANK`, `WORLD_SIZE`,
-`LOCAL_RANK`); gloo on CPUs, nccl on GPUs. Every collective ends: a lost rank makes it fail as `RankLost` at once where
-connections close, else after the timeout. From then on this rank's state is worthless, and `require_ranks` refuses.
+`LOCAL_RANK`); gloo on CPUs, nccl on GPUs. No collective waits for ever: after the loss of a rank it raises `RankLost`,
+at once where connections close, else after the timeout. From then on this rank's state must not be saved, and
+`require_ranks` raises.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ import dnnlib
 
 T = TypeVar("T")
 
-_TIMEOUT = timedelta(minutes=10)  # of a collective: a rank that hangs ends the others
-_START_TIMEOUT = timedelta(minutes=2)  # of the self-test: ranks start within seconds of each other
-# Of the waits for work that takes as long as it takes. A rank that ends closes its connections, and the waits of the
-# others fail at once whatever this is.
+_TIMEOUT = timedelta(minutes=10)  # limit of a training collective; a rank that hangs ends the others after it
+_START_TIMEOUT = timedelta(minutes=2)  # limit of the self-test; ranks start within seconds of each other
+# Limit of the waits for work of unknown length. A rank that ends closes its connections, and the waits of the others
+# fail at once whatever this is.
 _PATIENCE = timedelta(days=30)
 _patient_group: Any = None  # gloo over all ranks, whatever the backend of the training collectives
 
@@ -41,7 +42,7 @@ _lost: str | None = None  # why the ranks are no longer together
 
 
 class RankLost(RuntimeError):
-    """A collective failed, so another rank has ended or hangs; the message is one line that names this rank."""
+    """Reports that a collective failed, since another rank has ended or hangs; its one line names this rank."""
 
 
 def initialise(device: str) -> torch.device:
@@ -72,7 +73,7 @@ def initialise(device: str) -> torch.device:
 
 
 def finalise() -> None:
-    """Leaves the process group, if there is one. One that broke is left alone: closing it may wait for the lost."""
+    """Leaves the process group, if there is one. A broken one is left open: closing it may wait for a lost rank."""
     global _patient_group
     if _active() and _lost is None:
         torch.distributed.destroy_process_group()
@@ -80,7 +81,7 @@ def finalise() -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on (its affinity, not the machine's count)."""
+    """Returns the number of cores that this process may run on (its affinity, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
@@ -93,12 +94,12 @@ def world_size() -> int:
 
 
 def is_launched() -> bool:
-    """True in a process that torchrun or our launcher started."""
+    """Tells whether torchrun or our launcher started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def restarts() -> int:
-    """How often the elastic launcher has already started this run anew; 0 at first and without one."""
+    """Returns how often the launcher has already restarted this run; 0 without a launcher."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
@@ -106,7 +107,7 @@ def restarts() -> int:
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of `values` over all ranks; `values` itself for one process."""
+    """Returns the sum of `values` over all ranks; `values` itself for one process."""
     if world_size() == 1:
         return values
     total = values.clone()
@@ -133,7 +134,7 @@ def all_reduce_gradients(parameters: Sequence[torch.nn.Parameter], extra: Tensor
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """True on all ranks if `flag` is true on any of them."""
+    """Returns true on all ranks if `flag` is true on any of them."""
     if world_size() == 1:
         return flag
     value = torch.tensor(float(flag), device=device)
@@ -148,21 +149,21 @@ def barrier() -> None:
             torch.distributed.barrier()
 
 
-# ---- collectives that wait
+# ---- collectives without a timeout
 #
-# As long as the slowest rank needs, past the timeout of the others: for metrics, whose shares and last steps take
-# minutes to hours. They take CPU tensors and plain objects. A rank that ends fails them at once.
+# They wait as long as the slowest rank needs: for metrics, whose computation takes minutes to hours. They take CPU
+# tensors and plain objects. They fail at once if a rank ends.
 
 
 def wait_for_all() -> None:
-    """A barrier without a timeout."""
+    """Waits until all ranks have called it, without a timeout."""
     if world_size() > 1:
         with _collective("waiting for all ranks"):
             torch.distributed.barrier(group=_patient_group)
 
 
 def gather_objects(value: T) -> list[T]:
-    """The picklable values of all ranks in rank order, on all ranks."""
+    """Returns the picklable values of all ranks in rank order, on all ranks."""
     if world_size() == 1:
         return [value]
     wait_for_all()
@@ -198,7 +199,7 @@ def add_over_ranks_(values: Tensor) -> None:
 
 
 def gather_rows(rows: Tensor) -> list[Tensor] | None:
-    """The `rows` [n_r, ...] of every rank r on rank 0, in rank order; None elsewhere. Ranks may hold none."""
+    """Returns the `rows` [n_r, ...] of every rank r on rank 0, in rank order; None elsewhere. n_r may be 0."""
     if world_size() == 1:
         return [rows]
     counts = gather_objects(len(rows))
@@ -225,7 +226,7 @@ def run_workers(ranks: int, module: str, arguments: Sequence[str]) -> subprocess
 
 
 def self_test(fields: Mapping[str, str], device: torch.device) -> None:
-    """Before the first step: do the ranks reach each other in time, and are all `fields` equal on all of them?
+    """Checks that the ranks reach each other in time and that all `fields` are equal on all of them.
 
     fields: what to compare by its name, e.g. the code's revision. Raises RankLost within two minutes if a rank does
     not answer, and on all ranks a ValueError that names each rank and field that differs from rank 0's.
@@ -255,7 +256,7 @@ def self_test(fields: Mapping[str, str], device: torch.device) -> None:
 
 
 def require_ranks() -> None:
-    """Raises RankLost if a collective has failed in this process: whatever it holds may be half a step, never state."""
+    """Raises RankLost if a collective has failed in this process: its state may be incomplete and must not be saved."""
     if _lost is not None:
         raise RankLost(_lost)
 
@@ -270,7 +271,7 @@ def note_snapshot(seconds: float) -> None:
 
 
 def _stop_without_launcher(parent: int) -> None:
-    """A rank whose launcher was killed would train on unseen: it stops as if told to."""
+    """Sends this rank SIGTERM when its launcher has been killed, so that it does not train on unnoticed."""
     while os.getppid() == parent:
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -278,7 +279,7 @@ def _stop_without_launcher(parent: int) -> None:
 
 @contextmanager
 def _collective(what: str) -> Iterator[None]:
-    """Turns a failure of the transport below into RankLost, for this collective and all that follow."""
+    """Turns a failure of gloo or nccl into RankLost, for this collective and all that follow."""
     require_ranks()
     try:
         yield

@@ -1,4 +1,4 @@
-"""A number per tensor that changes with any bit of it: to compare ranks without sending their weights."""
+"""Computes one number per tensor that changes with any bit of it, to compare ranks without sending their weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ODD = 0x9E3779B97F4A7C15 - 2**64  # golden-ratio constant as a signed 64-bit nu
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> Tensor:
-    """int64 [number of tensors] on their device: a sum of the elements' bits, each times an odd number of its position.
+    """Returns int64 [number of tensors] on their device: sums of the elements' bits times odd weights by position.
 
     Integer sums modulo 2^64 do not depend on their order, so equal bits give equal numbers on any device. A single
     changed element always shows, since an odd factor loses no bit.

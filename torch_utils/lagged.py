@@ -1,4 +1,4 @@
-"""Small tensors on their way to the host without a wait: at once from a CPU, one put later from a GPU."""
+"""Reads small tensors back to the host without waiting for the device."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class LaggedReader:
-    """Hands out what was put in, in order and on the CPU, when reading it no longer holds up the device.
+    """Returns tensors on the CPU, in the order in which they were put, once reading them no longer stalls the device.
 
-    From a GPU a tensor is copied asynchronously into pinned memory and handed out after the next one was put: by then
-    the device has long been given more work, so that it never idles for the reader.
+    A GPU tensor is copied asynchronously into pinned memory and returned when the next one is put: by then the device
+    has more work queued, so that it never idles for the reader. A CPU tensor is returned at once.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class LaggedReader:
         return self._take(keep=0)
 
     def flush(self) -> list[tuple[Any, Tensor]]:
-        """Everything that was put and not handed out yet; waits for the device."""
+        """Returns everything that was put and not returned yet; waits for the device."""
         return self._take(keep=0)
 
     def _take(self, keep: int) -> list[tuple[Any, Tensor]]:

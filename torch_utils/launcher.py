@@ -1,8 +1,9 @@
-"""Starts the ranks of one machine, watches them, and starts them anew after a crash: torchrun's part in a few lines.
+"""Starts the ranks of one machine, watches them, and restarts them after a crash, in place of torchrun.
 
-It speaks torchrun's environment, so that a script does not see which of the two started it. What it does that torchrun
-does not: it names the rank, the host and the signal in one line, lets the survivors say their own line, passes a stop
-signal on once and waits three snapshots long, and restarts only after a crash, not after an error with a message.
+It sets torchrun's environment variables, so that a script does not see which of the two started it. Unlike torchrun it
+names the failed rank, the host and the signal in one line, lets the surviving ranks print theirs, passes a stop signal
+on once and waits for three times the duration of a snapshot, and restarts only after a crash, not after an error that
+the script reports itself.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ import torch
 
 from torch_utils.distributed import LAUNCH_DIR, SNAPSHOT_NOTE
 
-EXIT_RANK_LOST = 76  # of a rank whose collective failed (EX_PROTOCOL of sysexits.h)
+EXIT_RANK_LOST = 76  # exit code of a rank whose collective failed (EX_PROTOCOL of sysexits.h)
 LEAST_GRACE = 60.0  # seconds that ranks get to finish a step and write their state after a stop signal
-GRACE_SNAPSHOTS = 3  # or so many times the last measured snapshot
-_SURVIVORS = 10.0  # seconds that survivors get to notice a loss; then again as many after SIGTERM
-_POLL = 0.1  # seconds
+GRACE_SNAPSHOTS = 3  # least time to stop as a multiple of the last measured snapshot's duration
+_SURVIVORS = 10.0  # seconds that ranks get to notice the loss of another one, and again after SIGTERM
+_POLL = 0.1  # seconds between two looks at the processes
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -64,7 +65,7 @@ def leave_lost() -> NoReturn:
 
 
 class _Ranks:
-    """The processes of one launch."""
+    """Holds the processes of one launch."""
 
     def __init__(self, count: int, arguments: Sequence[str], notes: Path, max_restarts: int):
         self.count, self.command, self.notes, self.max_restarts = (
@@ -77,9 +78,9 @@ class _Ranks:
         self.stopped = 0.0  # time of the first stop signal
 
     def run(self, attempt: int) -> tuple[int, bool]:
-        """Starts all ranks and waits for their end: exit status, and whether starting anew may help."""
-        # The ranks meet in a store of this process: no port has to be free, and none is fought over by two runs. Each
-        # attempt has its own: in an old one, ranks find the addresses of dead ones and wait for them.
+        """Starts all ranks, waits for their end, and returns the exit status and whether a restart may help."""
+        # The ranks meet in a store of this process, on a port that the system chooses, so that runs do not collide.
+        # Each attempt has its own store: in an old one, ranks find the addresses of dead ones and wait for them.
         self.store = torch.distributed.TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=10)
         )
@@ -116,8 +117,8 @@ class _Ranks:
         )
 
     def _fail(self, codes: list[int | None]) -> tuple[int, bool]:
-        """A rank has failed: says which, ends the others, and returns as `run`."""
-        # Of several that ended between two looks, the killed one is the cause and a lost collective the effect.
+        """Reports which rank has failed, ends the others, and returns as `run` does."""
+        # Of several that ended between two looks, a killed one is the cause and a failed collective the effect.
         failed = [(rank, code) for rank, code in enumerate(codes) if code]
         rank, code = min(failed, key=lambda item: (item[1] > 0, item[1] == EXIT_RANK_LOST))
         process = self.processes[rank]
@@ -134,17 +135,17 @@ class _Ranks:
         return _status(code), code < 0 or code == EXIT_RANK_LOST
 
     def grace(self) -> float:
-        """Seconds that ranks get after a stop signal."""
+        """Returns the seconds that ranks get after a stop signal."""
         notes = [float(path.read_text() or 0) for path in self.notes.glob(f"{SNAPSHOT_NOTE}.*")]
         return max(LEAST_GRACE, GRACE_SNAPSHOTS * max(notes, default=0.0))
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Passes a stop signal on; the ranks know what a second one means."""
+        """Passes a stop signal on to the ranks, which count them themselves."""
         self.stopped = self.stopped or time.monotonic()
         self._send(number)
 
     def kill(self) -> None:
-        """Ends what is still there."""
+        """Ends the processes that still run."""
         self._send(signal.SIGKILL)
         self._wait(_SURVIVORS)
 
@@ -154,7 +155,7 @@ class _Ranks:
                 process.send_signal(number)
 
     def _wait(self, seconds: float) -> bool:
-        """True if all ranks end within `seconds`."""
+        """Returns whether all ranks ended within `seconds`."""
         end = time.monotonic() + seconds
         while any(process.poll() is None for process in self.processes):
             if time.monotonic() > end:
@@ -164,7 +165,7 @@ class _Ranks:
 
 
 def _status(code: int) -> int:
-    """A shell's exit status: 128 + n for a process that signal n ended."""
+    """Returns a shell's exit status: 128 + n for a process that signal n ended."""
     return code if code >= 0 else 128 - code
 
 

@@ -1,4 +1,4 @@
-"""How much memory a process takes, how much there is, and how the C library keeps what was freed."""
+"""Measures and limits the memory of a process, and makes the C library keep what was freed."""
 
 import ctypes
 import resource
@@ -12,11 +12,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep freed memory for reuse, in place of giving large blocks back to the system at once.
+    """Makes glibc keep freed memory for reuse, in place of giving large blocks back to the system at once.
 
     A training step frees and takes the same blocks again and again; each return trip costs a page fault per 4 kB, a
-    sixth of the time of a discriminator pass on a CPU. The process's memory stays at its peak instead. False, with
-    nothing changed, where the C library is another one.
+    sixth of the time of a discriminator pass on a CPU. The process's memory stays at its peak instead. Returns
+    False, with nothing changed, where the C library is another one.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
 
 
 def peaks(device: torch.device) -> dict[str, float]:
-    """Peak memory in GiB: `cpu_peak_gib` of the process so far; on a GPU `gpu_peak_gib` since the last call."""
+    """Returns peak memory in GiB: `cpu_peak_gib` of the process so far; on a GPU `gpu_peak_gib` since the last call."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB elsewhere
     figures = {"cpu_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
     if device.type == "cuda":
@@ -37,7 +37,7 @@ def peaks(device: torch.device) -> dict[str, float]:
 
 
 def available_bytes() -> int:
-    """Memory that this process can still take without swapping: the machine's, or what its control group leaves."""
+    """Returns the memory that this process can take without swapping: the machine's, or its control group's."""
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
@@ -48,9 +48,9 @@ def available_bytes() -> int:
 
 
 def limit_growth(count: int) -> bool:
-    """From here on an allocation fails, instead of the process being killed, once it has taken `count` bytes more.
+    """Makes allocations fail, instead of the process being killed, once it has taken `count` bytes more.
 
-    False, with nothing limited, where the system does not count private memory.
+    Returns False, with nothing limited, where the system does not count private memory.
     """
     if not sys.platform.startswith("linux"):
         return False

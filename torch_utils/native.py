@@ -1,9 +1,9 @@
-"""Compiling C++ into a shared library, once per machine kind, and loading it with ctypes.
+"""Compiles C++ into a shared library, once per kind of machine, and loads it with ctypes.
 
 A library is built into a cache folder under a name that hashes its sources, the compiler (path and version), the flags
 and the processor's feature set, so that one home directory serves machines of several kinds; the name's last part is
-the hash of its content, so that a spoilt file is noticed and built again. One process builds while others wait for its
-lock file; a lock whose holder is gone or hangs is taken over. Both say so in one line. Nothing here needs torch's
+the hash of its content, so that a damaged file is noticed and built again. One process builds while others wait for its
+lock file; a lock whose holder is gone or hangs is taken over. Both are reported in one line. Nothing here needs torch's
 headers, and nothing is built before a library is asked for.
 
 Environment: CXX (compiler), SPLATGAN_CACHE_DIR (default ~/.cache/splatgan), SPLATGAN_NATIVE=0 (build and load nothing).
@@ -31,16 +31,16 @@ from pathlib import Path
 COMPILERS = ("c++", "g++", "clang++")  # tried in this order where CXX is not set
 DEFAULT_FLAGS = ("-std=c++17", "-O3", "-march=native")
 BUILD_TIMEOUT = 180.0  # seconds that a compiler may take
-HEARTBEAT = 1.0  # seconds between a builder's signs of life, the changes of its lock file's time
-LOCK_SILENCE = 20.0  # seconds without one after which a lock's holder, on whatever machine, is taken to hang
-ANNOUNCE_AFTER = 5.0  # seconds of a build that another package does, before it is announced
-POLL = 0.1  # seconds between looks at a lock
+HEARTBEAT = 1.0  # seconds after which a builder touches its lock file again
+LOCK_SILENCE = 20.0  # seconds without a heartbeat after which a lock's holder, on whatever machine, is taken to hang
+ANNOUNCE_AFTER = 5.0  # seconds that another package's build takes before it is announced
+POLL = 0.1  # seconds between two looks at a lock
 HEADER_SUFFIXES = {".h", ".hpp", ".inc"}
 MESSAGE_TAIL = 2000  # characters of compiler output kept
 
 
 class BuildError(RuntimeError):
-    """No library: `reason` says why in one line, `output` ends what the compiler printed."""
+    """Reports that there is no library: `reason` is one line, `output` the end of what the compiler printed."""
 
     def __init__(self, reason: str, output: str = "") -> None:
         self.reason = reason
@@ -49,7 +49,7 @@ class BuildError(RuntimeError):
 
 
 def load_library(name: str, sources: Sequence[str | Path], flags: Sequence[str] = DEFAULT_FLAGS) -> ctypes.CDLL:
-    """The shared library `name` built from `sources`; builds it only where the cache does not hold it.
+    """Returns the shared library `name`, built from `sources` if the cache does not hold it.
 
     sources: .cpp files to compile and the headers that they include (hashed, not compiled), all C++.
     flags: given to the compiler beside those that make a shared library.
@@ -79,9 +79,9 @@ def load_library(name: str, sources: Sequence[str | Path], flags: Sequence[str] 
 
 @contextlib.contextmanager
 def exclusive_build(name: str, announcement: str) -> Iterator[None]:
-    """Lets one process at a time do what makes another package compile code in this process.
+    """Lets one process at a time run the block, in which another package compiles code.
 
-    The others wait for the lock `name`. Shows life meanwhile, and prints the announcement if it takes long.
+    The others wait for the lock `name`, which is touched meanwhile. Prints the announcement if the block takes long.
     Raises OSError if the cache folder cannot be written.
     """
     folder = cache_dir()
@@ -109,10 +109,10 @@ def exclusive_build(name: str, announcement: str) -> Iterator[None]:
 
 
 def _load_cached(folder: Path, stem: str) -> ctypes.CDLL | None:
-    """The library that the cache holds, `stem`-<hash of its content>.so.
+    """Loads the library that the cache holds, `stem`-<hash of its content>.so; returns None if there is none.
 
-    One that has another content (loading a file that was cut short kills the process) or cannot be loaded is removed,
-    with one line that says so, to be built again.
+    A file whose content does not have that hash (loading a truncated one kills the process) or that cannot be loaded is
+    removed, with one line that says so, to be built again.
     """
     for path in sorted(folder.glob(f"{stem}-*.so")):
         try:
@@ -130,12 +130,12 @@ def _digest(path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """Where built libraries lie."""
+    """Returns the folder of built libraries."""
     return Path(os.environ.get("SPLATGAN_CACHE_DIR") or Path.home() / ".cache" / "splatgan") / "native"
 
 
 def find_compiler() -> list[str]:
-    """The command that compiles C++, its program as an absolute path. Raises BuildError if there is none."""
+    """Returns the command that compiles C++, its program as an absolute path. Raises BuildError if there is none."""
     chosen = os.environ.get("CXX")
     candidates = [shlex.split(chosen)] if chosen else [[c] for c in COMPILERS]
     for command in candidates:
@@ -161,7 +161,7 @@ def _content_key(sources: Sequence[Path], compiler: Sequence[str], flags: Sequen
 
 @functools.cache
 def cpu_features() -> str:
-    """The processor's instruction sets, as far as the system tells; -march=native code runs where they are equal."""
+    """Returns the processor's instruction sets as the system reports them; -march=native code runs where they agree."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -197,10 +197,11 @@ def _build(compiler: Sequence[str], sources: Sequence[Path], flags: Sequence[str
 
 
 def _run_with_heartbeat(command: Sequence[str], lock: Path) -> tuple[int, str]:
-    """Exit status and output of `command`; touches the lock file while it runs."""
+    """Runs `command`, touching the lock file meanwhile, and returns its exit status and output."""
     start = time.monotonic()
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, text=True, errors="replace", **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        command, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
         while True:
             try:
                 output, _ = process.communicate(timeout=HEARTBEAT)
@@ -215,14 +216,14 @@ def _run_with_heartbeat(command: Sequence[str], lock: Path) -> tuple[int, str]:
 
 @contextlib.contextmanager
 def _build_lock(path: Path) -> Iterator[None]:
-    """Holds the lock file, which names its holder as `host pid`; waits for as long as another one shows life."""
+    """Holds the lock file, which names its holder as `host pid`; waits while another holder's heartbeat goes on."""
     seen, since = None, time.monotonic()
     while not _try_create(path):
         try:
             state, holder = path.stat().st_mtime_ns, path.read_text()
         except FileNotFoundError:
             continue  # released just now
-        if state != seen:  # compared with itself only: another machine's clock may differ
+        if state != seen:  # no comparison with this machine's clock: the holder's may differ
             seen, since = state, time.monotonic()
         silence = time.monotonic() - since
         host, _, pid = holder.partition(" ")
@@ -257,7 +258,7 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # of another user
+    except PermissionError:  # it belongs to another user
         return True
     return True
 

@@ -1,4 +1,4 @@
-"""Image operations of the discriminator: bias and activation, FIR blur and downsampling.
+"""Implements the discriminator's image operations: bias and activation, FIR blur, downsampling, convolution.
 
 Every function takes [N, C, H, W] in any floating type and memory format, and is differentiable any number of times
 (R1 differentiates a gradient). The `_reference` functions are the slow, readable twins, with the same signatures.
@@ -18,14 +18,14 @@ from torch import Tensor
 LRELU_SLOPE = 0.2
 LRELU_GAIN = math.sqrt(2)  # keeps the second moment of a unit normal at about 1
 
-FIR = (1.0, 3.0, 3.0, 1.0)  # one axis of the resampling filter, to be divided by its sum
+FIR = (1.0, 3.0, 3.0, 1.0)  # one axis of the resampling filter before division by its sum
 
-FEW_PIXELS = 16  # per output channel; below it conv2d takes its own way to the weights' gradient
-COLUMNS_LIMIT = 2**26  # numbers in a temporary of it
+FEW_PIXELS = 16  # pixels per output channel below which conv2d computes the weights' gradient by a matrix product
+COLUMNS_LIMIT = 2**26  # numbers in the largest temporary of that matrix product
 
 
 def fir_filter(dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
-    """The 4x4 resampling filter; sums to 1."""
+    """Returns the 4x4 resampling filter; it sums to 1."""
     taps = torch.tensor(FIR, dtype=dtype, device=device)
     return torch.outer(taps, taps) / taps.sum().square()
 
@@ -33,7 +33,7 @@ def fir_filter(dtype: torch.dtype | None = None, device: torch.device | None = N
 def bias_act_reference(
     x: Tensor, bias: Tensor | None = None, activate: bool = True, gain: float = 1.0, clamp: float | None = None
 ) -> Tensor:
-    """Add bias [C], leaky ReLU (slope 0.2, then times sqrt(2)) if `activate`, times gain, limit to +-clamp."""
+    """Adds bias [C], applies leaky ReLU (slope 0.2, gain sqrt(2)) if `activate`, multiplies by gain, then clamps."""
     if bias is not None:
         x = x + bias[:, None, None]
     if activate:
@@ -43,31 +43,31 @@ def bias_act_reference(
 
 
 def lrelu_clamp_(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU without gain, in place, then a limit to +-clamp: bias_act of an x that holds bias and gains already.
+    """Applies leaky ReLU without gain in place, then clamps to +-clamp: bias_act of an x with bias and gains applied.
 
-    In place, since the output of a convolution is not needed for its gradient: it spares a third of the activations.
+    A convolution does not need its output for its gradient, so that working in place saves a third of the activations.
     """
     x = F.leaky_relu_(x, LRELU_SLOPE)
     return x if clamp is None else F.hardtanh(x, -clamp, clamp)
 
 
 def blur_reference(x: Tensor, padding: int) -> Tensor:
-    """Zero-pad all sides by 0 to 3, then convolve each channel with the 4x4 filter: H becomes H + 2 padding - 3."""
+    """Zero-pads all sides by 0 to 3, then convolves each channel with the 4x4 filter: H becomes H + 2 padding - 3."""
     return _depthwise_fir(x, padding, stride=1)
 
 
 def downsample_reference(x: Tensor) -> Tensor:
-    """Half the size: blur with one pixel of padding, keep every second pixel."""
+    """Halves the size: blurs with one pixel of padding, then keeps every second pixel."""
     return blur_reference(x, padding=1)[:, :, ::2, ::2]
 
 
 def blur(x: Tensor, padding: int) -> Tensor:
-    """See blur_reference."""
+    """Computes blur_reference, fast also in the backward and double backward."""
     return _Blur.apply(x, padding)
 
 
 def downsample(x: Tensor) -> Tensor:
-    """See downsample_reference; H and W must be even."""
+    """Computes downsample_reference, fast also in the backward and double backward; H and W must be even."""
     if x.shape[2] % 2 or x.shape[3] % 2:
         raise ValueError(f"downsample needs an even height and width, got {list(x.shape[2:])}")
     return _Downsample.apply(x)
@@ -76,12 +76,12 @@ def downsample(x: Tensor) -> Tensor:
 def conv2d_reference(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
 ) -> Tensor:
-    """PyTorch's convolution (cross-correlation): weight [O, C, k, k], bias [O]."""
+    """Convolves (cross-correlates) as PyTorch does: weight [O, C, k, k], bias [O]."""
     return F.conv2d(x, weight, bias, stride, padding)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
-    """See conv2d_reference."""
+    """Computes conv2d_reference, by `_Conv2d` where oneDNN's bfloat16 gradient is slow."""
     pixels = len(x) * x.shape[2] * x.shape[3]
     if x.device.type == "cpu" and x.dtype == torch.bfloat16 and (stride > 1 or pixels < FEW_PIXELS * len(weight)):
         return _Conv2d.apply(x, weight, bias, stride, padding)
@@ -99,7 +99,7 @@ def _depthwise_fir(x: Tensor, padding: int, stride: int) -> Tensor:
 
 
 class _Blur(torch.autograd.Function):
-    """The filter is symmetric, so the transpose is a blur too, with the complementary padding."""
+    """Blurs; the filter is symmetric, so the transpose is a blur too, with the complementary padding."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: int) -> Tensor:
@@ -122,9 +122,10 @@ class _Downsample(torch.autograd.Function):
 
 
 class _DownsampleTranspose(torch.autograd.Function):
-    """A pixel passes 3/8 and 1/8 per axis to its two nearest on a grid twice as fine: bilinear upsampling over 4.
+    """Transposes `_Downsample`: bilinear upsampling by 2, divided by 4.
 
-    Except at the border, where upsampling repeats the outermost pixel, while zero padding leaves that share out.
+    A pixel passes 3/8 and 1/8 per axis to its two nearest on the finer grid. The border differs: bilinear upsampling
+    repeats the outermost pixel there, while zero padding leaves that share out, hence the factor 0.75.
     """
 
     @staticmethod
@@ -140,7 +141,7 @@ class _DownsampleTranspose(torch.autograd.Function):
 
 
 class _Conv2d(torch.autograd.Function):
-    """Convolution and the two classes below: linear in each argument, and one another's gradients."""
+    """Convolves. This class and the two below are linear in each argument and are one another's gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
@@ -161,7 +162,7 @@ class _Conv2d(torch.autograd.Function):
 
 
 class _Conv2dInput(torch.autograd.Function):
-    """From the gradient y of a convolution's result to that of its input."""
+    """Computes the gradient of a convolution's input from that of its result, y."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weight: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
@@ -185,7 +186,7 @@ class _Conv2dInput(torch.autograd.Function):
 
 
 class _Conv2dWeight(torch.autograd.Function):
-    """From the gradient y of a convolution's result to that of its weight, as one matrix product.
+    """Computes the gradient of a convolution's weight from that of its result, y, as one matrix product.
 
     oneDNN's bfloat16 kernel for strides and for wide layers on small images waits for all threads twice per image: as
     fast as this on an idle machine, but up to 100 times slower where the threads cannot all run at the same time.

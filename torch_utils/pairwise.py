@@ -1,4 +1,4 @@
-"""Sums whose rounding does not depend on how many processes share the work."""
+"""Computes sums whose rounding does not depend on how many processes share the work."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from torch import Tensor
 
 
 class PairwiseSum:
-    """The sum of a sequence of tensor lists, in the order of a binary tree.
+    """Sums a sequence of tensor lists in the order of a binary tree.
 
-    Of 2^n terms each half is a sum of its own: two processes that sum a half each and then add up get the same floats
-    as one that sums all. Holds log2(terms) + 1 lists at most.
+    Each half of 2^n terms is summed on its own: two processes that sum a half each and then add their results get the
+    same floats as one that sums all. Stores log2(terms) + 1 lists at most.
     """
 
     def __init__(self) -> None:
         self._partial: list[tuple[int, list[Tensor]]] = []  # (number of terms, their sum), largest first
 
+    def __bool__(self) -> bool:
+        """Tells whether there is a term."""
+        return bool(self._partial)
+
     def add(self, term: list[Tensor]) -> None:
-        """Takes the tensors of `term` over: they may be changed. All terms have as many tensors of equal shapes."""
+        """Adds a term, and may change its tensors later. All terms have equally many tensors of equal shapes."""
         count = 1
         while self._partial and self._partial[-1][0] == count:
             term = self._merged(term)
@@ -25,7 +29,7 @@ class PairwiseSum:
         self._partial.append((count, term))
 
     def total(self) -> list[Tensor]:
-        """The sum of all terms since the last call, of which there is at least one; starts afresh."""
+        """Returns the sum of all terms since the last call, of which there must be one, and resets it."""
         _, total = self._partial.pop()
         while self._partial:
             total = self._merged(total)

@@ -1,4 +1,4 @@
-"""Which number format the large convolutions and matrix products run in."""
+"""Chooses the number format of the large convolutions and matrix products."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})  # spelled alike by torch a
 
 
 def _capability_flags() -> frozenset[str]:
-    """What this PyTorch says of the processor it runs on."""
+    """Returns the processor's flags as PyTorch reports them; empty where it does not."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     if capabilities is None:
         return frozenset()
@@ -18,7 +18,7 @@ def _capability_flags() -> frozenset[str]:
 
 
 def _cpuinfo_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The processor flags Linux reports; empty on other systems."""
+    """Returns the processor's flags as Linux reports them; empty on other systems."""
     if not path.exists():
         return frozenset()
     lines = (line for line in path.read_text().splitlines() if line.startswith("flags"))
@@ -26,17 +26,15 @@ def _cpuinfo_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def cpu_has_bfloat16() -> bool:
-    """True where the processor multiplies bfloat16 in hardware (AMX or AVX512-BF16) and PyTorch makes use of it."""
-    if torch.backends.cpu.get_cpu_capability() not in (
-        "AVX512",
-        "AMX",
-    ):  # an older processor, or turned off by the user
+    """Tells whether the processor multiplies bfloat16 in hardware (AMX or AVX512-BF16) and PyTorch makes use of it."""
+    # Otherwise it is an older processor, or the user has restricted its instruction sets.
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX512", "AMX"):
         return False
     return bool(_BF16_FLAGS & (_capability_flags() or _cpuinfo_flags()))
 
 
 def resolve(precision: str, device: torch.device | str) -> torch.dtype | None:
-    """The low-precision type for convolution blocks and large matrix products, or None for plain float32.
+    """Returns the low-precision type for convolution blocks and large matrix products, or None for float32.
 
     precision: "fp32", "bf16", "fp16", or "auto": float16 on CUDA, bfloat16 on processors that have it in hardware,
         float32 elsewhere.

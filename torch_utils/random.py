@@ -1,4 +1,4 @@
-"""Counter-based randomness: every number is a function of (seed, stream name, global sample index).
+"""Draws counter-based random numbers: each is a function of (seed, stream name, global sample index).
 
 Nothing here has a state. Sample i gets the same latent, flip, camera and background in any process, on any rank, in any
 micro-batch and after any resume. The generator is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -24,7 +25,7 @@ _ROUNDS = 10
 
 
 def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32-10 of `counter` [..., 4] under the two 32-bit words of `key`: uint64 [..., 4], each value < 2^32."""
+    """Applies Philox4x32-10 to `counter` [..., 4] with a key of two 32-bit words: uint64 [..., 4], each < 2^32."""
     c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) & _MASK for i in range(4))
     for i in range(_ROUNDS):
         k0, k1 = (np.uint64((key[j] + i * _WEYL[j]) & 0xFFFFFFFF) for j in range(2))
@@ -34,7 +35,7 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def _words(seed: int, stream: str, indices: Indices, count: int) -> np.ndarray:
-    """`count` 32-bit words per index: uint64 [len(indices), count]. The key is a hash of seed and stream name."""
+    """Draws `count` 32-bit words per index: uint64 [len(indices), count]. The key hashes seed and stream name."""
     digest = hashlib.blake2b(f"{int(seed)}/{stream}".encode(), digest_size=8).digest()
     key = (int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little"))
     index = np.asarray(indices, dtype=np.uint64)  # [S]
@@ -47,14 +48,14 @@ def _words(seed: int, stream: str, indices: Indices, count: int) -> np.ndarray:
 
 
 def uniform(seed: int, stream: str, indices: Indices, shape: tuple[int, ...] = ()) -> Tensor:
-    """Uniform in [0, 1) with 24 bits: float32 [len(indices), *shape]."""
+    """Draws uniform numbers in [0, 1) with 24 bits: float32 [len(indices), *shape]."""
     words = _words(seed, stream, indices, prod(shape))
     values = (words >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)
     return torch.from_numpy(values.reshape(len(words), *shape))
 
 
 def normal(seed: int, stream: str, indices: Indices, shape: tuple[int, ...] = ()) -> Tensor:
-    """Standard normal by Box and Muller in float64: float32 [len(indices), *shape]."""
+    """Draws standard normal numbers (Box and Muller's method in float64): float32 [len(indices), *shape]."""
     count = prod(shape)
     words = _words(seed, stream, indices, 2 * count).reshape(-1, count, 2)
     u = (words.astype(np.float64) + 0.5) * 2.0**-32  # in (0, 1): the logarithm is finite
@@ -63,7 +64,7 @@ def normal(seed: int, stream: str, indices: Indices, shape: tuple[int, ...] = ()
 
 
 def integers(seed: int, stream: str, indices: Indices, high: int, shape: tuple[int, ...] = ()) -> Tensor:
-    """Integers in [0, high), high < 2^32: int64 [len(indices), *shape]. The bias is under high / 2^32."""
+    """Draws integers in [0, high), high < 2^32: int64 [len(indices), *shape]. The bias is under high / 2^32."""
     if not 0 < high < 2**32:
         raise ValueError(f"integers: high must be in 1 to 2^32 - 1, got {high}")
     words = _words(seed, stream, indices, prod(shape))
@@ -72,7 +73,7 @@ def integers(seed: int, stream: str, indices: Indices, high: int, shape: tuple[i
 
 
 def permutation(seed: int, stream: str, epoch: int, n: int) -> np.ndarray:
-    """The order of `n` items in one epoch: int64 [n], by sorting 64-bit keys (equal on every NumPy version)."""
+    """Returns the order of `n` items in one epoch: int64 [n], by sorting 64-bit keys (equal on every NumPy version)."""
     words = _words(seed, f"{stream}/epoch{int(epoch)}", range(n), 2)
     return np.argsort((words[:, 0] << np.uint64(32)) | words[:, 1], kind="stable").astype(np.int64)
 
@@ -87,7 +88,7 @@ class EpochOrder:
         self._epochs: dict[int, np.ndarray] = {}  # a cache of the last two epochs, no state
 
     def __call__(self, indices: Indices) -> np.ndarray:
-        """Items of the samples `indices`: int64 [len(indices)]."""
+        """Returns the items of the samples `indices`: int64 [len(indices)]."""
         index = np.asarray(indices, dtype=np.int64)
         items = np.empty_like(index)
         for epoch in np.unique(index // self.n):
@@ -101,3 +102,24 @@ class EpochOrder:
                 self._epochs.pop(min(self._epochs))
             self._epochs[epoch] = permutation(self.seed, self.stream, epoch, self.n)
         return self._epochs[epoch]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws random numbers for a fixed set of samples, each a function of (seed, stream, sample) alone."""
+
+    seed: int
+    indices: Indices  # global sample indices
+    device: torch.device | str = "cpu"  # where the results are put; they are drawn on the CPU
+
+    def normal(self, stream: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Returns standard normal numbers, float32 [len(indices), *shape]."""
+        return normal(self.seed, stream, self.indices, shape).to(self.device)
+
+    def uniform(self, stream: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Returns numbers in [0, 1), float32 [len(indices), *shape]."""
+        return uniform(self.seed, stream, self.indices, shape).to(self.device)
+
+    def integers(self, stream: str, high: int, shape: tuple[int, ...] = ()) -> Tensor:
+        """Returns integers in [0, high), int64 [len(indices), *shape]."""
+        return integers(self.seed, stream, self.indices, high, shape).to(self.device)

@@ -1,4 +1,4 @@
-"""Statistics of a training run: accumulated on the device without a sync, reduced over ranks once per tick."""
+"""Collects statistics of a training run on the device, without a sync, and reduces them over ranks once per tick."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch_utils import distributed
 
 
 class Collector:
-    """Sums per name. `report` never waits for the device; `reduce` does, once, for all names together.
+    """Sums values by name. `report` never waits for the device; `reduce` does, once for all names together.
 
     Every rank must report the same names between two calls of `reduce`.
     """
@@ -23,7 +23,7 @@ class Collector:
         self._row_names: dict[str, list[str]] = {}
 
     def report(self, name: str, values: Tensor | float) -> None:
-        """Adds all elements of `values` to the mean of `name`. Non-finite elements count: they show."""
+        """Adds all elements of `values` to the mean of `name`; non-finite elements make it non-finite."""
         values = torch.as_tensor(values).detach()
         moments = torch.stack([values.new_full((), float(values.numel()), dtype=torch.float64), values.double().sum()])
         seen = self._moments.get(name)
@@ -38,7 +38,7 @@ class Collector:
         self._rows[prefix] = moments if seen is None else seen + moments
 
     def reduce(self) -> dict[str, float]:
-        """Mean of every name over everything reported since the last call, on all ranks; starts afresh."""
+        """Returns the mean of every name over all that all ranks reported since the last call, and resets them."""
         if not self._moments and not self._rows:
             return {}
         names = sorted(self._moments)
@@ -51,7 +51,7 @@ class Collector:
         return {name: float(s / c) for name, (c, s) in zip(names, total, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        """What was reported on this rank since the last `reduce`: tensors and plain values."""
+        """Returns what this rank reported since the last `reduce`, as tensors and plain values."""
         return {
             "moments": {name: moments.cpu() for name, moments in self._moments.items()},
             "rows": {
@@ -60,9 +60,9 @@ class Collector:
         }
 
     def load_state(self, states: Sequence[dict[str, Any]], device: torch.device) -> None:
-        """Goes on from the `state` of every rank, in rank order.
+        """Restores the `state` of every rank, given in rank order.
 
-        With another number of ranks than now, rank 0 goes on from their sum and the others from zeros of equal names.
+        If the number of ranks has changed, rank 0 takes the sum of all states and the others zeros of the same names.
         """
         if not states:
             return
@@ -75,7 +75,7 @@ class Collector:
 
 
 def _sum_of(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All ranks report the same names."""
+    """Adds up the states of all ranks, which report the same names."""
     first = states[0]
     return {
         "moments": {n: torch.stack([s["moments"][n] for s in states]).sum(0) for n in first["moments"]},

@@ -1,1 +1,1 @@
-"""The science: networks, losses, the training loop, data sets, presets and checkpoints."""
+"""Holds the science: networks, losses, the training loop, data sets, presets and checkpoints."""

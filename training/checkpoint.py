@@ -1,14 +1,14 @@
-"""Checkpoints: tensors and JSON-able values only, one file, whole or absent. Loading never executes code.
+"""Writes and reads checkpoints: tensors and JSON-able values only, one file, whole or absent. Nothing in one is run.
 
 `network-snapshot-NNNNNN.pkl` is written by `torch.save` and opens with `torch.load(weights_only=True)`. Top-level keys:
 
-    format      1
-    config      resolved TrainingConfig as a dict
+    format      2; a file of format 1 is upgraded when read
+    config      resolved TrainingConfig as a dict, with the records generator, discriminator and objective of its family
     geometry    Geometry of the data set as a dict
     progress    {nimg, step, tick, tick_nimg, threads, ranks, data, files}: tick is the last finished one, tick_nimg
                 the images seen at its end; files the sizes of the run folder's growing files (training/runs/resume.py)
-    G, D, G_ema state dicts
-    opt         {G, D}: parameter name -> {step, exp_avg, exp_avg_sq}
+    G, D, G_ema state dicts; further moving averages of G have the names that their objective gives them
+    opt         optimiser -> parameter name -> {step, exp_avg, exp_avg_sq}
     grid        {z [rows, z_dim], labels [columns, 25]} of the pictures
     best        metric name -> {value, nimg}
     revision    version of the code that wrote the file
@@ -35,26 +35,29 @@ import torch
 from torch import nn
 
 import dnnlib
-from gaussian import Geometry
+from gaussian import Cameras, Geometry
 from torch_utils import distributed
-from training.config import TrainingConfig
-from training.families.cgs.generator import Generator
-from training.networks.discriminator import Discriminator
-from training.published import records as official
+from training.config import TrainingConfig, upgraded
+from training.families import DEFAULT_FAMILY, family
+from training.families.base import CheckpointInfo, Discriminator, Generator
+from training.published.records import is_published, read_published
 
-FORMAT = 1
+FORMAT = 2
+READABLE_FORMATS = (1, 2)
 REVISION = "splatgan 0.1.0"
 STATE_NAME = "state-latest.pkl"
 SNAPSHOT_PATTERN = "network-snapshot-*.pkl"
-_KEYS = {"format", "config", "geometry", "progress", "G", "D", "G_ema", "opt", "grid", "best", "revision", "checksum"}
+RECORDS = {  # that every checkpoint has
+    "format", "config", "geometry", "progress", "G", "D", "G_ema", "opt", "grid", "best", "revision", "checksum",
+}  # fmt: skip
 
 
 class CheckpointError(ValueError):
-    """A file that is not a whole checkpoint of ours; the message is one line for the user."""
+    """Says in one line for the user why a file cannot be used as a checkpoint."""
 
 
 def snapshot_path(run_dir: str | os.PathLike, nimg: int) -> Path:
-    """`network-snapshot-NNNNNN.pkl` with whole kimg; a second file within one kimg appends the images seen.
+    """Returns `network-snapshot-NNNNNN.pkl` with whole kimg; a second file within one kimg appends the images seen.
 
     A file of the same images seen, or one that is no checkpoint, is in nobody's way: it will be replaced.
     """
@@ -76,7 +79,7 @@ def save_checkpoint(path: str | os.PathLike, state: dict[str, Any]) -> None:
     """
     distributed.require_ranks()
     state = {"format": FORMAT, "revision": REVISION, **map_tensors(state, lambda t: t.detach().cpu())}
-    if missing := _KEYS - set(state) - {"checksum"}:
+    if missing := RECORDS - set(state) - {"checksum"}:
         raise ValueError(f"checkpoint: missing {', '.join(sorted(missing))}")
     state["checksum"] = checksum(state)
     path = Path(path)
@@ -128,7 +131,7 @@ def _check_space(folder: Path, size: int) -> None:
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """The same records with every tensor changed."""
+    """Returns the same records with every tensor changed."""
     if isinstance(value, dict):
         return {key: map_tensors(item, change) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -143,15 +146,15 @@ def _num_bytes(state: dict[str, Any]) -> int:
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """The records of a checkpoint, on the CPU, checksum verified. Raises CheckpointError with the reason.
+    """Reads the records of a checkpoint onto the CPU and verifies the checksum. Raises CheckpointError with the reason.
 
     A published file (training/published/records.py) gives the same records but revision and checksum; what it lacks
     is empty.
     """
-    if official.is_official(path):
-        return _read_official(path)
+    if is_published(path):
+        return _read_published(path)
     state = _read(path)
-    if missing := _KEYS - set(state):
+    if missing := RECORDS - set(state):
         raise CheckpointError(f"{path}: incomplete checkpoint, missing {', '.join(sorted(missing))}")
     try:
         whole = checksum(state) == state["checksum"]
@@ -159,11 +162,21 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged, it holds unknown values ({_first_line(error)})") from None
     if not whole:
         raise CheckpointError(f"{path}: damaged, its checksum does not match its content")
+    if state["format"] == 1:
+        state |= {"format": FORMAT, "config": upgraded(state["config"])}
     return state
 
 
+def read_family(path: str | os.PathLike) -> str:
+    """Reads the name of a checkpoint's family without its tensors; nothing is verified. Raises CheckpointError."""
+    if is_published(path):
+        return DEFAULT_FAMILY
+    config = _read(path, mmap=True).get("config")
+    return str(config.get("family", DEFAULT_FAMILY)) if isinstance(config, dict) else DEFAULT_FAMILY
+
+
 def read_progress(path: str | os.PathLike) -> dict[str, Any]:
-    """`progress` of a checkpoint without reading its tensors; nothing is verified. Raises CheckpointError."""
+    """Reads `progress` of a checkpoint without its tensors; nothing is verified. Raises CheckpointError."""
     progress = _read(path, mmap=True).get("progress")
     if not isinstance(progress, dict) or not all(type(progress.get(key)) is int for key in ("nimg", "step", "tick")):
         raise CheckpointError(f"{path}: damaged, it does not say how far its run was")
@@ -180,8 +193,8 @@ def _read(path: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"{path}: refused, it holds more than tensors and plain values ({reason})") from None
     except Exception as error:  # a damaged file can make the unpickler stumble over anything
         raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    found = state.get("format") if isinstance(state, dict) else type(state).__name__
+    if type(found) is not int or found not in READABLE_FORMATS:
         raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT} (found {found!r})")
     return state
 
@@ -190,46 +203,60 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _read_official(path: str | os.PathLike, ema_only: bool = False) -> dict[str, Any]:
+def _read_published(path: str | os.PathLike, ema_only: bool = False) -> dict[str, Any]:
     try:
-        return {"format": FORMAT, **official.read_official(path, ema_only=ema_only)}
+        return {"format": FORMAT, **read_published(path, ema_only=ema_only)}
     except (ValueError, OSError) as error:
         raise CheckpointError(str(error)) from None
 
 
 def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") -> Generator:
-    """G_ema of a checkpoint in eval mode, without gradients.
+    """Loads G_ema of a checkpoint in eval mode, without gradients. Raises CheckpointError.
 
-    The result carries `geometry` (Geometry of its data) and `checkpoint_config` (the run's resolved TrainingConfig as a
-    dict). Raises CheckpointError.
+    Its `info` holds what the file knows besides: the run's configuration, the data's geometry and yaw range, and the
+    background, so that nobody needs to read the file again.
     """
-    state = _read_official(path, ema_only=True) if official.is_official(path) else load_checkpoint(path)
-    config = TrainingConfig.from_dict(state["config"])
-    G = Generator(config.generator)
+    state = _read_published(path, ema_only=True) if is_published(path) else load_checkpoint(path)
+    config = _config_of(path, state)
+    G = family(config.family).generator(config.generator)
     G.load_state_dict(state["G_ema"])
-    G.geometry = Geometry.from_dict(state["geometry"])
     G.rasterizer = config.rasterizer
-    G.checkpoint_config = state["config"]
+    G.info = run_info(config, Geometry.from_dict(state["geometry"]), state["grid"]["labels"])
     return G.to(device).eval().requires_grad_(False)
 
 
+def run_info(config: TrainingConfig, geometry: Geometry, grid_labels: torch.Tensor) -> CheckpointInfo:
+    """Returns what a generator of the run knows. grid_labels [columns, 25]: the cameras of the training pictures."""
+    yaw, _ = Cameras.from_labels(grid_labels).yaw_pitch(geometry)
+    limits = (float(yaw.min()), float(yaw.max()))
+    return CheckpointInfo(config.to_dict(), geometry, limits, config.shown_background)
+
+
+def _config_of(path: str | os.PathLike, state: dict[str, Any]) -> TrainingConfig:
+    try:
+        return TrainingConfig.from_dict(state["config"])
+    except ValueError as error:  # of a family or a version that this one does not know
+        raise CheckpointError(f"{path}: {error}") from None
+
+
 def load_discriminator(path: str | os.PathLike, device: str | torch.device = "cpu") -> Discriminator:
-    """The discriminator of a checkpoint in eval mode and float32, without gradients. Raises CheckpointError."""
+    """Loads the discriminator of a checkpoint in eval mode and float32, without gradients. Raises CheckpointError."""
     state = load_checkpoint(path)
     if not state["D"]:
         raise CheckpointError(f"{path}: it holds no discriminator")
-    D = Discriminator(TrainingConfig.from_dict(state["config"]).discriminator)
+    config = _config_of(path, state)
+    D = family(config.family).discriminator(config.discriminator)
     D.load_state_dict(state["D"])
     return D.to(device).eval().requires_grad_(False)
 
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, torch.Tensor]]:
-    """Adam's moments by parameter name; parameters that never had a gradient have none."""
+    """Returns Adam's moments by parameter name; parameters that never had a gradient have none."""
     return {name: dict(optimizer.state[p]) for name, p in module.named_parameters() if optimizer.state.get(p)}
 
 
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Any]]) -> None:
-    """Inverse of `optimizer_state`. Raises CheckpointError for names that the module does not have."""
+    """Inverts `optimizer_state`. Raises CheckpointError for names that the module does not have."""
     parameters = dict(module.named_parameters())
     if unknown := sorted(set(state) - set(parameters)):
         raise CheckpointError(f"optimiser state for unknown parameters: {', '.join(unknown)}")
@@ -239,7 +266,7 @@ def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, st
 
 
 def checksum(state: dict[str, Any]) -> str:
-    """SHA-256 over every record but `checksum`: structure, plain values, tensor types, shapes and bytes."""
+    """Returns the SHA-256 over every record but `checksum`: structure, plain values, tensor types, shapes and bytes."""
     digest = hashlib.sha256()
     _update(digest, {key: value for key, value in state.items() if key != "checksum"})
     return digest.hexdigest()

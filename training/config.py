@@ -1,63 +1,56 @@
-"""The one typed description of a training run; what is written beside a run is this record, every value resolved."""
+"""Describes a training run in one typed record, which is written beside the run with every value resolved."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import asdict, dataclass, fields
+import typing
+from dataclasses import dataclass, fields
 from typing import Any
 
 import dnnlib
-from training.families.cgs.generator import GeneratorConfig
-from training.networks.discriminator import DiscriminatorConfig
+from training.families import DEFAULT_FAMILY, family
+from training.families.base import DiscriminatorConfig, Family, GeneratorConfig, ObjectiveConfig
+from training.records import Record
+from training.samples import Stage
+
+NESTED = ("generator", "discriminator", "objective")  # fields that are records of the family's own
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides the numbers of a run. Defaults are the published CGS-GAN values for 512 px."""
+    """Holds everything that decides the numbers of a run."""
 
-    generator: GeneratorConfig
-    discriminator: DiscriminatorConfig
-    preset: str
+    family: str  # name in training.families.FAMILIES
+    generator: GeneratorConfig  # network that makes scenes
+    discriminator: DiscriminatorConfig  # network that judges images
+    objective: ObjectiveConfig  # losses and optimisers
+    preset: str  # name of the preset that the values started from
     data: str  # folder of the images
     index_list: str | None = None  # JSON list of item numbers
     mirror: bool = True  # flips image, mask and camera of every second sample
     background: str = "random"  # behind real and fake: "random" (per sample), "white", "black" or "R,G,B" in 0..1
-    seed: int = 0
+    seed: int = 0  # everything random follows from it
 
     # Schedule
     total_kimg: float = 15000.0  # length of the run in thousands of real images
-    tick_kimg: float = 1.0  # between two status lines
+    tick_kimg: float = 1.0  # thousands of images between two status lines
     image_ticks: int = 50  # ticks between two pictures
     snapshot_ticks: int = 500  # ticks between two checkpoints
     batch: int = 32  # samples per step, over all ranks
     batch_gpu: int = 8  # samples per micro-batch
-
-    # Losses
-    gamma: float = 1.0  # R1 weight
-    multiview: bool = True  # average the generator's gradient over several views of one scene
-    num_views: int = 4
-    knn_weight: float = 20.0
-    knn_neighbours: int = 64
-    center_weight: float = 1.0
-    blur_sigma: float = 10.0  # pixels, at the start
-    blur_fade_kimg: float = 200.0
+    stages: tuple[Stage, ...] = ()  # parts of the run with a batch, resolution and rates of their own, in order
 
     # Optimisation
-    g_lr: float = 0.0025
-    d_lr: float = 0.002  # before the lazy-regularisation factor
-    beta2: float = 0.99  # beta1 is 0
-    r1_interval: int = 16  # steps between two R1 steps
-    g_clip: float = 20.0  # largest norm of the mean gradient
-    d_clip: float = 5.0
-    ema_halflife_kimg: float = 10.0
-    ema_rampup: float = 0.05  # the half-life is at most this share of the images seen
+    g_lr: float = 0.0025  # learning rate of the generator
+    d_lr: float = 0.002  # learning rate of the discriminator, before any correction for lazy regularisation
     freeze_d: int = 0  # layers of D, from the image on, that do not learn
-    label_noise: float = 0.0  # of the cameras that D is told, in standard deviations of the data's labels
+    label_noise: float = 0.0  # noise on the cameras that D is told, in standard deviations of the data's labels
 
     # Machine and measuring
-    precision: str = "auto"  # of the discriminator's convolutions
-    rasterizer: str = "auto"
-    metrics: tuple[str, ...] = ("fid20k_full",)
+    precision: str = "auto"  # number format of the convolutions
+    rasterizer: str = "auto"  # back end of the splatting
+    metrics: tuple[str, ...] = ("fid20k_full",)  # measured at every checkpoint
     detector: str | None = None  # weights of the 2015 Inception network
     detector_vgg: str | None = None  # weights of the VGG-16 network
     max_bad_steps: int = 10  # skipped steps in a row after which the run stops
@@ -68,46 +61,43 @@ class TrainingConfig:
         return "white" if self.background == "random" else self.background
 
     @property
-    def views(self) -> range:
-        """Offsets v: scene b is seen from the camera of sample (b - v) mod batch."""
-        return range(1, self.num_views + 1) if self.multiview else range(1)
+    def resolution(self) -> int:
+        """Pixels of the images at the end of the run."""
+        return self.generator.resolution
+
+    def stage_at(self, nimg: int) -> Stage:
+        """Returns the part of the run in which the step after `nimg` images lies."""
+        started = [stage for stage in self.stages if stage.from_nimg <= nimg]
+        return started[-1] if started else self._whole
+
+    @property
+    def _whole(self) -> Stage:
+        """The run as one stage."""
+        return Stage(0, self.resolution, self.batch, self.batch_gpu, self.g_lr, self.d_lr)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: only dicts, lists, strings, numbers, booleans and None."""
-        return _jsonable(asdict(self))
+        """Returns JSON-able values: only dicts, lists, strings, numbers, booleans and None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: _jsonable(value) for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
-        """Inverse of `to_dict`. Raises ValueError naming an unknown or missing field."""
+        """Inverts `to_dict`. Raises ValueError naming an unknown or missing field."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"training configuration: unknown field {', '.join(unknown)}")
-        if missing := sorted({"generator", "discriminator", "preset", "data"} - set(values)):
+        if missing := sorted({"family", *NESTED, "preset", "data"} - set(values)):
             raise ValueError(f"training configuration: missing field {', '.join(missing)}")
-        values = dict(values, metrics=tuple(values.get("metrics", ())))
-        values["generator"] = GeneratorConfig.from_dict(values["generator"])
-        values["discriminator"] = DiscriminatorConfig.from_dict(values["discriminator"])
-        return cls(**values)
+        types = record_types(family(values["family"]))
+        nested = {name: kind.from_dict(values[name]) for name, kind in types.items()}
+        stages = tuple(Stage.from_dict(stage) for stage in values.get("stages", ()))
+        return cls(**{**values, **nested, "stages": stages, "metrics": tuple(values.get("metrics", ()))})
 
     def check(self, ranks: int = 1) -> None:
         """Raises ValueError with a line a user can act on if options contradict each other."""
-        share = ranks * self.batch_gpu
-        if self.batch <= 0 or self.batch % share:
-            raise ValueError(
-                f"--batch={self.batch} is not a multiple of --gpus x --batch-gpu = {ranks} x {self.batch_gpu} = {share}"
-            )
-        group = self.discriminator.minibatch_std_group
-        if group > 1 and self.batch_gpu % group:
-            raise ValueError(f"--batch-gpu={self.batch_gpu} is not a multiple of the minibatch-std group of {group}")
-        if self.num_views < 1:
-            raise ValueError(f"--num-multiview={self.num_views}: at least 1 view is needed")
-        if self.multiview and self.batch == 1:
-            raise ValueError(
-                "--batch=1 leaves multi-view regularisation only the scene's own camera; use --batch=2 or more"
-            )
-        points = self.generator.num_points
-        if self.knn_weight and not 0 < self.knn_neighbours < points:
-            raise ValueError(f"--knn-num-ks={self.knn_neighbours}: legal are 1 to {points - 1} (points - 1)")
+        self._check_batch("--batch", self._whole, ranks)
+        for stage in self.stages:
+            self._check_stage(stage, ranks)
         for flag, value in (
             ("--kimg", self.total_kimg),
             ("--tick", self.tick_kimg),
@@ -116,23 +106,64 @@ class TrainingConfig:
         ):
             if not 0 < value < math.inf:
                 raise ValueError(f"{flag}={value}: must be finite and greater than 0")
-        for flag, value in (
-            ("--gamma", self.gamma),
-            ("--center-dists", self.center_weight),
-            ("--knn-dists", self.knn_weight),
-            ("--blur-fade-kimg", self.blur_fade_kimg),
-            ("--disc-c-noise", self.label_noise),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
+        if not 0 <= self.label_noise < math.inf:
+            raise ValueError(f"--disc-c-noise={self.label_noise}: must be finite and 0 or greater")
         layers = self.discriminator.num_freezable
         if not 0 <= self.freeze_d <= layers:
             raise ValueError(f"--freezed={self.freeze_d}: legal are 0 to {layers}, the discriminator's layers")
         if self.background != "random":
             dnnlib.parse_color(self.background)
+        self.objective.check(self)
+
+    def _check_batch(self, flag: str, stage: Stage, ranks: int) -> None:
+        share = ranks * stage.batch_gpu
+        if stage.batch <= 0 or stage.batch % share:
+            shares = f"--gpus x --batch-gpu = {ranks} x {stage.batch_gpu} = {share}"
+            raise ValueError(f"{flag}={stage.batch} is not a multiple of {shares}")
+        group = self.discriminator.minibatch_std_group
+        if group > 1 and stage.batch_gpu % group:
+            raise ValueError(f"--batch-gpu={stage.batch_gpu} is not a multiple of the minibatch-std group of {group}")
+
+    def _check_stage(self, stage: Stage, ranks: int) -> None:
+        where = f"the stage from {stage.from_nimg} images on"
+        self._check_batch(f"{where}: batch", stage, ranks)
+        if stage.from_nimg < 0 or [s.from_nimg for s in self.stages] != sorted({s.from_nimg for s in self.stages}):
+            raise ValueError(f"{where}: stages must begin one after the other, at 0 images or later")
+        if stage.resolution < 1 or self.resolution % stage.resolution:
+            raise ValueError(f"{where}: {stage.resolution} px is no whole fraction of {self.resolution} px")
+        if not (0 < stage.g_lr < math.inf and 0 < stage.d_lr < math.inf):
+            raise ValueError(f"{where}: learning rates must be finite and greater than 0")
+
+
+def record_types(of: Family) -> dict[str, type[Record]]:
+    """Returns the classes of the nested records of a family, by field."""
+    return {
+        "generator": of.generator_config,
+        "discriminator": of.discriminator_config,
+        "objective": of.objective_config,
+    }
+
+
+def settable(of: Family) -> dict[str, Any]:
+    """Returns the types of all values of a configuration that a command line may set, by dotted name."""
+    types, hints = record_types(of), typing.get_type_hints(TrainingConfig)
+    fixed = {"family", "preset", "data", "index_list", "background", "stages", *NESTED}
+    own = {f.name: hints[f.name] for f in fields(TrainingConfig) if f.name not in fixed}
+    nested = {f"{owner}.{name}": kind for owner, record in types.items() for name, kind in record.field_types().items()}
+    return own | nested
+
+
+def upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """Turns a configuration of checkpoint format 1, which knew CGS-GAN alone, into one of format 2."""
+    objective = {f.name for f in dataclasses.fields(family(DEFAULT_FAMILY).objective_config)}  # type: ignore[arg-type]
+    common = {name: value for name, value in values.items() if name not in objective}
+    nested = {name: value for name, value in values.items() if name in objective}
+    return {"family": DEFAULT_FAMILY, **common, "objective": nested, "stages": []}
 
 
 def _jsonable(value: Any) -> Any:
+    if isinstance(value, Record):
+        return _jsonable(value.to_dict())
     if isinstance(value, dict):
         return {k: _jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Posed image sets as training and metrics see them.
+"""Opens posed image sets as training and metrics see them.
 
 `training.data.layout` knows where the files of a set lie. Items are handed out as stored: flips and backgrounds belong
 to the training step, which does both on the device (`training.images`).
@@ -28,7 +28,7 @@ _PREFETCH = 2  # batches in flight per worker
 
 @dataclass(frozen=True)
 class Batch:
-    """B items, as stored."""
+    """Holds B items, as stored."""
 
     images: Tensor  # uint8 [B, 3, H, W]
     masks: Tensor | None  # uint8 [B, 1, H, W], 255 where the subject is; None for sets without masks
@@ -36,7 +36,7 @@ class Batch:
 
 
 class ImageDataset:
-    """A posed image set in one of the layouts of `training.data.layout`.
+    """Reads a posed image set in one of the layouts of `training.data.layout`.
 
     path: the folder of the images, or a zip. index_list: a file, a name, "all", or None for the default, see
     `training.data.index_lists.resolve_index_list`; the set has one item per entry of the list.
@@ -75,17 +75,17 @@ class ImageDataset:
         return len(self._items)
 
     def head(self, count: int) -> "ImageDataset":
-        """A set of the first `count` items (all, if there are fewer), with the same cameras and decoded pixels."""
+        """Returns a set of the first `count` items (all, if fewer), with the same cameras and decoded pixels."""
         part = copy.copy(self)
         part._items, part.raw_labels, part.labels = (x[:count] for x in (self._items, self.raw_labels, self.labels))
         return part
 
     def names(self, indices: Sequence[int] | np.ndarray) -> list[str]:
-        """The files of the items `indices`, as messages name them."""
+        """Names the files of the items `indices`, as messages do."""
         return [self._layout.store.where(self._layout.names[self._items[i]]) for i in indices]
 
     def load(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
-        """The items `indices` as stored; safe in several threads. Raises DatasetError for an unusable file."""
+        """Loads the items `indices` as stored; safe in several threads. Raises DatasetError for an unusable file."""
         indices = np.asarray(indices, dtype=np.int64)
         images, masks = self._memory.take(self._items[indices], self._decode)
         return Batch(
@@ -98,7 +98,7 @@ class ImageDataset:
         return self._layout.decode(file, self.resolution)
 
     def content_key(self) -> str:
-        """Hash of the images, masks, labels and of which items there are; equal for the same set in another place."""
+        """Hashes images, masks, labels and which items there are; equal for the same set in another place."""
         return self._layout.content_key([self.raw_labels.tobytes(), self._items.tobytes()])
 
 
@@ -112,8 +112,10 @@ def _resolution(layout: Layout) -> int:
     return width
 
 
-def iterate(dataset: ImageDataset, index_batches: Iterable[Sequence[int]], workers: int = 1) -> Generator[Batch]:
-    """`dataset.load` of each list of indices, in order, read ahead by `workers` threads (0: when asked for).
+def iterate(
+    dataset: ImageDataset, index_batches: Iterable[Sequence[int] | np.ndarray], workers: int = 1
+) -> Generator[Batch]:
+    """Yields `dataset.load` of each list of indices in order, read ahead by `workers` threads (0: when asked for).
 
     Draws no random numbers: the order is the caller's. `index_batches` may be endless; it is read in the calling
     thread.
@@ -142,7 +144,7 @@ class LookAhead:
         self.error: Exception | None = None  # that ended `batches`; what was ready before it can still be taken
 
     def take(self) -> Batch:
-        """The next batch. Raises `error` once nothing before it is left, and StopIteration at the end."""
+        """Returns the next batch. Raises `error` once nothing before it is left, and StopIteration at the end."""
         while self.error is None and len(self._ready) <= self._depth:
             try:
                 self._ready.append(next(self._batches))

@@ -1,4 +1,4 @@
-"""The three functions that real and generated images go through: backgrounds, mirror flips and 8 bits."""
+"""Takes real and generated images through the same three functions: backgrounds, mirror flips and 8 bits."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def composite(images: Tensor, masks: Tensor | None, background: Tensor) -> Tenso
 
 
 def mirror(images: Tensor, masks: Tensor | None, labels: Tensor, flip: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Left and right swapped in the items where flip [B] (bool) is set, cameras included; nothing is changed in place.
+    """Swaps left and right in the items where flip [B] (bool) is set, cameras included; nothing changes in place.
 
     images [B, 3, H, W], masks [B, 1, H, W] or None, labels [B, 25]. The pose becomes F M F with F = diag(-1, 1, 1, 1),
     and the principal point moves to 1 - cx (the published code leaves it).

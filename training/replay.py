@@ -39,12 +39,13 @@ def replay(path: Path, say: Callable[[str], None]) -> bool:
     config = TrainingConfig.from_dict(state["config"])
     dataset = ImageDataset(config.data, config.index_list)
     trainer = Trainer(config, Options(path.parent, device, Start(state=state)), dataset)
-    say(f"Replays step {trainer.step} after {trainer.nimg} images, in which {record['reason']}")
+    run = trainer.state
+    say(f"Replays step {run.step} after {run.nimg} images, in which {record['reason']}")
     if record["ranks"] != distributed.world_size():
         say(f"The run had {record['ranks']} ranks, this is one process: sums round otherwise")
-    batch = dataset.load(trainer.stream.items(trainer.nimg))
+    batch = dataset.load(trainer.stream.items(run.nimg))
     with _FirstNonFinite({"G": trainer.G, "D": trainer.D}) as first:
-        report = trainer.gan.run(trainer.step, trainer.nimg, trainer.stream.micro_batches(trainer.nimg, batch))
+        report = trainer.gan.run(run.step, run.nimg, trainer.stream.micro_batches(run.nimg, batch))
     for line in first.lines:
         say(line)
     found = {phase: names for phase, names in report.bad(report.values.cpu()).items() if names}

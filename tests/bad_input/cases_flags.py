@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import click
 
 from tests.bad_input.case import Case
+from training.families import DEFAULT_FAMILY, FAMILIES
+from training.runs.train_command import TrainCommand
 
 SCRIPTS = {  # what each needs besides, so that only the flag in question is wrong
     "train": ("--data={DATA}", "--outdir={TMP}/out", "--device=cpu"),
@@ -37,7 +39,10 @@ def _of_type(script: str, option: click.Option, flag: str) -> Iterator[Case]:
 
 def _all() -> Iterator[Case]:
     for script in SCRIPTS:
-        for option in importlib.import_module(script).main.params:
+        command = importlib.import_module(script).main
+        if isinstance(command, TrainCommand):
+            command = command.of(FAMILIES[DEFAULT_FAMILY])
+        for option in command.params:
             if isinstance(option, click.Option):
                 yield from _of_type(script, option, max(option.opts, key=len).replace("_", "-"))
 

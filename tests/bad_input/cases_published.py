@@ -23,6 +23,6 @@ CASES = [
     Case("published file without networks", CONVERT, ("{TMP}/net.pkl", "{TMP}/out.pkl"), "holds no generator", _EMPTY),
     Case("conversion over an existing file", CONVERT, ("{NETWORK}", "{TMP}/net.pkl"), "exists already", spoil.file("net.pkl")),
     Case("conversion of nothing", CONVERT, ("{TMP}/none.pkl", "{TMP}/out.pkl"), "none.pkl"),
-    Case("small preset in the published layout", CONVERT, ("{NETWORK}", "{TMP}/out.pkl", "--to=official"), "no room for"),
+    Case("small preset in the published layout", CONVERT, ("{NETWORK}", "{TMP}/out.pkl", "--to=published"), "no room for"),
     Case("coarse scale for a file of ours", CONVERT, ("{NETWORK}", "{TMP}/out.pkl", "--coarse-scale=-5"), "is ours"),
 ]  # fmt: skip

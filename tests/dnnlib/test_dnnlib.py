@@ -1,4 +1,4 @@
-"""Formatting, list options, the download cache and the console log."""
+"""Tests formatting, list options, the download cache and the console log."""
 
 import hashlib
 import http.server

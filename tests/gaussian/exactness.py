@@ -1,4 +1,4 @@
-"""How far a back end is from its PyTorch twin in float64, over random scenes: `python -m tests.gaussian.exactness`.
+"""Measures a back end's error against its PyTorch twin in float64: `python -m tests.gaussian.exactness`.
 
 Every scene is drawn from its seed: its size, how stretched, dense and opaque its splats are, where its cameras stand,
 their lenses, and what its colours are. The error of a tensor is max |fast - twin| / max |twin|, outputs and gradients
@@ -33,7 +33,7 @@ KINDS = ("plain", "needles", "opaque", "faint", "inside", "off-screen", "deep")
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of `rasterize`, float32."""
+    """Holds the arguments of one call of `rasterize`, float32."""
 
     kind: str
     scene: Gaussians  # B scenes
@@ -46,7 +46,7 @@ class Problem:
     upstream: tuple[Tensor, Tensor, Tensor]  # gradients of rgb, alpha and depth
 
     def map(self, fn) -> Problem:
-        """The same problem with `fn` applied to every tensor."""
+        """Returns the same problem with `fn` applied to every tensor."""
         return dataclasses.replace(
             self,
             scene=self.scene.map(fn),
@@ -58,13 +58,13 @@ class Problem:
 
 
 class _Dice:
-    """Draws of one seed."""
+    """Draws random numbers of one seed."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 
     def integer(self, low: int, high: int) -> int:
-        """low .. high, both included."""
+        """Draws from low .. high, both included."""
         return int(torch.randint(low, high + 1, (), generator=self.generator))
 
     def uniform(self, low: float, high: float) -> float:
@@ -75,7 +75,7 @@ class _Dice:
 
 
 def draw(seed: int) -> Problem:
-    """The random problem of that seed; its kind is KINDS[seed % 7]."""
+    """Draws the problem of a seed; its kind is KINDS[seed % 7]."""
     dice, kind = _Dice(seed), KINDS[seed % len(KINDS)]
     batch, views, splats = dice.integer(1, 2), dice.integer(1, 3), dice.integer(1, 90)
     height, width = dice.integer(1, 40), dice.integer(1, 40)
@@ -131,7 +131,7 @@ def _draw_cameras(dice: _Dice, kind: str, batch: int, views: int) -> Cameras:
 
 
 def undecided(problem: Problem, settings: Settings) -> Tensor:
-    """Pixels [B, V, 1, H, W] where a float64 twin of `problem` is near a decision, relative to its threshold.
+    """Marks the pixels [B, V, 1, H, W] where a float64 twin of `problem` is near a decision, relative to its threshold.
 
     The decisions: alpha at alpha_min and at alpha_cap, the transmittance at its minimum, the order of two splats that
     both show, the near cut. All pixels against all splats: for small problems only.
@@ -167,7 +167,7 @@ def undecided(problem: Problem, settings: Settings) -> Tensor:
 
 
 def _alpha(rows: Tensor, height: int, width: int) -> Tensor:
-    """Alpha [..., H, W] before cap and threshold of projected splats (rows of `Projection`)."""
+    """Returns alpha [..., H, W] before cap and threshold of projected splats (rows of `Projection`)."""
     u, v, stretch, shear, tall, log_opacity = (column[..., None, None] for column in rows.unbind(-1))
     y = torch.arange(height, dtype=rows.dtype)[:, None] + 0.5 - v
     x = torch.arange(width, dtype=rows.dtype) + 0.5 - u
@@ -175,7 +175,7 @@ def _alpha(rows: Tensor, height: int, width: int) -> Tensor:
 
 
 def run(problem: Problem, backend: ModuleType, **options: Settings) -> dict[str, Tensor]:
-    """Outputs and gradients by name."""
+    """Returns outputs and gradients by name."""
     leaves = problem.map(lambda t: t.detach().clone().requires_grad_())
     fields = {name: getattr(leaves.scene, name) for name in FIELDS}
     fields |= {"sh": leaves.scene.sh} if leaves.colors is None else {"colors": leaves.colors}
@@ -195,7 +195,7 @@ class Comparison:
 
 
 def compare(problem: Problem, backend: ModuleType, settings: Settings = PUBLISHED, device: str = "cpu") -> Comparison:
-    """`backend` in float32 on `device` against the twin in float64, with the constants `settings` that it has."""
+    """Compares `backend` in float32 on `device` with the twin in float64 under its constants `settings`."""
     left_out = undecided(problem, settings)
     upstream = tuple(torch.where(left_out, 0.0, u) for u in problem.upstream)
     problem = dataclasses.replace(problem, upstream=upstream)
@@ -213,7 +213,7 @@ def compare(problem: Problem, backend: ModuleType, settings: Settings = PUBLISHE
 
 @dataclass
 class Worst:
-    """The largest errors of many comparisons."""
+    """Collects the largest errors of many comparisons."""
 
     errors: dict[str, float] = dataclasses.field(default_factory=dict)
     seeds: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -229,7 +229,7 @@ class Worst:
 
     @property
     def share(self) -> float:
-        """Of the pixels left out."""
+        """Returns the share of the pixels left out."""
         return self.left_out / self.pixels
 
 

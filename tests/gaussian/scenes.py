@@ -1,4 +1,4 @@
-"""Small scenes and cameras for the tests of gaussian/, and the back ends that they run on."""
+"""Makes small scenes and cameras for the tests of gaussian/, and lists the back ends that they run on."""
 
 import math
 
@@ -15,7 +15,7 @@ BACKENDS = [
 
 
 def make_scene(batch=1, splats=20, size=0.05, seed=0, coefficients=1, dtype=torch.float32):
-    """Random splats of about that standard deviation in a ball of radius 0.3 about the origin."""
+    """Draws random splats of about that standard deviation in a ball of radius 0.3 about the origin."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -33,7 +33,7 @@ def make_scene(batch=1, splats=20, size=0.05, seed=0, coefficients=1, dtype=torc
 
 
 def one_splat(point, size=1e-4, opacity_logit=4.0, dtype=torch.float32):
-    """A round white splat [1, 1] at a world point."""
+    """Returns a round white splat [1, 1] at a world point."""
     return Gaussians(
         means=torch.as_tensor(point, dtype=dtype).reshape(1, 1, 3),
         log_scales=torch.full((1, 1, 3), math.log(size), dtype=dtype),
@@ -48,7 +48,7 @@ def make_intrinsics(fx=4.2647, fy=None, cx=0.5, cy=0.5, dtype=torch.float32):
 
 
 def make_cameras(batch=1, views=1, seed=0, distance=2.7, roll=0.0, dtype=torch.float32, **intrinsics):
-    """Cameras [batch, views] at that distance from the origin, looking near it, rolled by up to `roll` radians."""
+    """Draws cameras [batch, views] at a distance from the origin, looking near it, rolled by up to `roll` radians."""
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(batch, views, 3, generator=generator, dtype=torch.float64)
     position = distance * F.normalize(direction * torch.tensor([1.0, 0.5, 1.0]), dim=-1)
@@ -59,7 +59,7 @@ def make_cameras(batch=1, views=1, seed=0, distance=2.7, roll=0.0, dtype=torch.f
 
 
 def centroid(alpha):
-    """Centre of mass [..., 2] of images [..., H, W], x then y in pixels, where pixel i spans i..i+1."""
+    """Returns the centre of mass [..., 2] of images [..., H, W], x then y in pixels, where pixel i spans i..i+1."""
     height, width = alpha.shape[-2:]
     total = alpha.sum((-1, -2))
     x = (alpha.sum(-2) * (torch.arange(width) + 0.5)).sum(-1) / total

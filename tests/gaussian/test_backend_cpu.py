@@ -1,4 +1,4 @@
-"""The native CPU back end against its PyTorch twin in float64, and what must not change its bits."""
+"""Compares the native CPU back end with its PyTorch twin in float64, and tests what must not change its bits."""
 
 import math
 import multiprocessing
@@ -17,7 +17,7 @@ GRADIENTS = (*(f"d{name}" for name in FIELDS), "dcolors", "dbackground")
 
 
 def make_scene(batch, splats, size, seed, *, coefficients=1, spread=0.4):
-    """Splats in a ball about the origin, float64; `size` is the median standard deviation in world units."""
+    """Draws splats in a ball about the origin, float64; `size` is the median standard deviation in world units."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -41,7 +41,7 @@ def make_cameras(batch, views, seed, *, cx=0.5, cy=0.5, distance=2.7):
 
 
 def run(backend, scene, cameras, size, background, colors, dtype=torch.float32, upstream=None, scale_modifier=1.0):
-    """Outputs and gradients by name; `upstream` are the outputs' gradients (random ones by default)."""
+    """Returns outputs and gradients by name; `upstream` are the outputs' gradients (random ones by default)."""
 
     def leaf(tensor):
         return None if tensor is None else tensor.to(dtype).clone().requires_grad_()
@@ -84,7 +84,7 @@ def test_matches_twin_over_sizes(size, seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_matches_twin_with_needles_and_opaque_splats(seed):
-    """Axes up to 100:1, some alphas at the cap, pixels that end early."""
+    """Covers axes up to 100:1, some alphas at the cap, and pixels that stop early."""
     scene = make_scene(1, 150, 0.03, seed)
     stretch = torch.tensor([math.log(10.0), -math.log(10.0), 0.0], dtype=torch.float64)
     scene = Gaussians(scene.means, scene.log_scales + stretch, scene.quats, 4 * scene.opacity_logits + 3, scene.sh)
@@ -148,7 +148,7 @@ def threads():
 
 @pytest.fixture(params=["torch's OpenMP", "own pool"])
 def runtime(request):
-    """Both kinds of threads that the kernel can run on."""
+    """Runs a test on both kinds of threads that the kernel has."""
     library = backend_cpu._library()
     if request.param == "own pool":
         library.splat_use_openmp(None)
@@ -159,7 +159,7 @@ def runtime(request):
 @pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize(("batch", "views"), [(1, 1), (2, 2), (5, 1)])
 def test_thread_count_does_not_change_a_bit(batch, views, threads):
-    """More splats than one item of the parallel loops, so that they are really shared."""
+    """Uses more splats than one item of the parallel loops holds, so that threads share them."""
     arguments = (
         make_scene(batch, 5440, 0.02, 4),
         make_cameras(batch, views, 4),
@@ -201,7 +201,7 @@ def test_no_gradient_leaks_between_scenes():
 
 
 def test_gradients_are_finite_for_extreme_splats():
-    """Zero and tiny quaternions, scales 1e-12 and 1e6, points on, near and behind the camera plane, opacity 0 and 1."""
+    """Covers zero and tiny quaternions, scales 1e-12 and 1e6, points on the camera plane, opacities of 0 and 1."""
     scene, cameras = make_scene(1, 400, 0.05, 7, spread=3.0), make_cameras(1, 2, 7, distance=1.0)
     pick = torch.Generator().manual_seed(0)
 
@@ -242,7 +242,7 @@ def test_empty_scene_shows_the_background(splats):
 
 
 def test_equal_depths_keep_the_order_of_the_splats():
-    """Two half-opaque splats at one place: the one that comes first is in front."""
+    """Puts two half-opaque splats at one place: the one that comes first is in front."""
     first, second = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
     scene = Gaussians(
         torch.zeros(1, 2, 3),
@@ -308,7 +308,7 @@ def _state_bytes_in_child(queue, scene, cameras, size):
     ],
 )
 def test_what_is_kept_for_the_backward(splats, deviation, size):
-    """O(splats + tiles + pairs), however many splats lie over each pixel. A forked child starts without used states."""
+    """Expects O(splats + tiles + pairs), however many splats cover a pixel; a forked child starts without states."""
     scene = make_scene(1, splats, deviation, 3).to(dtype=torch.float32)
     scene = Gaussians(scene.means, scene.log_scales, scene.quats, scene.opacity_logits - 3, scene.sh)  # all are seen
     cameras = make_cameras(1, 2, 3).to(dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The adapter of diff-gaussian-rasterization without CUDA: stand-ins with the signatures of its forks."""
+"""Tests the adapter of diff-gaussian-rasterization without CUDA, by stand-ins with the signatures of its forks."""
 
 import sys
 import types
@@ -20,7 +20,7 @@ FIELDS = [
 
 
 def stand_in(outputs, antialiasing=False, more=(), detach=False):
-    """A package of the published interface, done by the reference; `calls` counts its passes.
+    """Makes a package of the published interface that calls the reference; `calls` counts its passes.
 
     outputs: what it returns, of "color", "radii", "depth", "alpha", "invdepth"; detach: extra ones have no gradient.
     """

@@ -1,4 +1,4 @@
-"""The gsplat back end without CUDA: what it hands over, checked by a stand-in with gsplat's documented signature."""
+"""Tests the gsplat back end without CUDA, by a stand-in with gsplat's documented signature."""
 
 import sys
 import types
@@ -14,7 +14,7 @@ def stand_in(
     *, means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, eps2d, packed, render_mode,
     rasterize_mode,
 ):  # fmt: skip
-    """gsplat 1.5's `rasterization`, done by the reference: world-to-camera matrices and intrinsics in pixels."""
+    """Stands in for gsplat 1.5's `rasterization` by the reference: world-to-camera matrices, intrinsics in pixels."""
     assert (packed, render_mode, rasterize_mode) == (False, "RGB+D", "classic")
     scene = Gaussians(means, scales.log(), quats, opacities.logit()[..., None], torch.zeros(*means.shape[:2], 1, 3))
     cameras = Cameras(torch.linalg.inv(viewmats), Ks / torch.tensor([[width], [height], [1]]))

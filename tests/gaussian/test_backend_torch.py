@@ -1,4 +1,4 @@
-"""The reference rasteriser against a loop over pixels, closed forms and finite differences."""
+"""Compares the reference rasteriser with a loop over pixels, closed forms and finite differences."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ def rasterize(scene, cameras, height=24, width=24, settings=None, background=Non
 
 
 def slow_image(scene, camera, height, width, background):
-    """One scene [1, N] from one camera [], pixel by pixel and splat by splat, straight from the formulas. float64."""
+    """Renders one scene [1, N] from one camera [], pixel by pixel and splat by splat, from the formulas. float64."""
     fx, fy, cx, cy = (camera.intrinsics[i, j].item() for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     view = camera.world2cam
     w, x, y, z = scene.unit_quats()[0].unbind(-1)
@@ -62,7 +62,7 @@ def slow_image(scene, camera, height, width, background):
 
 
 def test_against_a_loop_over_pixels():
-    """Non-square, off-centre, rolled, with capped splats, stopped pixels, equal depths and splats in the limit."""
+    """Covers non-square, off-centre and rolled images, capped splats, stopped pixels, equal depths, limited maps."""
     torch.set_default_dtype(torch.float64)
     try:
         scene = make_scene(1, 40, size=0.06, dtype=torch.float64)
@@ -83,7 +83,7 @@ def test_against_a_loop_over_pixels():
 
 
 def test_one_splat_in_closed_form():
-    """On the axis of the camera: alpha = opacity exp(-r^2 / 2 variance) down to 1/255, depth = alpha z."""
+    """Expects alpha = opacity exp(-r^2 / 2 variance) down to 1/255 on the camera's axis, and depth = alpha z."""
     scene = one_splat((0.0, 0.0, 0.0), size=0.05, opacity_logit=1.0, dtype=torch.float64)
     cameras = make_cameras(1, 1, dtype=torch.float64)
     direction = (cameras.cam2world[0, 0, :3, 2] * 2.0).reshape(1, 1, 3)
@@ -117,7 +117,7 @@ def test_gradients_are_those_of_finite_differences():
 
 @pytest.mark.parametrize("coefficients", [1, 16])
 def test_every_single_derivative_is_that_of_finite_differences(coefficients):
-    """The whole Jacobian, on overlapping splats of which some are capped."""
+    """Compares the whole Jacobian, on overlapping splats of which some are capped."""
     scene = make_scene(1, 4, size=0.15, coefficients=coefficients, dtype=torch.float64)
     scene = dataclasses.replace(
         scene, opacity_logits=scene.opacity_logits + torch.tensor([0.0, 1.0, 3.0, 6.0])[:, None]
@@ -196,7 +196,7 @@ def test_equal_depths_blend_in_the_order_of_the_splats():
 
 
 def test_a_splat_reaches_exactly_where_its_alpha_is_at_least_one_255th():
-    """A long needle across the image: the published box of three standard deviations would cut it."""
+    """Draws a long needle across the image, which the published box of three standard deviations would cut."""
     scene = one_splat((0.0, 0.0, 0.0), 0.01, 20.0, dtype=torch.float64)
     scene = dataclasses.replace(scene, log_scales=torch.tensor([[[0.05, 1e-3, 1e-3]]], dtype=torch.float64).log())
     camera = make_cameras(1, 1, dtype=torch.float64)
@@ -211,7 +211,7 @@ def test_a_splat_reaches_exactly_where_its_alpha_is_at_least_one_255th():
 
 
 def test_a_thin_needle_does_not_cancel():
-    """Axes of 100 and 1e-6 at 45 degrees: float32 keeps the determinant, and the image that of float64."""
+    """Draws axes of 100 and 1e-6 at 45 degrees: float32 keeps the determinant and gives float64's image."""
     scene = one_splat((0.0, 0.0, 0.0), 1e-6, 3.0)
     turn = torch.tensor([[[math.cos(math.pi / 8), 0.0, 0.0, math.sin(math.pi / 8)]]])
     scene = dataclasses.replace(scene, quats=turn, log_scales=torch.tensor([[[100.0, 1e-6, 1e-6]]]).log())

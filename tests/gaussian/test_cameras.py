@@ -1,4 +1,4 @@
-"""Cameras and Geometry: conventions, round trips, and what summary() measures."""
+"""Tests Cameras and Geometry: conventions, round trips, and what summary() measures."""
 
 import json
 import math
@@ -13,7 +13,7 @@ FFHQ = Geometry((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 2.7, ((4.2647, 0.0, 0.5), (0.0
 
 
 def rig(target, radius, count=40, centre=None, seed=0, fx=4.2647):
-    """Cameras [count] that look at `target` from `radius` about `centre` (the target itself if None)."""
+    """Makes cameras [count] that look at `target` from `radius` about `centre` (the target itself if None)."""
     generator = torch.Generator().manual_seed(seed)
     yaw = torch.randn(count, generator=generator, dtype=torch.float64) * 0.4
     pitch = torch.randn(count, generator=generator, dtype=torch.float64) * 0.15
@@ -104,7 +104,7 @@ def test_crop_keeps_a_known_point_in_its_place():
 
 
 def test_summary_of_an_eg3d_like_rig():
-    """Equal distances to the origin, axes that meet elsewhere: the centre is the origin, the pivot is not."""
+    """Has equal distances to the origin and axes that meet elsewhere: the centre is the origin, the pivot is not."""
     geometry = rig(target=(0.0, 0.05, 0.2), radius=2.7, centre=(0.0, 0.0, 0.0)).summary()
     torch.testing.assert_close(torch.tensor(geometry.pivot), torch.tensor([0.0, 0.05, 0.2]), rtol=0, atol=1e-6)
     assert geometry.centre == (0.0, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""The native kernel against its twin over random scenes; `python -m tests.gaussian.exactness` prints the errors."""
+"""Compares the native kernel with its twin over random scenes; `python -m tests.gaussian.exactness` prints errors."""
 
 import dataclasses
 import math
@@ -37,7 +37,7 @@ def test_native_kernel_is_exact():
 @pytest.mark.skipif(not backend_cpu.available(), reason="no native back end")
 @pytest.mark.parametrize("march", ["x86-64-v2", "x86-64-v3"])
 def test_kernels_for_narrower_registers_are_exact(march, monkeypatch):
-    """SSE and AVX2 builds, on a processor that has them, over a third of the scenes."""
+    """Compares SSE and AVX2 builds, on a processor that has them, over a third of the scenes."""
     if march == "x86-64-v3" and not {"avx2", "fma"} <= set(native.cpu_features().split()):
         pytest.skip("this processor has no AVX2")
     flags = [f"-march={march}" if flag.startswith("-march") else flag for flag in backend_cpu.FLAGS]
@@ -82,7 +82,7 @@ def test_the_comparison_notices_an_error(name):
 
 
 def decision(opacity, distance=2.0, offset=0.0, size=0.5):
-    """A problem of one large splat of that opacity at the centre of a 9x9 image, so many world units away."""
+    """Makes a problem of one large splat of that opacity at the centre of a 9x9 image, so many world units away."""
     cameras = make_cameras(1, 1, dtype=torch.float64)
     ahead = cameras.positions + distance * cameras.cam2world[..., :3, 2]
     scene = one_splat(ahead + offset, size, math.log(opacity / (1 - opacity)), dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_pixels_near_the_order_and_the_stop_are_found():
 
 
 def both(one, other):
-    """The splats of two scenes."""
+    """Returns a scene with the splats of both."""
     fields = {name: torch.cat([getattr(one, name), getattr(other, name)], dim=1)
               for name in ("means", "log_scales", "quats", "opacity_logits", "sh")}  # fmt: skip
     return dataclasses.replace(one, **fields)

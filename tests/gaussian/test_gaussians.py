@@ -1,4 +1,4 @@
-"""The record of splats: activations, subclasses, selections."""
+"""Tests the record of splats: activations, subclasses, selections."""
 
 import dataclasses
 import math
@@ -79,7 +79,7 @@ def test_clamped_channels_get_no_gradient():
 
 
 def test_harmonics_are_orthonormal_and_signed_as_in_3dgs():
-    """A product quadrature that is exact for polynomials up to degree 6 on the sphere."""
+    """Integrates by a product quadrature that is exact for polynomials up to degree 6 on the sphere."""
     n = 8
     nodes, weights = (torch.from_numpy(values) for values in np.polynomial.legendre.leggauss(n))
     phi = torch.arange(2 * n, dtype=torch.float64) * math.pi / n

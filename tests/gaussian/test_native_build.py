@@ -1,4 +1,4 @@
-"""The kernel's build when something is wrong with the machine: another one renders, or it is built anew; no hang."""
+"""Tests the kernel's build on a faulty machine: another back end renders, or it is built again; nothing hangs."""
 
 import os
 import platform
@@ -20,7 +20,7 @@ from torch_utils import native
 
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
-    """An empty cache, and a process that has not tried to load the kernel."""
+    """Provides an empty cache, and a process that has not tried to load the kernel."""
     monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path / "cache"))
     backend_cpu._load.cache_clear()
     rendering._warn_once.cache_clear()
@@ -71,7 +71,7 @@ def test_the_reference_takes_over_with_one_line(fresh, monkeypatch, defect, reas
 
 @pytest.mark.skipif(not backend_cpu.available(), reason="no native back end")
 def test_is_built_in_time_in_spite_of_a_stale_lock_and_a_spoilt_library(fresh, capfd):
-    """The lock is of a process that is gone, the library in the cache cut short: one line for each."""
+    """Leaves the lock of a dead process and a truncated library in the cache, and expects one line for each."""
     sources = [backend_cpu.SOURCE_DIR / "splat.cpp", *sorted(backend_cpu.SOURCE_DIR.glob("*.h"))]
     key = native._content_key(sources, native.find_compiler(), backend_cpu.FLAGS)
     native.cache_dir().mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Scenes on disk in the 3DGS layout, re-read by plyfile and by ourselves."""
+"""Tests scenes on disk in the 3DGS layout, read back by plyfile and by ourselves."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What every back end must do with scenes and cameras, and how render() checks and chooses."""
+"""Tests what every back end must do with scenes and cameras, and how render() checks its arguments."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ def fields_of(scene):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_known_point_lands_on_its_pixel(backend):
-    """Twelve cameras with cx != 0.5, fx != fy and roll; the centroid of a small splat, at off-centre pixels."""
+    """Compares a small splat's centroid with its projection in twelve cameras with cx != 0.5, fx != fy and roll."""
     count, height, width = 12, 48, 64
     cameras = make_cameras(count, 1, seed=1, fx=3.0, fy=3.9, cx=0.42, cy=0.57, roll=math.pi)
     points = torch.randn(count, 1, 3, generator=torch.Generator().manual_seed(2)) * 0.1
@@ -100,7 +100,7 @@ def test_batched_is_looped_and_nothing_leaks(backend):
 
 
 def broken_scene():
-    """Eight splats in otherwise good scenes [2, 30], each broken in its own way."""
+    """Makes good scenes [2, 30] but for eight splats, each broken in its own way."""
     scene = make_scene(2, 30)
     means, log_scales, quats, logits = (t.clone() for t in fields_of(scene)[:4])
     quats[:, 0] = 0
@@ -140,7 +140,7 @@ def test_no_splat_at_all_gives_the_background(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_scene_out_of_sight_gives_the_background_and_no_gradient(backend):
-    """Behind the camera, beside the image, too faint to be seen."""
+    """Covers splats behind the camera, beside the image, and too faint to be seen."""
     scene, cameras = make_scene(1, 30), make_cameras(1, 1)
     forward, right = cameras.cam2world[0, 0, :3, 2], cameras.cam2world[0, 0, :3, 0]
     for change in (

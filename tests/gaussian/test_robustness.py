@@ -1,4 +1,4 @@
-"""Whatever finite numbers a scene holds, its image and gradients are finite; what is not finite is refused by name."""
+"""Tests that finite scenes give finite images and gradients, and that other numbers are refused by name."""
 
 import dataclasses
 import math
@@ -33,7 +33,7 @@ splat = st.fixed_dictionaries(
 
 
 def scene_of(splats, harmonics):
-    """A scene [1, N] before FAR out of those splats and an ordinary one."""
+    """Makes a scene [1, N] in front of FAR, of those splats and an ordinary one."""
     right, down, ahead = FAR.cam2world[0, 0, :3, :3].double().unbind(-1)
     origin = FAR.positions[0, 0].double()
     means = [origin + x * right + y * down + z * ahead for x, y, z in (s["place"] for s in splats)]
@@ -70,7 +70,7 @@ def test_extreme_splats_stay_finite(backend, splats, harmonics, size, modifier):
 
 
 def broken(field, value, coefficients=1):
-    """Arguments of render() with one number of that field replaced."""
+    """Returns arguments of render() with one number of that field replaced."""
     scene, cameras = make_scene(2, 30, coefficients=coefficients), make_cameras(2, 2)
     arguments = {"scene": scene, "cameras": cameras, "resolution": 8, "background": torch.rand(2, 2, 3)}
     if field == "colors":
@@ -117,14 +117,14 @@ def test_colours_that_overflow_are_an_error():
 
 @needs_kernel
 def test_a_training_step_may_look_for_itself():
-    """Without the check NaN comes out as NaN: of the broken scene only."""
+    """Expects NaN in the broken scene's images alone where the check is off."""
     out = render(**broken("means", math.nan), check_finite=False)
     assert out.rgb[0].isfinite().all() and out.rgb[1].isnan().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_the_check_costs(backend, monkeypatch):
-    """With good input the native back end pays for one look at B x V numbers; the reference checks its inputs."""
+    """Expects the native back end to look at B x V numbers only, and the reference to check its inputs."""
     looked = []
     original = torch.Tensor.isfinite
     monkeypatch.setattr(torch.Tensor, "isfinite", lambda t: looked.append(t.numel()) or original(t))

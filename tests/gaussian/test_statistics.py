@@ -1,4 +1,4 @@
-"""The alarms of a run on scenes whose answer is known."""
+"""Tests the statistics of scenes whose values are known."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Rendering a part of a scene: the same bits as selecting it first, and no copy of the scene."""
+"""Tests that rendering a part of a scene gives the bits of selecting it first, without a copy of the scene."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ SUBSETS = {
 
 
 def gradients(scene, colors, show):
-    """Outputs and gradients of `show(scene, colors)`."""
+    """Returns outputs and gradients of `show(scene, colors)`."""
     leaves = scene.map(lambda t: t.clone().requires_grad_())
     colors = None if colors is None else colors.clone().requires_grad_()
     out = show(leaves, colors)
@@ -62,7 +62,7 @@ def test_renders_as_the_selection_does(backend, subset, kind):
 @pytest.mark.skipif(not backend_cpu.available(), reason="no native back end")
 @pytest.mark.parametrize("subset", [slice(100, 1303), torch.tensor([3, 1200, 40])], ids=["slice", "indices"])
 def test_the_native_kernel_reads_the_scene_where_it_lies(subset, monkeypatch):
-    """It is handed the addresses of the whole scene's tensors, and no tensor of the scene is gathered."""
+    """Expects it to get the addresses of the whole scene's tensors, and no tensor to be gathered."""
     scene, cameras, seen = make_scene(2, SPLATS), make_cameras(2, 1), []
     original = backend_cpu._Problem
     monkeypatch.setattr(backend_cpu, "_Problem", lambda *values: seen.append(original(*values)) or seen[-1])

@@ -1,43 +1,58 @@
-"""A data set on disk, a generator made of a few lines, and the small detector."""
+"""Gives a data set on disk, a generator made of a few lines, and the small detector."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from gaussian import Rendering
+from gaussian import Cameras, Geometry, Rendering
 from metrics import Detector, load_detector
+from metrics.generators import TrainingFacts
 
 RESOLUTION = 32
 
 
 class ToyGenerator:
-    """A disc on the background: its colour is the identity, its place follows the rendering camera.
+    """Shows a disc on the background: its colour is the identity, its place follows the rendering camera.
 
     leak: how much of the conditioning camera's x position goes into the colour.
     """
 
     z_dim, resolution = 4, RESOLUTION
+    device = torch.device("cpu")
+    info: TrainingFacts | None = None
 
-    def __init__(self, leak: float = 0.0, background: tuple[float, ...] | None = None, brightness: float = 0.5):
+    def __init__(self, leak: float = 0.0, background: tuple[float, ...] | None = None, brightness: float = 0.5) -> None:
         self.leak, self.background, self.brightness = leak, background, brightness
 
-    def mapping(self, z, cameras=None, psi=1.0):
+    def mapping(self, z: Tensor, cameras: Cameras | None = None, psi: float = 1.0) -> Tensor:
         ws = z[:, None].clone()  # [B, 1, 4]
+        assert cameras is not None
         ws[:, :, 0] = ws[:, :, 0] + self.leak * cameras.positions[:, None, 0]
         return ws
 
-    def synthesis(self, ws):
+    def synthesis(self, ws: Tensor) -> SimpleNamespace:
         assert ws.ndim == 3
         return SimpleNamespace(ws=ws)
 
-    def render(self, scene, cameras, resolution=None, background=None):
+    def render(
+        self,
+        scene: SimpleNamespace,
+        cameras: Cameras,
+        resolution: int | None = None,
+        background: Tensor | None = None,
+    ) -> Rendering:
         assert cameras.shape[1] == 1
         if self.background is not None:
             background = torch.tensor(self.background)
+        assert background is not None
         background = background.expand(*cameras.shape, 3)[:, 0, :, None, None]  # [B, 3, 1, 1]
         colour = self.brightness + 0.15 * scene.ws[:, 0, :3].tanh()  # [B, 3]
         across = (torch.arange(RESOLUTION) + 0.5) / RESOLUTION - 0.5
@@ -52,8 +67,8 @@ def tiny_detector() -> Detector:
     return load_detector("tiny")
 
 
-def write_dataset(root, images, masks, cameras):
-    """The FFHQC layout: images uint8 [N, 3, R, R], masks uint8 [N, 1, R, R] or None. Returns the image folder."""
+def write_dataset(root: Path, images: Tensor, masks: Tensor | None, cameras: Cameras) -> Path:
+    """Writes the FFHQC layout: images uint8 [N, 3, R, R], masks uint8 [N, 1, R, R]. Returns the image folder."""
     folder = root / str(images.shape[-1])
     folder.mkdir(parents=True)
     if masks is not None:
@@ -68,10 +83,10 @@ def write_dataset(root, images, masks, cameras):
 
 
 @pytest.fixture(scope="session")
-def make_dataset(geometry):
-    """make(root, count=48, seed=1, **toy) writes images of a toy generator with masks; returns their folder."""
+def make_dataset(geometry: Geometry) -> Callable[..., Path]:
+    """Returns make(root, count=48, seed=1, **toy), which writes images of a toy generator and returns their folder."""
 
-    def make(root, count=48, seed=1, masked=True, **toy):
+    def make(root: Path, count: int = 48, seed: int = 1, masked: bool = True, **toy: Any) -> Path:
         G, random = ToyGenerator(**toy), torch.Generator().manual_seed(seed)
         cameras = geometry.orbit(torch.rand(count, generator=random) - 0.5)
         ws = G.mapping(torch.randn(count, G.z_dim, generator=random), cameras)
@@ -83,13 +98,13 @@ def make_dataset(geometry):
 
 
 @pytest.fixture(scope="session")
-def data_folder(tmp_path_factory, make_dataset):
+def data_folder(tmp_path_factory: pytest.TempPathFactory, make_dataset: Callable[..., Path]) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "discs", brightness=0.6)
 
 
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    """No test reads or writes the user's cache."""
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps every test away from the user's cache."""
     monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path / "cache"))
     for name in ("SPLATGAN_DETECTOR", "SPLATGAN_DETECTOR_VGG"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""One rank of test_ranks.py: `python -m tests.metrics.rank DATA OUT`, started with the environment of torchrun.
+"""Runs one rank of test_ranks.py: `python -m tests.metrics.rank DATA OUT`, started with the environment of torchrun.
 
 Writes what it saw to OUT/<world size>-<rank>.json. Collectives time out after 2 s here.
 """
@@ -32,7 +32,7 @@ TIMEOUT_S = 2
 
 
 class SlowOnRank0(torch.nn.Module):
-    """The small detector with one pause that is longer than the timeout of a collective."""
+    """Is the small detector, with one pause that is longer than the timeout of a collective."""
 
     def __init__(self, network):
         super().__init__()
@@ -55,7 +55,7 @@ class BlackOnRank1(ToyGenerator):
 
 
 def measure(dataset, world):
-    """Values of all metrics; with several ranks also what a slow and a failing one do."""
+    """Computes all metrics; with several ranks it also finds what a slow and a failing one do."""
     tiny = load_detector("tiny")
     G = ToyGenerator(leak=0.3)
     results = {}

@@ -1,4 +1,4 @@
-"""The Inception network and the errors of `load_detector`."""
+"""Tests the Inception network and the errors of `load_detector`."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory, network):
-    """A file named after its own hash, as the published ones are."""
+    """Writes a file that is named after its own hash, as the published ones are."""
     path = tmp_path_factory.mktemp("weights") / "weights.pth"
     torch.save({k: v for k, v in network.state_dict().items() if "num_batches" not in k}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -77,7 +77,7 @@ def test_weights_from_a_file(weights_file, network, monkeypatch):
 
 
 def test_weights_from_the_download_cache(weights_file, monkeypatch, tmp_path):
-    """The published file, put there by an earlier run or by hand; its name's hash is checked as anywhere."""
+    """An earlier run or a hand may have put the published file there; its name's hash is checked as anywhere."""
     folder = tmp_path / "cache" / "downloads"
     folder.mkdir(parents=True)
     published = folder / "0123-weights-inception-2015-12-05-6726825d.pth"

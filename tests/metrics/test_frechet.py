@@ -1,4 +1,4 @@
-"""The Fréchet distance against closed forms, another algorithm and the singular values of the data."""
+"""Tests the Fréchet distance against closed forms, another algorithm and the singular values of the data."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from metrics.frechet import frechet_distance, low_rank_factor
 
 
 def samples(count, size, seed, decay=3.0):
-    """Correlated normal samples [count, size] whose variances fall by exp(-2 decay)."""
+    """Draws correlated normal samples [count, size] whose variances fall by exp(-2 decay)."""
     rng = np.random.default_rng(seed)
     scale = np.exp(-decay * np.arange(size) / size)
     return rng.standard_normal((count, size)) * scale @ np.linalg.qr(rng.standard_normal((size, size)))[0] + rng.random(
@@ -54,7 +54,7 @@ def test_rank_deficient_pair():
 
 
 def test_rank_deficient_pair_in_higher_precision():
-    """The quick version of `benchmarks/metrics.py --only=exactness`, which takes 1,000 samples in 2,048 dimensions."""
+    """`benchmarks/metrics.py --only=exactness` does the same with 1,000 samples in 2,048 dimensions."""
     x_a, x_b = samples(200, 400, 9), samples(180, 400, 10, decay=2.0)
     expected = float(frechet_distance_of_samples(x_a, x_b))
     assert expected > 10
@@ -62,7 +62,7 @@ def test_rank_deficient_pair_in_higher_precision():
 
 
 def test_the_long_double_reference():
-    """Against singular values that are known, and more exact than float64 can be."""
+    """It must find known singular values, more exactly than float64 can."""
     rng = np.random.default_rng(0)
     expected = np.sort(rng.random(30) + 0.1)
     left, right = (np.linalg.qr(rng.standard_normal((n, 30)))[0] for n in (50, 40))

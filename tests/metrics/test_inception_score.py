@@ -1,4 +1,4 @@
-"""The Inception score against its formula and where its value is known."""
+"""Tests the Inception score against its formula and where its value is known."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""KID against its definition, one pair of samples at a time, and that it is unbiased."""
+"""Tests KID against its definition, one pair of samples at a time, and that it is unbiased."""
 
 import itertools
 
@@ -14,7 +14,7 @@ def features(count, size=16, seed=0, shift=0.0):
 
 
 def slow_mmd(x, y):
-    """The definition."""
+    """Follows the definition."""
 
     def k(a, b):
         return (float(np.dot(a, b)) / len(a) + 1) ** 3

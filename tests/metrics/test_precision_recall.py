@@ -1,4 +1,4 @@
-"""Improved precision and recall against brute force and on sets whose answer is known."""
+"""Tests improved precision and recall against brute force and on sets whose answer is known."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Metrics on 1, 2 and 3 gloo processes: one value, failures shared, and no timeout for what takes long."""
+"""Tests metrics on 1, 2 and 3 gloo processes: one value, shared failures, and no timeout for what takes long."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def start_ranks(world, data, out):
 
 @pytest.fixture(scope="module")
 def runs(data_folder, tmp_path_factory):
-    """Both worlds at once: {world size: {rank: results}}. They share one cache folder, which they fill together."""
+    """Runs both worlds at once: {world size: {rank: results}}. They fill one cache folder together."""
     out = tmp_path_factory.mktemp("ranks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPLATGAN_CACHE_DIR", str(out / "cache"))
@@ -74,7 +74,7 @@ def test_a_metric_outlasts_the_timeout_of_collectives(runs):
             assert results["slow"] == pytest.approx(results["fid60_full"], rel=1e-9)
 
 
-def test_what_fails_on_one_rank_is_told_by_all(runs):
+def test_what_fails_on_one_rank_is_raised_on_all(runs):
     for ranks in runs.values():
         for results in ranks.values():
             assert results["refused"] == "the generator's images hold NaN or infinite values"

@@ -1,4 +1,4 @@
-"""Metrics react: what makes images worse makes the value worse, step by step."""
+"""Tests that metrics react: what makes images worse makes the value worse, step by step."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ DISTANCES = ("fid96_full", "fid3d_96_full", "kid96_full")
 
 
 class Spoilt(ToyGenerator):
-    """Its images blurred by a box of `width` pixels or mixed with a share of `noise`."""
+    """Blurs its images by a box of `width` pixels or mixes them with a share of `noise`."""
 
     def __init__(self, width=1, noise=0.0):
         super().__init__(brightness=0.6)

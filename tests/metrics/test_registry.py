@@ -1,4 +1,4 @@
-"""One function computes a metric: names, protocol, invariance, caches, refusals."""
+"""Tests the one function that computes a metric: names, protocol, invariance, caches, refusals."""
 
 import json
 import shutil
@@ -176,7 +176,7 @@ ONE_OF_EACH = ("fid20_full", "fid3d_20_full", "kid20_full", "pr20k3_full", "is20
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_what_no_metric_can_measure(dataset, tiny_detector, tmp_path, make_dataset, name):
-    """NaN images, and a data set of one image: one line each."""
+    """NaN images and a data set of one image cost one line each."""
     options = {"detector": tiny_detector, "detector_vgg": tiny_detector}
     with pytest.raises(MetricUnavailable, match=r"^the generator's images hold NaN or infinite values$"):
         compute_metric(name, ToyGenerator(brightness=float("nan")), dataset, **options)
@@ -221,7 +221,7 @@ def test_without_masks_the_reals_stay_as_stored(tmp_path, make_dataset):
 
 
 def test_cache_by_content(tmp_path, data_folder, tiny_detector):
-    """User demand: one image changed in place is a miss, so is another background; the same content elsewhere a hit."""
+    """One image changed in place is a miss, and so is another background; the same content elsewhere is a hit."""
     root = tmp_path / "set"
     shutil.copytree(data_folder.parent, root)
 

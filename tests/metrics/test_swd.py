@@ -1,4 +1,4 @@
-"""The sliced Wasserstein distance: its pyramid, a slow twin, and that it reacts."""
+"""Tests the sliced Wasserstein distance: its pyramid, a slow twin, and that it reacts."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from torch_utils import random
 
 
 def blobs(count, seed, resolution=32):
-    """Smooth colour images uint8 [count, 3, R, R]."""
+    """Draws smooth colour images uint8 [count, 3, R, R]."""
     coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     return (F.interpolate(coarse, (resolution, resolution), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
 
@@ -34,7 +34,7 @@ def test_pyramid_against_scipy():
 
 
 def slow_swd(images_a, images_b, seed):
-    """The definition, in float64, one patch and one direction at a time."""
+    """Follows the definition in float64, one patch and one direction at a time."""
     directions = random.normal(seed, "metric/swd/directions", range(module.DIRECTIONS), (147,)).double().numpy()
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     result = {}

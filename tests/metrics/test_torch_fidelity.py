@@ -1,7 +1,8 @@
-"""Features and values against torch-fidelity, an independent and widely used implementation.
+"""Compares features and values with torch-fidelity, an independent and widely used implementation.
 
-Asked for with SPLATGAN_TORCH_FIDELITY=1, as it needs a network once and a minute: the package is installed alone into a
-temporary folder. It imports torchvision, which none of the code compared here uses; an empty stand-in takes its place.
+It runs with SPLATGAN_TORCH_FIDELITY=1 alone, as it needs a network once and a minute: the package is installed into a
+temporary folder of its own. It imports torchvision, which none of the code compared here uses; an empty stand-in takes
+its place.
 """
 
 import importlib
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif(SWITCH not in os.environ, reason=f"needs {SWITCH
 
 
 class StandIn(ModuleType):
-    """A module whose every attribute is an empty class."""
+    """Makes a module whose every attribute is an empty class."""
 
     __path__ = ()
 
@@ -41,7 +42,7 @@ class StandIn(ModuleType):
 
 @pytest.fixture(scope="module")
 def fidelity(tmp_path_factory):
-    """fidelity("metric_kid") is that module of torch-fidelity."""
+    """Returns fidelity, where fidelity("metric_kid") is that module of torch-fidelity."""
     folder = tmp_path_factory.mktemp("torch-fidelity")
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(folder), REQUIREMENT]
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
@@ -72,7 +73,7 @@ def pictures(count, size=64):
 
 
 def he_initialised():
-    """Plain He weights (He et al. 2015), and batch statistics that are not the identity."""
+    """Draws plain He weights (He et al. 2015), and batch statistics that are not the identity."""
     network, generator = inception.Inception2015(), torch.Generator().manual_seed(1)
     for name, value in network.state_dict().items():
         if value.ndim > 1:
@@ -85,7 +86,7 @@ def he_initialised():
 @pytest.mark.parametrize("make", [he_initialised, inception.untrained])
 @pytest.mark.parametrize("size", [64, 299, 400])
 def test_inception(fidelity, tmp_path, make, size):
-    """Features and logits of one weights file, read by both."""
+    """Both read one weights file; features and logits must agree."""
     path = tmp_path / "weights.pth"
     torch.save(make().state_dict(), path)
     extractor = fidelity("feature_extractor_inceptionv3").FeatureExtractorInceptionV3(
@@ -104,7 +105,7 @@ def test_inception(fidelity, tmp_path, make, size):
 
 
 def published_vgg():
-    """The layers of VGG-16, written down once more."""
+    """Runs the layers of VGG-16, written down once more."""
     channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
     features = []
     for i in range(13):
@@ -146,7 +147,7 @@ def test_vgg(fidelity, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def features():
-    """Two sets of correlated features that are not far apart: float32 [1200, 256] and [900, 256]."""
+    """Draws two sets of correlated features that are not far apart: float32 [1200, 256] and [900, 256]."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(256, 256, generator=generator) / 16
     real, fake = (torch.randn(count, 256, generator=generator) @ mix for count in (1200, 900))
@@ -154,7 +155,7 @@ def features():
 
 
 def test_kid(fidelity, features):
-    """The same subsets from the same seed, which they draw with NumPy's legacy generator."""
+    """It gets the subsets that torch-fidelity draws from the same seed, with NumPy's legacy generator."""
     options = {"kid_subsets": 100, "kid_subset_size": 500, "rng_seed": 7, "verbose": False}
     theirs = fidelity("metric_kid").kid_features_to_metric(*(x.double() for x in features), **options)
     draw = np.random.RandomState(7)

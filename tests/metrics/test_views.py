@@ -1,4 +1,4 @@
-"""View drift and FID by yaw: what they answer for generators whose fault is known."""
+"""Tests what view drift and FID by yaw answer for generators whose fault is known."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def drift(G, dataset, **options):
 
 
 class CameraOnly(ToyGenerator):
-    """The camera alone decides the identity."""
+    """Lets the camera alone decide the identity."""
 
     def mapping(self, z, cameras=None, psi=1.0):
         ws = torch.zeros(len(z), 1, self.z_dim)
@@ -42,7 +42,7 @@ def test_drift_grows_with_the_leak(dataset, tiny_detector):
 
 
 def test_drift_against_its_definition(dataset):
-    """Two latents and a generator of plain colours: 2 x 28 distances within, 8 between."""
+    """Two latents of a generator of plain colours have 2 x 28 distances within and 8 between."""
 
     class Plain(ToyGenerator):
         def render(self, scene, cameras, resolution=None, background=None):
@@ -75,7 +75,7 @@ def test_drift_of_one_face_for_all(dataset):
 
 
 class BadOnOneSide(ToyGenerator):
-    """Grey where the camera stands at world x under -0.5."""
+    """Is grey where the camera stands at world x under -0.5."""
 
     def render(self, scene, cameras, resolution=None, background=None):
         out = super().render(scene, cameras, resolution, background)

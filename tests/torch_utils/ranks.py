@@ -1,4 +1,4 @@
-"""Several ranks inside one test: forked processes, so that torch is imported once."""
+"""Runs several ranks inside one test, as forked processes, so that torch is imported once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch_utils import distributed
 
 
 def run_ranks(count: int, act: Callable[..., Any], *arguments: Any, timeout_s: float = 60.0) -> list[Any]:
-    """`act(rank, *arguments)` in `count` gloo ranks; per rank what it returned, the exception it raised, or None if it
-    ended without either or did not end within `timeout_s`."""
+    """Calls `act(rank, *arguments)` in `count` gloo ranks and returns per rank its result or the exception it raised.
+
+    The entry is None if the rank ended without either or did not end within `timeout_s`.
+    """
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("fork")
     pipes, processes = [], []

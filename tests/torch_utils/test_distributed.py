@@ -1,4 +1,4 @@
-"""Ranks that differ, die or hang: each ends with a line that names it, and no rank that lost another goes on."""
+"""Tests ranks that differ, die or hang: each ends with a line that names it, and none goes on without another."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Starting ranks, one dying, stopping by signal, starting anew: with ranks that need no torch."""
+"""Tests starting ranks, the death of one, a stop by signal and a restart, with ranks that need no torch."""
 
 import os
 import re

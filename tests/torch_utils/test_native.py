@@ -1,4 +1,4 @@
-"""Building and loading native code: the cache, the lock, and every way in which there is no compiler."""
+"""Tests building and loading native code: the cache, the lock, and every way in which there is no compiler."""
 
 import multiprocessing
 import os
@@ -30,7 +30,7 @@ needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler"
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    """A trivial library's source and an empty cache."""
+    """Provides a trivial library's source and an empty cache."""
     monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("SPLATGAN_NATIVE", raising=False)
     path = tmp_path / "answer.cpp"
@@ -165,7 +165,7 @@ def test_can_be_switched_off(source, monkeypatch):
 
 
 def lock_of(source):
-    """The path of the lock that a build of `source` takes."""
+    """Returns the path of the lock that a build of `source` takes."""
     key = native._content_key([source], native.find_compiler(), FLAGS)
     native.cache_dir().mkdir(parents=True)
     return native.cache_dir() / f"answer-{key}.lock"

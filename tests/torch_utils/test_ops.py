@@ -1,4 +1,4 @@
-"""The fast image operations against their slow twins, in value, gradient and gradient of the gradient."""
+"""Compares the fast image operations with their slow twins, in value, gradient and gradient of the gradient."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_downsample_and_blur_match_the_twins(dtype, layout):
 @pytest.mark.parametrize("clamp", [None, 0.7])
 @pytest.mark.parametrize("activate", [True, False])
 def test_activation_matches_the_twin(activate, clamp):
-    """Gain and bias taken into a convolution, as the layers do, equal those applied after it."""
+    """Expects gain and bias taken into a convolution, as the layers do, to equal those applied after it."""
     x, gain = image(2, 3, 4, 4), 0.5
     bias = torch.tensor([0.3, -0.1, 0.0], dtype=x.dtype)
     total = gain * ops.LRELU_GAIN if activate else gain
@@ -70,7 +70,7 @@ def test_gradients_of_gradients(operation):
     ("size", "kernel", "stride", "padding"), [(9, 3, 2, 0), (8, 3, 1, 1), (8, 3, 2, 1), (6, 1, 1, 0)]
 )
 def test_convolution_matches_the_twin_twice(monkeypatch, size, kernel, stride, padding):
-    """The way taken for bfloat16 on CPUs, forced in float64: value, gradients, and those of a squared gradient."""
+    """Forces the bfloat16 path of CPUs in float64: value, gradients, and those of a squared gradient."""
     monkeypatch.setattr(ops, "COLUMNS_LIMIT", 2 * 81 * 9 * 3)  # two samples at a time
     weight, bias = image(5, 3, kernel, kernel), image(5)
 

@@ -1,4 +1,4 @@
-"""The order of a pairwise sum."""
+"""Tests the order of a pairwise sum."""
 
 import torch
 

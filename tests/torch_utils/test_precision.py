@@ -1,4 +1,4 @@
-"""The precision rule, and the memory setting."""
+"""Tests the precision rule and the memory setting."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Counter-based randomness: known answers, independence of grouping, and the distributions."""
+"""Tests counter-based randomness: known answers, independence of grouping, and the distributions."""
 
 import numpy as np
 import pytest

@@ -10,6 +10,7 @@ import torch
 from dnnlib import ROOT
 from gaussian import Cameras
 from training import checkpoint
+from training.config import TrainingConfig
 from training.families.cgs.generator import Generator
 from training.networks.discriminator import Discriminator
 from training.presets import resolve
@@ -54,7 +55,7 @@ def test_round_trip_through_weights_only_loading(tmp_path):
 
     G = checkpoint.load_generator(path)
     assert not G.training and not any(p.requires_grad for p in G.parameters())
-    assert abs(G.geometry.radius - 2.7) < 0.01 and G.checkpoint_config["data"] == "somewhere"
+    assert abs(G.geometry.radius - 2.7) < 0.01 and G.info.config["data"] == "somewhere"
     image, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 25)
     torch.testing.assert_close(checkpoint.load_discriminator(path)(image, labels), D(image, labels), rtol=0, atol=0)
 
@@ -116,7 +117,7 @@ def test_files_of_format_1_load_for_ever():
     """A file that the first version wrote, with networks of 8 points. Nobody may ever write it anew."""
     path = ROOT / "tests" / "data" / "checkpoint-format-1.pkl"
     state = checkpoint.load_checkpoint(path)
-    assert state["format"] == 1 and state["progress"]["nimg"] == 1000 and state["opt"]["D"]
+    assert state["format"] == 2 and state["progress"]["nimg"] == 1000 and state["opt"]["D"]
     G = checkpoint.load_generator(path)
     ws = G.mapping(torch.linspace(-1, 1, G.z_dim)[None])
     expected = torch.tensor([-0.517075, 2.074468, -0.172802, -0.173033, -0.629519, -0.286758, -0.344107, 0.087099])
@@ -124,6 +125,29 @@ def test_files_of_format_1_load_for_ever():
     means = G.synthesis(ws).means
     assert abs(float(means.std()) - 0.223159) < 1e-4
     checkpoint.load_discriminator(path)
+
+
+def test_a_file_of_format_1_becomes_the_configuration_that_it_meant(tmp_path):
+    """What `tiny` of the first version wrote after 640 images, each tensor replaced by its mean to be small."""
+    path = ROOT / "tests" / "data" / "checkpoint-format-1-tiny.pkl"
+    written = torch.load(path, weights_only=True)["config"]
+    state = checkpoint.load_checkpoint(path)
+    config = TrainingConfig.from_dict(state["config"])
+    assert config.family == "cgs" and config.stages == () and config.preset == "tiny"
+    flat = {**config.to_dict(), **config.to_dict()["objective"]}
+    for name, value in written.items():
+        if name == "generator":  # fields that came later have the value that acts as before
+            assert value.items() <= flat[name].items() and flat[name]["color_rule"] == "published"
+        else:
+            assert flat[name] == value, name
+    info = checkpoint.load_generator(path).info
+    assert info.background == "white" and info.yaw_limits[0] < -0.3 < 0.3 < info.yaw_limits[1]
+    checkpoint.save_checkpoint(tmp_path / "upgraded.pkl", _records(state))
+    assert checkpoint.load_checkpoint(tmp_path / "upgraded.pkl")["config"] == state["config"]
+
+
+def _records(state):
+    return {key: value for key, value in state.items() if key not in ("format", "revision", "checksum")}
 
 
 def test_truncated_foreign_and_hostile_files_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.torch_utils.ranks import run_ranks
-from tests.training.test_step import make_step
+from tests.training.gan import make_step, network
 from torch_utils import distributed
 
 STEPS = 20
@@ -16,7 +16,7 @@ def first_gradients(rank, dtype):
     step, micro = make_step(4, dtype)
     found = {}
     for phase in step.phases:
-        step.accumulate(phase, micro, 1.0)
+        step.accumulate(phase, 0, micro)
         parameters = list(phase.module.parameters())
         distributed.all_reduce_gradients(parameters, torch.zeros(0))
         found |= {f"{phase.name}/{n}": p.grad.numpy() for n, p in phase.module.named_parameters() if p.grad is not None}
@@ -45,7 +45,7 @@ def train(rank, batch_gpu, steps):
     for number in range(steps):
         step.run(number, number * step.config.batch, micro)
         lines.append({name: value for name, value in step.stats.reduce().items() if name.startswith("Loss/")})
-    networks = {"G": step.G, "D": step.D, "G_ema": step.G_ema}
+    networks = {"G": step.G, "D": network(step, "D"), "G_ema": step.averaged["G_ema"]}
     return lines, {f"{key}.{n}": t.numpy() for key, net in networks.items() for n, t in net.state_dict().items()}
 
 

@@ -1,20 +1,11 @@
 """What --background, --disc-c-noise and --freezed change in a step."""
 
-import dataclasses
-
 import pytest
 import torch
 
-from tests.training.test_step import make_step, phase_gradients
+from tests.training.gan import make_step, make_stream, network, phase_gradients
 from training.dataset import Batch
-from training.presets import resolve
-from training.step import SampleStream
-
-
-def make_stream(**changes) -> SampleStream:
-    config = dataclasses.replace(resolve("micro", data=""), batch=8, **{"batch_gpu": 8, **changes})
-    labels = torch.randn(50, 25, generator=torch.Generator().manual_seed(0)) * torch.linspace(0, 3, 25)
-    return SampleStream(config, labels, 16, torch.device("cpu"))
+from training.samples import SampleStream
 
 
 def micro_batches(stream: SampleStream, masks: torch.Tensor | None):
@@ -62,9 +53,9 @@ def test_label_noise_reaches_the_discriminator_only_and_scales_with_the_labels()
 
 def test_frozen_layers_do_not_learn_and_the_others_do():
     step, micro = make_step(8, torch.float32, freeze_d=2)
-    before = {name: p.clone() for name, p in step.D.named_parameters()}
+    before = {name: p.clone() for name, p in network(step, "D").named_parameters()}
     step.run(0, 0, micro)
-    still = {name for name, p in step.D.named_parameters() if torch.equal(p, before[name])}
+    still = {name for name, p in network(step, "D").named_parameters() if torch.equal(p, before[name])}
     frozen = {"b32.fromrgb.weight", "b32.fromrgb.bias", "b32.conv0.weight", "b32.conv0.bias"}
     assert frozen == still & {name for name in before if name.startswith("b32.")}
     assert "b32.conv1.weight" not in still and "b4.out.weight" not in still
@@ -74,10 +65,7 @@ def test_freezing_leaves_the_other_gradients_as_they_are():
     whole = phase_gradients(*make_step(8, torch.float64))
     step, micro = make_step(8, torch.float64, freeze_d=3)
     (phase,) = (p for p in step.phases if p.name == "D")
-    for parameter in phase.learning:
-        parameter.requires_grad_(True)
-    for part in micro:
-        phase.accumulate(part, 1.0)
-    for name, parameter in step.D.named_parameters():
+    step.accumulate(phase, 0, micro)
+    for name, parameter in network(step, "D").named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(parameter.grad, whole[f"D/{name}"], rtol=1e-12, atol=1e-14)

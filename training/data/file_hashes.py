@@ -1,4 +1,4 @@
-"""SHA-256 of many files, remembered by size, time of change and inode, so that a known data set is keyed in seconds."""
+"""Hashes many files, caching each SHA-256 by size, time of change and inode, so that a known set takes seconds."""
 
 import hashlib
 import json
@@ -9,14 +9,15 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 _THREADS = 4
-# A file that changed this recently may change again within one tick of the file system's clock: it is not remembered.
+# A file that changed this recently may change again within one tick of the file system's clock: it is not cached.
 _SETTLED_SECONDS = 2.0
 
 
 def file_hashes(paths: Sequence[Path], memory: Path) -> dict[Path, str]:
-    """SHA-256 in hexadecimal of each file; `memory` is the folder where they are remembered, one file per folder."""
+    """Returns the SHA-256 of each file in hexadecimal; `memory` is the folder of the cache, one file per folder."""
     hashes: dict[Path, str] = {}
     for folder in sorted({path.parent for path in paths}):
         hashes |= _folder_hashes(folder, [path for path in paths if path.parent == folder], memory)
@@ -46,7 +47,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _recall(record: Path) -> dict[str, list]:
+def _recall(record: Path) -> dict[str, list[Any]]:
     if not record.is_file():
         return {}
     try:
@@ -58,8 +59,8 @@ def _recall(record: Path) -> dict[str, list]:
     return known if isinstance(known, dict) else {}
 
 
-def _remember(record: Path, known: dict[str, list]) -> None:
-    """Written whole or not at all; a place that cannot be written costs time at the next run, nothing else."""
+def _remember(record: Path, known: dict[str, list[Any]]) -> None:
+    """Writes the cache file whole or not at all; if it cannot be written, the next run hashes again."""
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=record.parent)

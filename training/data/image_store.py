@@ -1,4 +1,4 @@
-"""Where the files of an image set lie: a folder or a zip, read alike, and distrusted alike.
+"""Reads the files of an image set from a folder or a zip through one interface, trusting neither.
 
 Imports no torch, so that worker processes start quickly.
 """
@@ -16,31 +16,32 @@ from typing import NamedTuple, Protocol
 from dnnlib import cache_dir
 from training.data.file_hashes import file_hashes
 
-MAX_BYTES = 1 << 28  # of one image or mask; a 2048 px PNG has at most 1 << 24
-MAX_JSON_BYTES = 1 << 31  # labels of 5 million images
-_MAX_RATIO = 200  # of a zip member above _RATIO_FROM bytes; label files reach 50
-_RATIO_FROM = 1 << 20
-_LOCAL_HEADER = 30  # bytes before name and extra field
+MAX_BYTES = 1 << 28  # size limit of one image or mask; a 2048 px PNG has at most 1 << 24
+MAX_JSON_BYTES = 1 << 31  # size limit of a JSON file; labels of 5 million images reach it
+_MAX_RATIO = 200  # largest compression ratio of a zip member above _RATIO_FROM bytes; label files reach 50
+_RATIO_FROM = 1 << 20  # bytes of a zip member from which on its compression ratio is checked
+_LOCAL_HEADER = 30  # bytes of a zip member's local header, before its name and extra field
+_LOCAL_MAGIC = b"PK\x03\x04"  # the first bytes of a local header
 _METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
 
 
 class DatasetError(ValueError):
-    """An image set that cannot be read; the message names the file."""
+    """Reports an image set that cannot be read; the message names the file."""
 
 
 class Listing(NamedTuple):
-    """The files below a folder, in the order of their names, and one line for each that cannot be used."""
+    """Lists the files below a folder in the order of their names, and one line for each that cannot be used."""
 
-    names: list[str]  # "/" between folders, relative to the store
-    problems: list[str]
+    names: list[str]  # relative to the store, "/" between folders
+    problems: list[str]  # one line per file that cannot be used
 
 
 class Store(Protocol):
-    """Files by name; safe in several threads and in forked and spawned processes."""
+    """Reads files by name; safe in several threads and in forked and spawned processes."""
 
     path: Path
 
-    def where(self, name: str) -> str: ...  # how messages name a file
+    def where(self, name: str) -> str: ...  # the file's name in messages
 
     def listing(self, folder: str) -> Listing: ...  # "" is the top
 
@@ -50,20 +51,20 @@ class Store(Protocol):
 
     def contents(self, names: Sequence[str]) -> list[str]: ...  # per file its size and checksum
 
-    def marks(self, names: Sequence[str]) -> list[str]: ...  # cheap: differ if the files were touched
+    def marks(self, names: Sequence[str]) -> list[str]: ...  # per file a cheap mark that changes if it is touched
 
 
 def join(*parts: str) -> str:
-    """Names below one another; empty parts vanish."""
+    """Joins names of folders and files by "/"; leaves out empty ones."""
     return "/".join(part for part in parts if part)
 
 
 def printable(name: str) -> str:
-    """A file name that any terminal takes: what is no UTF-8 becomes escapes, and so do line ends."""
+    """Returns a file name that any terminal can print: line ends and what is not UTF-8 become escapes."""
     return name.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
 
 
-def open_store(path: str | os.PathLike) -> "FolderStore | ZipStore":
+def open_store(path: str | os.PathLike[str]) -> "FolderStore | ZipStore":
     path = Path(os.path.abspath(path))
     return ZipStore(path) if is_zip(path) else FolderStore(path)
 
@@ -73,12 +74,12 @@ def is_zip(path: Path) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    """Things that file managers leave behind."""
+    """Tells whether a file is one that file managers leave behind."""
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 class FolderStore:
-    """The files below a folder. Links may point to files below the folder that is listed, nowhere else."""
+    """Reads the files below a folder. Links may point to files below the folder that is listed, nowhere else."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -113,7 +114,7 @@ class FolderStore:
                 found.names.append(name)
 
     @staticmethod
-    def _problem_of(entry: os.DirEntry, name: str, inside: str) -> str | None:
+    def _problem_of(entry: os.DirEntry[str], name: str, inside: str) -> str | None:
         if printable(entry.name) != entry.name:
             return "the file name must be UTF-8 on one line, so that labels can name it: rename it"
         if entry.is_symlink():
@@ -155,7 +156,7 @@ class FolderStore:
 
 
 class ZipStore:
-    """The members of a zip, read at their offsets: no position is shared between threads or forked processes.
+    """Reads the members of a zip at their offsets: no position is shared between threads or forked processes.
 
     Members that are damaged, encrypted, of another compression than deflate, links, or named so that unpacking them
     would write elsewhere, are problems of the listing. Raises DatasetError if the file is no zip.
@@ -209,24 +210,24 @@ class ZipStore:
     def _unpack(self, info: zipfile.ZipInfo) -> bytes:
         handle = self._handle()
         header = os.pread(handle, _LOCAL_HEADER, info.header_offset)
-        if header[:4] != zipfile.stringFileHeader:
+        if header[:4] != _LOCAL_MAGIC:
             raise zipfile.BadZipFile("no member begins where the directory says")
         skip = sum(struct.unpack("<HH", header[26:30]))
         data = os.pread(handle, info.compress_size, info.header_offset + _LOCAL_HEADER + skip)
         if info.compress_type == zipfile.ZIP_DEFLATED:
-            # One byte more than promised would show; a bomb that lies about its size unpacks no further.
+            # One byte more than the directory says is enough to detect a wrong size; a zip bomb unpacks no further.
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
         if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
             raise zipfile.BadZipFile("size or checksum differ from the directory's, the file is damaged")
         return data
 
     def _handle(self) -> int:
-        """The process's own descriptor."""
+        """Returns the process's own file descriptor."""
         if self._descriptor is None or self._descriptor[0] != os.getpid():
             self._descriptor = os.getpid(), os.open(self.path, os.O_RDONLY)
         return self._descriptor[1]
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_descriptor": None}
 
     def __del__(self) -> None:
@@ -241,7 +242,7 @@ class ZipStore:
 
 
 def _member_name(info: zipfile.ZipInfo) -> tuple[str, str | None]:
-    """The member's name, and what is wrong with its spelling."""
+    """Returns the member's name, and what is wrong with its spelling or None."""
     name = info.orig_filename
     if not info.flag_bits & 0x800 and not name.isascii():  # read as code page 437; most tools mean UTF-8
         try:
@@ -275,7 +276,7 @@ def _member_problem(info: zipfile.ZipInfo, name: str) -> str | None:
 
 
 def digest(lines: Iterable[str]) -> str:
-    """SHA-256 over lines, in hexadecimal."""
+    """Returns the SHA-256 over lines, in hexadecimal."""
     sha = hashlib.sha256()
     for line in lines:
         sha.update(f"{line}\n".encode())

@@ -1,4 +1,4 @@
-"""Which images of a set a run uses, and how often: lists of image numbers.
+"""Reads index lists: which images of a set a run uses, and how often.
 
 A list is a JSON file with numbers (the digits at the end of an image's name) or names, duplicates allowed; the set then
 has one item per entry whose image is there, in the order of the list. Published lists are `ffhq_default` and
@@ -16,26 +16,27 @@ from training.data.image_store import MAX_JSON_BYTES, DatasetError, join, printa
 from training.data.label_file import parse_json, stem_of
 from training.data.layout import Layout, numbers_of
 
-CUSTOM_LISTS = dnnlib.ROOT / "custom_dist"
+CUSTOM_LISTS = dnnlib.ROOT / "custom_dist"  # of a checkout; installed code has none, and the working folder serves
 DEFAULT_LIST = "smile_pose_rebalancing"  # the published default, where it lies beside the data
 FFHQ_LIST = "ffhq_default"  # omits 43 of 70,000 images
 ALL = "all"
 
 
 class IndexList(NamedTuple):
-    """The choice that was made."""
+    """Describes the images that a run uses."""
 
-    items: np.ndarray  # int64 [N], places in the layout
-    name: str  # "all", or what was asked for
-    description: str  # one line for the start-up
+    items: np.ndarray  # int64 [N], positions in the layout
+    name: str  # "all", or the list's name as given
+    description: str  # one line for the messages at the start of a run
 
 
-def resolve_index_list(layout: Layout, wanted: str | os.PathLike | None) -> IndexList:
-    """The items of a set under the list `wanted`.
+def resolve_index_list(layout: Layout, wanted: str | os.PathLike[str] | None) -> IndexList:
+    """Returns the items of a set under the list `wanted`.
 
-    wanted: "all"; a file; a name, looked up as <name>.json beside dataset.json, then in the project's custom_dist/; or
-    None for `smile_pose_rebalancing` if it lies beside dataset.json, else all images. `ffhq_default` without a file
-    is all images. Raises DatasetError for any other list that is not there, or that names no image of the set.
+    wanted: "all"; a file; a name, looked up as <name>.json beside dataset.json, then in custom_dist/ of the working
+    folder and of the project; or None for `smile_pose_rebalancing` if it lies beside dataset.json, else all images.
+    `ffhq_default` without a file is all images. Raises DatasetError for any other list that is not there, or that names
+    no image of the set.
     """
     count = len(layout.names)
     everything = IndexList(np.arange(count), ALL, f"all {count} labelled images")
@@ -56,7 +57,7 @@ def resolve_index_list(layout: Layout, wanted: str | os.PathLike | None) -> Inde
         return everything._replace(description=f"all {count} labelled images ({FFHQ_LIST}.json is not there)")
     raise DatasetError(
         f"index list {printable(value)!r}: not found; put it at {_place_beside(layout, value)} or as "
-        f"{CUSTOM_LISTS.name}/{printable(value)}.json into the project's folder, or give a file"
+        f"{CUSTOM_LISTS.name}/{printable(value)}.json into the working folder, or give a file"
     )
 
 
@@ -66,7 +67,7 @@ def _place_beside(layout: Layout, name: str) -> Path:
 
 
 def _beside(layout: Layout, name: str) -> tuple[str, bytes] | None:
-    """Where the list lies and its bytes, in the store or beside the zip; None if it does not."""
+    """Returns place and bytes of the list, in the store or beside the zip; None if it is not there."""
     within = join(layout.base, f"{name}.json")
     if layout.store.has(within):
         return layout.store.where(within), layout.store.read(within, MAX_JSON_BYTES)
@@ -75,8 +76,8 @@ def _beside(layout: Layout, name: str) -> tuple[str, bytes] | None:
 
 
 def _of_project(name: str) -> tuple[str, bytes] | None:
-    path = CUSTOM_LISTS / f"{name}.json"
-    return (str(path), _read_file(path)) if path.is_file() else None
+    paths = (folder / f"{name}.json" for folder in (Path.cwd() / CUSTOM_LISTS.name, CUSTOM_LISTS))
+    return next(((str(path), _read_file(path)) for path in paths if path.is_file()), None)
 
 
 def _read_file(path: Path) -> bytes:
@@ -96,9 +97,9 @@ def _read(layout: Layout, name: str, source: str, data: bytes) -> IndexList:
         places = _places_by_number(layout, source)
         items = [places[n] for n in entries if n in places]
     elif isinstance(entries, list) and entries and all(type(n) is str for n in entries):
-        places = {stem_of(file): i for i, file in enumerate(layout.files)}
-        places |= {stem: i for i, stem in enumerate(layout.stems)}
-        items = [places[stem_of(n)] for n in entries if stem_of(n) in places]
+        by_name = {stem_of(file): i for i, file in enumerate(layout.files)}
+        by_name |= {stem: i for i, stem in enumerate(layout.stems)}
+        items = [by_name[stem_of(n)] for n in entries if stem_of(n) in by_name]
     else:
         raise DatasetError(f"{source}: must be a JSON list of whole numbers, or of names of images")
     if not items:

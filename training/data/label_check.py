@@ -1,11 +1,12 @@
-"""Is this really a camera label? Checks that run before any training, since a wrong convention trains without an error.
+"""Checks camera labels before any training, since a wrong convention trains without an error.
 
 A label is 25 numbers: the camera-to-world matrix (4x4, row-major, OpenCV axes: x right, y down, z forward), then the
 intrinsics (3x3, row-major, normalised by the image size). Each check has its own message, one line that names the file,
 the image and the field.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import SupportsFloat
 
 import numpy as np
 import torch
@@ -14,18 +15,21 @@ from gaussian import Cameras
 from gaussian.cameras import LABEL_WIDTH
 from training.data.label_file import LabelError
 
-_ORTHONORMAL_TOLERANCE = 1e-3  # of the entries of R^T R; float32 labels written with 4 digits pass
-_EXACT_TOLERANCE = 1e-5  # of numbers that must be 0 or 1
+_ORTHONORMAL_TOLERANCE = 1e-3  # on the entries of R^T R; float32 labels written with 4 digits pass
+_EXACT_TOLERANCE = 1e-5  # on numbers that must be 0 or 1
 _PIXEL_FOCAL = 50.0  # image widths: a field of view of 1.1 degrees; focal lengths in pixels are above
 _PIXEL_CENTRE = 2.0  # image widths; principal points in pixels are above
 _VIEW_MARGIN = 0.5  # image widths by which the middle of the set may miss the picture
-# Stored poses may miss by this (rad) plus this factor times the miss of inverted ones.
+# The median angle (rad) between the optical axes and the middle may be the floor plus the ratio times that of the
+# inverted poses.
 _MISS_FLOOR, _MISS_RATIO = 0.02, 4.0
-_LARGEST = 1e6  # of any number in a label; float32 positions beyond resolve no image
+_LARGEST = 1e6  # limit on any number in a label; float32 positions beyond resolve no image
+
+Label = object  # what dataset.json holds for an image: 25 numbers where all is well, else any JSON value, or None
 
 
-def label_problems(labels: Sequence) -> dict[int | None, str]:
-    """What is wrong with labels, by their place; None stands for all of them. Empty if all is well.
+def label_problems(labels: Sequence[Label]) -> dict[int | None, str]:
+    """Returns what is wrong with labels, by their position; None stands for all of them. Empty if nothing is wrong.
 
     labels: per image its 25 numbers, or None where there are none. Where the cameras look is checked when each label is
     well formed.
@@ -44,16 +48,16 @@ def label_problems(labels: Sequence) -> dict[int | None, str]:
     return {i: problems[i] for i in sorted(problems, key=lambda i: -1 if i is None else i)}
 
 
-def check_labels(source: str, names: Sequence[str], labels: Sequence) -> list[str]:
-    """`label_problems` as lines; `names` are the images of the labels, `source` is the file they come from."""
+def check_labels(source: str, names: Sequence[str], labels: Sequence[Label]) -> list[str]:
+    """Returns `label_problems` as lines; `names` are the labels' images, `source` is the file they come from."""
     return [
         f"{source}: {f'all {len(names)} labels' if i is None else names[i]}: {what}"
         for i, what in label_problems(labels).items()
     ]
 
 
-def require_labels(source: str, names: Sequence[str], labels: Sequence) -> np.ndarray:
-    """Labels as float64 [N, 25]; raises LabelError with the first problem and the number of the others."""
+def require_labels(source: str, names: Sequence[str], labels: Sequence[Label]) -> np.ndarray:
+    """Returns labels as float64 [N, 25]; raises LabelError with the first problem and the number of the others."""
     problems = check_labels(source, names, labels)
     if problems:
         others = f" (and {len(problems) - 1} more: dataset_tool.py validate lists them)" if len(problems) > 1 else ""
@@ -61,7 +65,7 @@ def require_labels(source: str, names: Sequence[str], labels: Sequence) -> np.nd
     return np.asarray(labels, dtype=np.float64).reshape(-1, LABEL_WIDTH)
 
 
-def _check_numbers(label) -> str | None:
+def _check_numbers(label: Label) -> str | None:
     if label is None:
         return "has no label"
     if not isinstance(label, list | tuple | np.ndarray) or len(label) != LABEL_WIDTH:
@@ -82,12 +86,12 @@ def _check_numbers(label) -> str | None:
 
 
 def _check_matrices(values: np.ndarray) -> list[tuple[int, str]]:
-    """(row, problem) for each label [N, 25] whose matrices are no rigid pose or no normalised intrinsics."""
+    """Returns (row, problem) for each label [N, 25] whose matrices are no rigid pose or no normalised intrinsics."""
     pose, intrinsics = values[:, :16].reshape(-1, 4, 4), values[:, 16:].reshape(-1, 3, 3)
     rotation = pose[:, :3, :3]
     unit = np.array([0.0, 0.0, 0.0, 1.0])
 
-    def off(actual: np.ndarray, expected) -> np.ndarray:  # [N] bool
+    def off(actual: np.ndarray, expected: np.ndarray | float) -> np.ndarray:  # [N] bool
         return np.abs(actual - expected).reshape(len(values), -1).max(axis=1) > _EXACT_TOLERANCE
 
     bottom = off(pose[:, 3], unit)
@@ -130,7 +134,7 @@ def _check_matrices(values: np.ndarray) -> list[tuple[int, str]]:
 
 
 def _check_aim(values: torch.Tensor) -> dict[int | None, str]:
-    """Problems by row for cameras that do not look at the middle of the set; row None stands for the set as a whole."""
+    """Returns problems by row for cameras that look away from the middle of the set; row None is the whole set."""
     cameras = Cameras.from_labels(values)
     inverses = Cameras(cameras.world2cam, cameras.intrinsics)
     flipped = Cameras(cameras.cam2world * torch.tensor([1.0, -1.0, -1.0, 1.0]), cameras.intrinsics)
@@ -153,7 +157,7 @@ def _check_aim(values: torch.Tensor) -> dict[int | None, str]:
 
 
 def _middle(cameras: Cameras) -> torch.Tensor:
-    """The centre [3] of the cameras; the pivot of cameras that all stand at one place is that place."""
+    """Returns the centre [3] of the cameras; for cameras that all stand at one place, that place."""
     try:
         return torch.tensor(cameras.summary().centre, dtype=cameras.dtype)
     except ValueError:
@@ -161,21 +165,21 @@ def _middle(cameras: Cameras) -> torch.Tensor:
 
 
 def _to_middle(cameras: Cameras, middle: torch.Tensor) -> torch.Tensor:
-    """The middle in camera axes, [N, 3]."""
+    """Returns the middle in each camera's axes, [N, 3]."""
     return ((middle - cameras.positions)[:, None] @ cameras.cam2world[:, :3, :3])[:, 0]
 
 
 def _miss(cameras: Cameras, middle: torch.Tensor) -> torch.Tensor:
-    """Angles [N] in radians between the optical axes and the middle."""
+    """Returns the angles [N] in radians between the optical axes and the middle."""
     x, y, z = _to_middle(cameras, middle).unbind(-1)
     return torch.atan2(torch.hypot(x, y), z)
 
 
 def _sees(cameras: Cameras, middle: torch.Tensor) -> torch.Tensor:
-    """Bools [N]: the middle is before the camera and inside the picture widened by the margin."""
+    """Tells for each camera, bool [N], whether the middle is before it and inside the image widened by the margin."""
     xy, z = cameras.project(middle.expand(len(cameras), 1, 3))
     return (z[:, 0] > 0) & ((xy[:, 0] - 0.5).abs() <= 0.5 + _VIEW_MARGIN).all(-1)
 
 
-def _numbers(values) -> str:
-    return ", ".join(f"{v:.4g}" for v in values)
+def _numbers(values: Iterable[SupportsFloat]) -> str:
+    return ", ".join(f"{float(v):.4g}" for v in values)

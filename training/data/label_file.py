@@ -1,4 +1,4 @@
-"""dataset.json: {"labels": [["00000.png", [25 numbers]], ...]}, read as it is; `label_check` judges the numbers.
+"""Reads dataset.json, {"labels": [["00000.png", [25 numbers]], ...]}; `label_check` checks the numbers.
 
 Imports no torch, so that worker processes start quickly.
 """
@@ -6,13 +6,15 @@ Imports no torch, so that worker processes start quickly.
 import json
 from typing import Any
 
+from training.data.image_store import printable
+
 
 class LabelError(ValueError):
-    """Labels that are missing, malformed or in another convention."""
+    """Reports labels that are missing, malformed or in another convention."""
 
 
 def parse_json(source: str, data: bytes) -> Any:
-    """The value of a JSON file whose bytes are `data`. Raises ValueError, one line that begins with `source`."""
+    """Returns the value of a JSON file with the bytes `data`. Raises ValueError, one line that begins with `source`."""
     try:
         return json.loads(data)
     except RecursionError:
@@ -22,7 +24,7 @@ def parse_json(source: str, data: bytes) -> Any:
 
 
 def parse_labels(source: str, data: bytes) -> dict[str, Any]:
-    """The labels of a dataset.json by image name without extension; their contents are not looked at.
+    """Returns the labels of a dataset.json by image name without extension; their contents are not checked.
 
     Raises LabelError if the file is not JSON, has no list "labels" of [name, numbers], or names an image twice.
     """
@@ -39,12 +41,12 @@ def parse_labels(source: str, data: bytes) -> dict[str, Any]:
             raise LabelError(f'{source}: labels[{position}] is not ["name.png", [25 numbers]]')
         stem = stem_of(entry[0].replace("\\", "/"))
         if stem in labels:
-            raise LabelError(f"{source}: {entry[0]}: has two labels")
+            raise LabelError(f"{source}: {printable(entry[0])}: has two labels")
         labels[stem] = entry[1]
     return labels
 
 
 def stem_of(name: str) -> str:
-    """A name without its extension; folders stay."""
+    """Returns a name without its extension but with its folders."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + (base.rsplit(".", 1)[0] or base)

@@ -1,4 +1,4 @@
-"""Which file of an image set is what: images, labels and masks in the layouts that the field uses. Imports no torch.
+"""Finds the images, labels and masks of an image set in the layouts that the field uses. Imports no torch.
 
 FFHQC   <root>/dataset.json, <root>/mask/00000.png, <root>/512/00000.png; the path names <root>/512, or <root> if it
         holds one resolution only
@@ -26,18 +26,18 @@ _MASK_FOLDERS = ("mask", "masks")
 
 @dataclass
 class Layout:
-    """The files of a set, images in the order of their names. Safe in threads, and in processes by fork or spawn."""
+    """Holds the files of a set, images in the order of their names. Safe in threads and in other processes."""
 
-    store: Store  # of images and labels
+    store: Store  # where images and labels are
     base: str  # folder of dataset.json in the store
-    title: str  # of the set, as in messages and run folders
-    label_source: str
-    labels: dict[str, Any]  # by name without extension, below `base` or below the images' folder
-    names: list[str]  # of the images in the store
-    files: list[str]  # the same below `base`
-    stems: list[str]  # the same below the images' folder and without extension
-    mask_store: Store | None = None
-    mask_folder: str = ""
+    title: str  # the set's name in messages and run folders
+    label_source: str  # the label file's name in messages
+    labels: dict[str, Any]  # by image name without extension, below `base` or below the images' folder
+    names: list[str]  # the images' names in the store
+    files: list[str]  # the images' names below `base`
+    stems: list[str]  # the images' names below their folder, without extension
+    mask_store: Store | None = None  # where masks are, if they are files
+    mask_folder: str = ""  # folder of the masks in mask_store
     masks: dict[str, str] = field(default_factory=dict)  # stem -> name in mask_store
     alpha: bool = False  # the images' alpha channel is the mask
     problems: list[str] = field(default_factory=list)  # one line per file that keeps the set from being used
@@ -47,12 +47,15 @@ class Layout:
         return self.alpha or self.mask_store is not None
 
     def label(self, index: int) -> Any:
-        """The label of an image as the file has it, or None."""
+        """Returns the label of an image as the file has it, or None."""
         own = stem_of(self.files[index])
         return self.labels.get(own, self.labels.get(self.stems[index]))
 
     def decode(self, index: int, resolution: int | None) -> Decoded:
-        """Pixels uint8 [3, R, R] and mask [1, R, R] of an image; of their own sizes if None. Raises DatasetError."""
+        """Returns pixels uint8 [3, R, R] and mask [1, R, R] of an image.
+
+        resolution: R; None leaves both at their own sizes. Raises DatasetError.
+        """
         name, stem = self.names[index], self.stems[index]
         pixels, mask = read_image(self.store.read(name), self.store.where(name), resolution, self.alpha)
         if self.mask_store is not None:
@@ -61,11 +64,11 @@ class Layout:
         return pixels, mask
 
     def first_size(self) -> tuple[int, int]:
-        """Width and height of the first image."""
+        """Returns width and height of the first image in pixels."""
         return open_image(self.store.read(self.names[0]), self.store.where(self.names[0]), decode=False).size
 
     def missing_masks(self) -> list[str]:
-        """One line per image without its mask."""
+        """Returns one line per image without its mask."""
         if self.mask_store is None:
             return []
         absent = [stem for stem in self.stems if stem not in self.masks]
@@ -80,7 +83,7 @@ class Layout:
             raise DatasetError(problems[0] + more)
 
     def content_key(self, extra: list[bytes]) -> str:
-        """Hash of the files by name, size and checksum, and of `extra`; the place of the set does not matter."""
+        """Returns a hash of the files by name, size and checksum, and of `extra`; the set's place does not matter."""
         lines = [f"image {s} {c}" for s, c in zip(self.stems, self.store.contents(self.names), strict=True)]
         if self.mask_store is not None:
             stems = sorted(self.masks)
@@ -89,8 +92,8 @@ class Layout:
         return digest([*lines, *(part.hex() for part in extra)])
 
 
-def open_layout(path: str | os.PathLike) -> Layout:
-    """Finds the files of the set at `path`; no picture but the first is looked at.
+def open_layout(path: str | os.PathLike[str]) -> Layout:
+    """Finds the files of the set at `path`; only the first image is opened.
 
     Raises LabelError if there are no labels, DatasetError if there are no images. What is wrong with single files is
     listed in the result's `problems`.
@@ -125,8 +128,8 @@ def _below(names: list[str], folder: str) -> list[str]:
     return [name[len(folder) + 1 :] for name in names] if folder else names
 
 
-def _locate(path: str | os.PathLike) -> tuple[Store, str]:
-    """The store that holds the set, and the folder of the images in it."""
+def _locate(path: str | os.PathLike[str]) -> tuple[Store, str]:
+    """Returns the store that holds the set, and the folder of the images in it."""
     place = Path(os.path.abspath(path))
     if place.is_dir():
         if (place / LABELS).is_file():
@@ -141,8 +144,8 @@ def _locate(path: str | os.PathLike) -> tuple[Store, str]:
     )
 
 
-def _find_labels(store: Store, folder: str, path: str | os.PathLike) -> tuple[Store, str, str]:
-    """Store, base folder and name of the label file."""
+def _find_labels(store: Store, folder: str, path: str | os.PathLike[str]) -> tuple[Store, str, str]:
+    """Returns store, base folder and name of the label file."""
     parent = os.path.dirname(folder)
     for base in dict.fromkeys((folder, parent)):
         if store.has(join(base, LABELS)):
@@ -157,8 +160,8 @@ def _find_labels(store: Store, folder: str, path: str | os.PathLike) -> tuple[St
     raise LabelError(f"{store.where(join(parent, LABELS))}: not found; it must hold the camera labels of {path}")
 
 
-def _one_resolution(names: list[str], folder: str, labels: dict[str, Any], path: str | os.PathLike) -> str:
-    """The folder of the images where the labels' names are below it: `folder`, or the only one in it (FFHQC's root)."""
+def _one_resolution(names: list[str], folder: str, labels: dict[str, Any], path: str | os.PathLike[str]) -> str:
+    """Returns the folder that the labels' names are relative to: `folder`, or the only one in it (FFHQC's root)."""
     below = _below(names, folder)
     if any(stem_of(name) in labels for name in below):
         return folder
@@ -174,7 +177,7 @@ def _title(store: Store, folder: str) -> str:
 
 
 def _mask_siblings(layout: Layout, folder: str) -> list[Path]:
-    """Zips and folders beside the set's that may hold its masks."""
+    """Returns the zips and folders beside the set's that may hold its masks."""
     top = layout.store.path if is_zip(layout.store.path) or not folder else layout.store.path / folder
     stem = top.stem if is_zip(top) else top.name
     own = [f"{stem}{joint}{word}" for joint in "_-" for word in _MASK_FOLDERS]
@@ -213,7 +216,7 @@ def _take_masks(layout: Layout, store: Store, folder: str) -> None:
 
 
 def numbers_of(stems: list[str]) -> np.ndarray:
-    """The image number in each name, its last group of digits in the file's own name; -1 where there is none."""
+    """Returns the number in each name, int64 [N]: the last digits of the file's own name, -1 where there are none."""
     found = np.full(len(stems), -1, dtype=np.int64)
     for i, stem in enumerate(stems):
         digits = "".join(c if c.isdigit() and c.isascii() else " " for c in stem.rpartition("/")[2]).split()

@@ -1,4 +1,4 @@
-"""Decoding the files of a set, and keeping what was decoded. Imports no torch."""
+"""Decodes the images and masks of a set, and caches them. Imports no torch."""
 
 import io
 import os
@@ -15,17 +15,19 @@ from training.data.image_store import DatasetError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "1"}
-_MEMORY_SHARE = 0.25  # of the memory that is free at the start; all ranks of a machine share it
-_PNG_DEPTH_BYTE = 24  # of the file: signature, length, IHDR, width, height come before
+_MEMORY_SHARE = 0.25  # share of the memory free at the start that all ranks of a machine together may fill
+_PNG_DEPTH_BYTE = 24  # offset of the bit depth in a PNG: signature, length, IHDR, width, height come before
 
 # Pixels uint8 [3, H, W], and mask uint8 [1, H, W] or None.
 Decoded = tuple[np.ndarray, np.ndarray | None]
+# The same of several files: [B, 3, H, W] and [B, 1, H, W] or None.
+DecodedBatch = tuple[np.ndarray, np.ndarray | None]
 
 
 def open_image(data: bytes, source: str, size: tuple[int, int] | None = None, decode: bool = True) -> Image.Image:
-    """The picture of a file's bytes. Raises DatasetError, one line that begins with `source`.
+    """Opens the image in a file's bytes. Raises DatasetError, one line that begins with `source`.
 
-    size: width and height that it must have; checked before anything is unpacked. decode=False reads the head alone.
+    size: width and height that it must have; checked before anything is unpacked. decode=False reads the header alone.
     """
     try:
         with warnings.catch_warnings():
@@ -46,7 +48,7 @@ def open_image(data: bytes, source: str, size: tuple[int, int] | None = None, de
 
 def check_depth(image: Image.Image, data: bytes, source: str) -> None:
     """Raises DatasetError unless the picture is 8-bit RGB, RGBA or grey."""
-    # Pillow hands out 16-bit colour PNGs as 8-bit pictures without a word.
+    # Pillow reads 16-bit colour PNGs as 8-bit images without a warning.
     deep = image.format == "PNG" and data[_PNG_DEPTH_BYTE] > 8
     if deep or image.mode not in _MODES:
         what = "16 bits per channel" if deep or image.mode.startswith("I") else f"mode {image.mode}"
@@ -61,7 +63,7 @@ def has_alpha(image: Image.Image) -> bool:
 
 
 def read_image(data: bytes, source: str, resolution: int | None, alpha: bool) -> Decoded:
-    """A square picture, of any size and shape if `resolution` is None; with `alpha`, its alpha channel is the mask.
+    """Decodes an image, square unless `resolution` is None; with `alpha`, its alpha channel is the mask.
 
     Raises DatasetError.
     """
@@ -81,7 +83,7 @@ def read_image(data: bytes, source: str, resolution: int | None, alpha: bool) ->
 
 
 def read_mask(data: bytes, source: str, resolution: int | None) -> np.ndarray:
-    """uint8 [1, resolution, resolution]; a mask of another size is resized, unless `resolution` is None."""
+    """Decodes a mask, uint8 [1, R, R]; resizes one of another size unless `resolution`, R, is None."""
     quick = png.decode(data, None if resolution is None else (resolution, resolution), (1, 2))
     if quick is not None:
         return quick[:1]
@@ -94,7 +96,7 @@ def read_mask(data: bytes, source: str, resolution: int | None) -> np.ndarray:
 
 
 def planes(image: Image.Image) -> np.ndarray:
-    """[channels, H, W]; by planes, which takes a sixth of the time of a transposed array."""
+    """Returns [channels, H, W]; copies plane by plane, in a sixth of the time of transposing an array."""
     channels = np.empty((len(image.getbands()), image.height, image.width), np.uint8)
     for channel, band in zip(channels, image.split(), strict=True):
         channel[:] = np.asarray(band)
@@ -106,12 +108,12 @@ def wrong_size(source: str, size: tuple[int, int], expected: tuple[int, int]) ->
 
 
 def memory_limit() -> int:
-    """Bytes that this process may keep decoded."""
+    """Returns the bytes that this process may keep decoded."""
     return int(_MEMORY_SHARE * psutil.virtual_memory().available / int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class PixelMemory:
-    """Decoded pixels, kept from the first touch on. Of a set that is too large for it, the first files are kept.
+    """Caches decoded pixels from their first use on. Of a set that does not fit, the first files are kept.
 
     A copy in another process (a pickled one) starts empty.
     """
@@ -125,19 +127,19 @@ class PixelMemory:
         self._store = self._empty(self._room)
         self._filled = np.zeros(self._room, dtype=bool)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_store", "_filled")}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._forget()
 
-    def _empty(self, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _empty(self, count: int) -> DecodedBatch:
         masks = np.empty((count, 1, *self._shape), np.uint8) if self._has_masks else None
         return np.empty((count, 3, *self._shape), np.uint8), masks
 
-    def take(self, wanted: np.ndarray, decode: Callable[[int], Decoded]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Images [B, 3, H, W] and masks [B, 1, H, W] of the files `wanted`; what is not in memory is decoded.
+    def take(self, wanted: np.ndarray, decode: Callable[[int], Decoded]) -> DecodedBatch:
+        """Returns images [B, 3, H, W] and masks [B, 1, H, W] of the files `wanted`; decodes what is not in memory.
 
         Two threads may decode the same file; both write the same bytes, and a file counts as filled after its bytes.
         """
@@ -152,24 +154,20 @@ class PixelMemory:
         _decode_into(fresh, passing, np.arange(len(passing)), decode)
         taken = self._empty(len(wanted))
         for whole, old, new in zip(taken, self._store, fresh, strict=True):
-            if whole is not None:
+            if whole is not None and old is not None and new is not None:
                 whole[kept], whole[~kept] = old[wanted[kept]], new[place]
         return taken
 
 
-def _pick(arrays: tuple[np.ndarray, np.ndarray | None], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _pick(arrays: DecodedBatch, rows: np.ndarray) -> DecodedBatch:
     images, masks = arrays
     return images[rows], None if masks is None else masks[rows]
 
 
-def _decode_into(arrays, files: np.ndarray, rows: np.ndarray, decode: Callable[[int], Decoded]) -> None:
+def _decode_into(arrays: DecodedBatch, files: np.ndarray, rows: np.ndarray, decode: Callable[[int], Decoded]) -> None:
     images, masks = arrays
-
-    def put(file: int, row: int) -> None:
-        pixels, mask = decode(file)
-        images[row] = pixels
+    # Not in threads: `iterate` works on several batches at once.
+    for file, row in zip(files.tolist(), rows.tolist(), strict=True):
+        images[row], mask = decode(file)
         if masks is not None:
             masks[row] = mask
-
-    for file, row in zip(files.tolist(), rows.tolist(), strict=True):  # batches are what goes side by side: `iterate`
-        put(file, row)

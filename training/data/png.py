@@ -1,42 +1,46 @@
-"""PNGs of the usual kinds decoded by a native library, at about a third of Pillow's time. Imports no torch.
+"""Decodes PNGs of the usual kinds by a native library, in about a third of Pillow's time. Imports no torch.
 
-`decode` takes what is regular in every way and answers None to all else; Pillow then decodes, or words the error. What
-is decoded here has Pillow's pixels, bit for bit. Inflating and undoing filters let other threads run meanwhile.
+`decode` returns None for a file that is unusual or damaged; Pillow then decodes it or reports the error. What is
+decoded here has Pillow's pixels, bit for bit. Inflating and undoing filters release the interpreter lock.
 """
 
 import ctypes
 import functools
+import importlib
 import struct
 import zlib
 from collections.abc import Container
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from torch_utils import native
 
+inflater: ModuleType
 try:
-    from isal import isal_zlib as inflater  # Intel's ISA-L: inflates at twice the speed of zlib
+    inflater = importlib.import_module("isal.isal_zlib")  # Intel's ISA-L: inflates at twice the speed of zlib
 except ImportError:
     inflater = zlib
 
 _SOURCE = Path(__file__).parent / "csrc" / "unfilter.cpp"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # colour type -> channels: grey, RGB, grey and alpha, RGBA
-_MAX_PIXELS = 1 << 26  # where any size is legal
-_PADDING = 8  # bytes after a row, PAD of unfilter.cpp
-# Chunks that change no pixel, with their lengths; Pillow checks and decodes others.
+_MAX_PIXELS = 1 << 26  # limit on width times height where no size is given
+_PADDING = 8  # bytes after a row; PAD of unfilter.cpp
+# Chunks that change no pixel, with their lengths in bytes; files with others are left to Pillow.
 _HARMLESS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9, b"tIME": 7}
-_MAX_TEXT = 1 << 16  # bytes of a text chunk
+_MAX_TEXT = 1 << 16  # largest text chunk in bytes
 
 
 def decode(
     data: bytes, size: tuple[int, int] | None = None, channels: Container[int] = (1, 2, 3, 4)
 ) -> np.ndarray | None:
-    """uint8 [C, H, W] of a PNG with 8 bits per channel, not interlaced: grey, grey and alpha, RGB or RGBA.
+    """Decodes a PNG with 8 bits per channel, not interlaced (grey, grey and alpha, RGB or RGBA), as uint8 [C, H, W].
 
-    size: width and height, channels: numbers of channels that it may have; checked before anything is inflated, and no
-    more is inflated than the size asks for. None if the file is anything else, is damaged, or there is no library.
+    size: width and height that it must have; channels: numbers of channels that it may have. Both are checked before
+    anything is inflated, and no more is inflated than the size needs. Returns None if the file is anything else or is
+    damaged, or if there is no library.
     """
     library = _load()
     if library is None:
@@ -62,7 +66,7 @@ def decode(
 
 
 def _parse(data: bytes) -> tuple[tuple[int, int], int, bytes] | None:
-    """(width, height), channels and the zlib stream, of a file that is whole and holds nothing unusual.
+    """Returns (width, height), channels and the zlib stream of a file that is whole and holds nothing unusual.
 
     Raises struct.error if the file ends early.
     """
@@ -101,7 +105,7 @@ def _is_harmless(kind: bytes, content: memoryview) -> bool:
 
 @functools.cache
 def _load() -> ctypes.CDLL | None:
-    """The library, built at the first call; None where none can be built."""
+    """Returns the library, built at the first call; None where it cannot be built."""
     try:
         library = native.load_library("unfilter", [_SOURCE])
     except native.BuildError:

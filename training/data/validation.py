@@ -1,4 +1,4 @@
-"""Everything that is wrong with an image set, file by file."""
+"""Finds everything that is wrong with an image set, file by file."""
 
 import os
 from collections import Counter
@@ -10,13 +10,13 @@ from training.data.label_check import check_labels
 from training.data.layout import open_layout
 from training.data.pixels import wrong_size
 
-_DECODERS = 4  # threads: reading, inflating and decoding let go of the interpreter
+_DECODERS = 4  # threads; reading, inflating and decoding release the interpreter lock
 
 
-def validate_set(path: str | os.PathLike, progress: Callable[[int], None] | None = None) -> list[str]:
-    """What keeps the set at `path` from being used, one line per problem, each naming its file; empty if all is well.
+def validate_set(path: str | os.PathLike[str], progress: Callable[[int], None] | None = None) -> list[str]:
+    """Returns what keeps the set at `path` from being used, one line per problem, each naming its file.
 
-    Every image and mask is decoded. progress is told how many files have been looked at since it was last called.
+    Every image and mask is decoded. progress is called with the number of files checked since its last call.
     """
     try:
         layout = open_layout(path)
@@ -26,8 +26,8 @@ def validate_set(path: str | os.PathLike, progress: Callable[[int], None] | None
     problems = layout.problems + layout.missing_masks() + check_labels(layout.label_source, layout.files, labels)
 
     def look(index: int) -> tuple[int, int] | str | None:
-        """Width and height of an image that can be read; else its problem, None if that is named already."""
-        found = None
+        """Returns width and height of an image that can be read; else its problem, None if it is reported already."""
+        found: tuple[int, int] | str | None = None
         if layout.mask_store is None or layout.stems[index] in layout.masks:
             try:
                 pixels, _ = layout.decode(index, None)

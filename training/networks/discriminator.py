@@ -1,18 +1,21 @@
-"""The residual discriminator of StyleGAN2, conditioned on the camera label by projection.
+"""Builds the residual discriminator of StyleGAN2, conditioned on the camera label by projection.
 
 Sources: Karras et al. 2020 (StyleGAN2), Miyato and Koyama 2018 (projection), Chan et al. 2022 (EG3D: camera labels).
-Modules and parameters carry the names of the published CGS-GAN checkpoints, so that official weights load as they are.
+Modules and parameters carry the names of the published CGS-GAN checkpoints, so that published weights load as they are.
 """
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from torch_utils import ops
-from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork, NetworkConfig
+from training.networks import base
+from training.networks.base import Conditioning, DiscriminatorOutput
+from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork
 
 FINAL_RESOLUTION = 4
 PUBLISHED_RESOLUTIONS = (256, 512, 1024, 2048)
@@ -20,18 +23,18 @@ PUBLISHED_CLAMP = 256.0  # of activations
 
 
 def channel_counts(resolution: int, base: int = 32768, maximum: int = 512) -> tuple[int, ...]:
-    """Channels at resolution, resolution/2, ..., 4: base / size, at most `maximum`, as in StyleGAN2."""
+    """Returns the channels at resolution, resolution/2, ..., 4: base / size, at most `maximum`, as in StyleGAN2."""
     sizes = [resolution >> i for i in range(int(math.log2(resolution // FINAL_RESOLUTION)) + 1)]
     return tuple(min(base // size, maximum) for size in sizes)
 
 
 @dataclass(frozen=True)
-class DiscriminatorConfig(NetworkConfig):
-    """Everything a Discriminator is built from. Raises ValueError for values that cannot be built."""
+class DiscriminatorConfig(base.DiscriminatorConfig):
+    """Holds everything that a Discriminator is built from. Raises ValueError for values that cannot be built."""
 
-    resolution: int  # a power of two, 8 or more
-    channels: tuple[int, ...]  # at resolution, resolution/2, ..., 4
-    embedding_dim: int = 512  # of the camera label
+    resolution: int  # pixels of an image: a power of two, 8 or more
+    channels: tuple[int, ...]  # features at resolution, resolution/2, ..., 4
+    embedding_dim: int = 512  # numbers that the camera label becomes
     mapping_depth: int = 8  # layers of the camera mapping
     minibatch_std_group: int = 4  # samples that share a statistic; 1 turns it off (then it is a constant)
     num_fp16_blocks: int = 4  # blocks that run in float16 when low_dtype is float16; bfloat16 runs in all
@@ -51,7 +54,7 @@ class DiscriminatorConfig(NetworkConfig):
 
     @classmethod
     def published(cls, resolution: int) -> Self:
-        """The published discriminator for 256, 512, 1024 or 2048 pixels."""
+        """Returns the published discriminator for 256, 512, 1024 or 2048 pixels."""
         if resolution not in PUBLISHED_RESOLUTIONS:
             raise ValueError(
                 f"no published discriminator for resolution {resolution}; legal are {list(PUBLISHED_RESOLUTIONS)}"
@@ -60,17 +63,52 @@ class DiscriminatorConfig(NetworkConfig):
 
     @property
     def num_freezable(self) -> int:
-        """Layers that Freeze-D can hold: three per block, and the one that reads the image."""
+        """Counts the layers that Freeze-D can hold: three per block, and the one that reads the image."""
         return 3 * len(self.block_resolutions) + 1
 
     @property
     def block_resolutions(self) -> tuple[int, ...]:
-        """Input sizes of the blocks: resolution, resolution/2, ..., 8."""
+        """Returns the input sizes of the blocks: resolution, resolution/2, ..., 8."""
         return tuple(self.resolution >> i for i in range(int(math.log2(self.resolution)) - 2))
+
+    @property
+    def channel_base(self) -> int:
+        """Returns the `base` of `channel_counts`, as far as the channels tell."""
+        return self.channels[0] * self.resolution
+
+    @property
+    def channel_max(self) -> int:
+        """Returns the `maximum` of `channel_counts`, as far as the channels tell."""
+        return max(self.channels)
+
+    @classmethod
+    def field_types(cls) -> dict[str, Any]:
+        """Returns the types of the fields, and of `channel_base` and `channel_max`, by name."""
+        return super().field_types() | {"channel_base": int, "channel_max": int}
+
+    def changed(self, **values: Any) -> Self:
+        """Returns the record with other values.
+
+        `channel_base` and `channel_max` set channels and embedding_dim by `channel_counts`, and num_fp16_blocks sets
+        conv_clamp: float16 needs it, and without float16 the published code has none. What follows from a value can
+        be given beside it. Raises ValueError for values that leave no channel.
+        """
+        follows: dict[str, Any] = {}
+        if "channel_base" in values or "channel_max" in values:
+            own_base, own_max = self.channel_base, self.channel_max
+            channel_base, channel_max = values.pop("channel_base", own_base), values.pop("channel_max", own_max)
+            resolution = values.get("resolution", self.resolution)
+            channels = channel_counts(resolution, channel_base, channel_max)
+            if min(channels) < 1:
+                raise ValueError(f"--cbase={channel_base} leaves no channel at {resolution} px")
+            follows |= {"channels": channels, "embedding_dim": channels[-1]}
+        if "num_fp16_blocks" in values:
+            follows["conv_clamp"] = PUBLISHED_CLAMP if values["num_fp16_blocks"] else None
+        return super().changed(**follows | values)
 
 
 class ConvLayer(nn.Module):
-    """Convolution with equalised learning rate, optional halving of the size, and optional leaky ReLU and clamp."""
+    """Convolves with equalised learning rate; may halve the size, and may end in a leaky ReLU and a clamp."""
 
     def __init__(
         self,
@@ -94,7 +132,7 @@ class ConvLayer(nn.Module):
             self.register_buffer("resample_filter", ops.fir_filter())
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """x [N, in, H, W] -> [N, out, H, W], or half of H and W; gain multiplies the result, and the clamp."""
+        """Returns [N, out, H, W], or half of H and W, for x [N, in, H, W]; gain multiplies result and clamp."""
         # A positive gain passes through the leaky ReLU, so all gains go into the weights.
         total_gain = gain * ops.LRELU_GAIN if self.activate else gain
         weight = (self.weight * (self.weight_gain * total_gain)).to(x.dtype)
@@ -111,23 +149,23 @@ class ConvLayer(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block that halves the size; the first one also reads the image."""
+    """Runs two convolutions beside a skip and halves the size; the first block also reads the image."""
 
     def __init__(self, in_channels: int, out_channels: int, from_image: bool, clamp: float | None, filter_key: bool):
         super().__init__()
         if filter_key:
             self.register_buffer("resample_filter", ops.fir_filter())
-        common = {"clamp": clamp, "filter_key": filter_key}
+        layer = functools.partial(ConvLayer, clamp=clamp, filter_key=filter_key)
         if from_image:
-            self.fromrgb = ConvLayer(3, in_channels, 1, **common)
-        self.conv0 = ConvLayer(in_channels, in_channels, 3, **common)
-        self.conv1 = ConvLayer(in_channels, out_channels, 3, down=True, **common)
+            self.fromrgb = layer(3, in_channels, 1)
+        self.conv0 = layer(in_channels, in_channels, 3)
+        self.conv1 = layer(in_channels, out_channels, 3, down=True)
         self.skip = ConvLayer(
             in_channels, out_channels, 1, bias=False, activate=False, down=True, filter_key=filter_key
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [N, in or 3, H, W] -> [N, out, H/2, W/2]."""
+        """Returns [N, out, H/2, W/2] for x [N, in or 3, H, W]."""
         if hasattr(self, "fromrgb"):
             x = self.fromrgb(x)
         gain = math.sqrt(0.5)  # keeps the variance of the sum
@@ -135,9 +173,9 @@ class DiscriminatorBlock(nn.Module):
 
 
 def minibatch_std(x: Tensor, num_groups: int) -> Tensor:
-    """Append a channel: the standard deviation over a group of samples, averaged over features and pixels.
+    """Appends a channel: the standard deviation over a group of samples, averaged over features and pixels.
 
-    x [N, C, H, W] -> [N, C+1, H, W]. Group m is the samples m, m + num_groups, m + 2 num_groups, ...
+    x [N, C, H, W] becomes [N, C+1, H, W]. Group m is the samples m, m + num_groups, m + 2 num_groups, ...
     """
     grouped = x.unflatten(0, (-1, num_groups))  # [members, groups, C, H, W]
     variance = (grouped - grouped.mean(dim=0)).square().mean(dim=0)
@@ -147,7 +185,7 @@ def minibatch_std(x: Tensor, num_groups: int) -> Tensor:
 
 
 class Epilogue(nn.Module):
-    """4x4 features and the camera embedding to logits."""
+    """Makes logits from 4x4 features and the camera embedding."""
 
     def __init__(self, channels: int, embedding_dim: int, clamp: float | None, filter_key: bool):
         super().__init__()
@@ -157,65 +195,67 @@ class Epilogue(nn.Module):
         self.out = FullyConnected(channels, embedding_dim)
 
     def forward(self, x: Tensor, embedding: Tensor, num_groups: int) -> Tensor:
-        """x [N, C, 4, 4], embedding [N, embedding_dim] -> [N, 1]."""
+        """Returns logits [N, 1] for x [N, C, 4, 4] and embedding [N, embedding_dim]."""
         x = self.conv(minibatch_std(x, num_groups))
         x = self.out(self.fc(x.flatten(1)))
         return (x * embedding).sum(dim=1, keepdim=True) / math.sqrt(self.embedding_dim)
 
 
-class Discriminator(nn.Module):
-    """Images and their camera labels to logits; large for real."""
+class Discriminator(base.Discriminator):
+    """Judges images by their camera labels; its logits are large for real."""
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
         self.config = config
-        self.low_dtype: torch.dtype | None = None  # of the convolution blocks; None is the parameters' type
         clamp, keys = config.conv_clamp, config.published_keys
         for i, resolution in enumerate(config.block_resolutions):
-            channels = config.channels[i : i + 2]
-            self.add_module(f"b{resolution}", DiscriminatorBlock(*channels, i == 0, clamp, keys))
+            inner, outer = config.channels[i : i + 2]
+            self.add_module(f"b{resolution}", DiscriminatorBlock(inner, outer, i == 0, clamp, keys))
         if keys:  # published checkpoints hold a second last block whose result is thrown away; here it never runs
-            self.b8_pose = DiscriminatorBlock(*config.channels[-2:], False, clamp, keys)
+            inner, outer = config.channels[-2:]
+            self.b8_pose = DiscriminatorBlock(inner, outer, False, clamp, keys)
         self.mapping = MappingNetwork(0, CAMERA_DIM, config.embedding_dim, config.mapping_depth)
         self.b4 = Epilogue(config.channels[-1], config.embedding_dim, clamp, keys)
 
     def freezable(self) -> list[nn.Module]:
-        """The layers in the order in which Freeze-D (Mo et al. 2020) counts them: from the image downwards."""
+        """Returns the layers in the order in which Freeze-D (Mo et al. 2020) counts them: from the image downwards."""
         blocks = [getattr(self, f"b{resolution}") for resolution in self.config.block_resolutions]
         return [layer for block in blocks for _, layer in block.named_children()]
 
     def num_groups(self, count: int) -> int:
-        """Minibatch-std groups among `count` samples. Raises ValueError if they do not divide evenly."""
+        """Returns the minibatch-std groups among `count` samples. Raises ValueError if they do not divide evenly."""
         size = min(self.config.minibatch_std_group, count)
         if count % size:
             raise ValueError(f"{count} samples are not a multiple of minibatch_std_group={size}")
         return count // size
 
     def block_dtype(self, index: int) -> torch.dtype:
-        """Of block `index`, 0 at the full resolution. float16 (little range) only where the published rule has it."""
+        """Returns the type of block `index`, 0 at the full resolution: float16 only in the first num_fp16_blocks."""
         full = self.b4.out.weight.dtype
         if self.low_dtype is None or (self.low_dtype == torch.float16 and index >= self.config.num_fp16_blocks):
             return full
         return self.low_dtype
 
-    def forward(self, image: Tensor, labels: Tensor, num_groups: int | None = None) -> Tensor:
-        """image [N, 3, R, R] in -1..1, labels [N, 25] -> logits [N, 1].
+    def outputs(self, images: Tensor, conditioning: Conditioning, num_groups: int | None = None) -> DiscriminatorOutput:
+        """Judges images [N, 3, R, R] in -1..1 by their labels [N, 25]; patches and fades are not for this network.
 
         num_groups: minibatch-std groups; by default N / min(minibatch_std_group, N). With V views of each scene in
             scene-major order it must be a multiple of V for a group to hold different scenes of one view.
         Raises ValueError for a wrong shape, and if N is not a multiple of the groups.
         """
-        size = self.config.resolution
-        if image.ndim != 4 or image.shape[1:] != (3, size, size):
-            raise ValueError(f"image must have shape [N, 3, {size}, {size}], got {list(image.shape)}")
-        if labels.shape != (len(image), CAMERA_DIM):
-            raise ValueError(f"labels must have shape [{len(image)}, {CAMERA_DIM}], got {list(labels.shape)}")
-        groups = self.num_groups(len(image)) if num_groups is None else num_groups
-        if len(image) % groups:
-            raise ValueError(f"{len(image)} samples cannot be split into num_groups={groups}")
+        size, labels = self.config.resolution, conditioning.labels
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(f"images must have shape [N, 3, {size}, {size}], got {list(images.shape)}")
+        if labels.shape != (len(images), CAMERA_DIM):
+            raise ValueError(f"labels must have shape [{len(images)}, {CAMERA_DIM}], got {list(labels.shape)}")
+        if conditioning.patch is not None or conditioning.fade != 1:
+            raise ValueError("this discriminator sees whole images and does not grow: no patch, and fade=1")
+        groups = self.num_groups(len(images)) if num_groups is None else num_groups
+        if len(images) % groups:
+            raise ValueError(f"{len(images)} samples cannot be split into num_groups={groups}")
 
         full = self.b4.out.weight.dtype
-        x = image
+        x = images
         for i, resolution in enumerate(self.config.block_resolutions):
             dtype = self.block_dtype(i)
             # Channels last suits low precision everywhere, and on CPUs float32 too (a third less time).
@@ -223,4 +263,5 @@ class Discriminator(nn.Module):
             layout = torch.channels_last if suits else torch.contiguous_format
             x = getattr(self, f"b{resolution}")(x.to(dtype, memory_format=layout))
         embedding = self.mapping(camera=labels.to(full))
-        return self.b4(x.to(full, memory_format=torch.contiguous_format), embedding, groups)
+        x = x.to(full, memory_format=torch.contiguous_format)
+        return DiscriminatorOutput(self.b4(x, embedding, groups))

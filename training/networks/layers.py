@@ -6,8 +6,6 @@ instance normalisation, Huang and Belongie 2017; layer scale, Touvron et al. 202
 
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, fields
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -18,32 +16,13 @@ from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE
 CAMERA_DIM = 25  # a label: 16 numbers of cam2world, 9 of the intrinsics
 
 
-class NetworkConfig:
-    """Base of the frozen config dataclasses: JSON-able, and strict when read back."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Values JSON can hold; tuples become lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverse of to_dict. Raises ValueError for unknown and for missing names."""
-        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        required = {f.name for f in fields(cls) if f.default is MISSING}  # type: ignore[arg-type]
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"{cls.__name__} does not know {', '.join(unknown)}; legal are {', '.join(sorted(known))}")
-        if missing := sorted(required - set(values)):
-            raise ValueError(f"{cls.__name__} lacks {', '.join(missing)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
 def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """x scaled so that its last axis has mean square 1."""
+    """Scales x so that its last axis has mean square 1."""
     return x * (x.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
 
 
 class FullyConnected(nn.Module):
-    """y = x (weight lr_mult / sqrt(in))^T + bias lr_mult, then the activation; equalised learning rate.
+    """Computes y = x (weight lr_mult / sqrt(in))^T + bias lr_mult, then the activation (equalised learning rate).
 
     weight_init multiplies the unit-normal initial weight; bias_init is the initial stored bias.
     """
@@ -68,7 +47,7 @@ class FullyConnected(nn.Module):
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
 
     def _scaled(self, dtype: torch.dtype, gain: float) -> tuple[Tensor, Tensor]:
-        """Weight and bias for a result that is `gain` times as large, in the type of the input."""
+        """Returns weight and bias for a result that is `gain` times as large, in the type of the input."""
         # A positive gain passes through the leaky ReLU, so both gains go into the (smaller) weights.
         gain = gain * LRELU_GAIN if self.activation == "lrelu" else gain
         bias = self.bias if self.bias_gain * gain == 1 else self.bias * (self.bias_gain * gain)
@@ -78,17 +57,17 @@ class FullyConnected(nn.Module):
         return F.leaky_relu(y, LRELU_SLOPE) if self.activation == "lrelu" else y
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """x [..., in] in any type, which is that of the result [..., out]; gain multiplies the result."""
+        """Returns [..., out] for x [..., in], in x's type; gain multiplies the result."""
         return self._activated(F.linear(x, *self._scaled(x.dtype, gain)))
 
     def transposed(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """The transpose [out, M] of the result for x [M, in], computed in that layout."""
+        """Returns the transpose [out, M] of the result for x [M, in], computed in that layout."""
         weight, bias = self._scaled(x.dtype, gain)
         return self._activated(torch.addmm(bias[:, None], weight, x.t()))
 
 
 class MappingNetwork(nn.Module):
-    """Latent and/or camera to w: normalise each, concatenate, a few leaky-ReLU layers with learning rate x 0.01.
+    """Maps latent and/or camera to w: normalises each, joins them, then leaky-ReLU layers with learning rate x 0.01.
 
     latent_dim or camera_dim may be 0. With keep_average the module carries the buffer `w_avg`.
     """
@@ -105,7 +84,7 @@ class MappingNetwork(nn.Module):
             self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(self, latent: Tensor | None = None, camera: Tensor | None = None) -> Tensor:
-        """latent [B, latent_dim] and camera [B, camera_dim], where the network has them; returns w [B, w_dim]."""
+        """Returns w [B, w_dim] of latent [B, latent_dim] and camera [B, camera_dim], where the network has them."""
         inputs = []
         if latent is not None:
             inputs.append(normalize_second_moment(latent))
@@ -118,7 +97,7 @@ class MappingNetwork(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """Instance normalisation over the points of a sample; holds the layers that give its scale and shift from w."""
+    """Normalises over the points of a sample; holds the layers that give its scale and shift from w."""
 
     def __init__(self, features: int, w_dim: int):
         super().__init__()
@@ -126,7 +105,7 @@ class AdaptiveNorm(nn.Module):
         self.beta = FullyConnected(w_dim, features)
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        """x [B, P, C]; gamma and beta [B, 1, C] -> [B, P, C]."""
+        """Returns [B, P, C] for x [B, P, C], gamma and beta [B, 1, C]."""
         x = x - x.mean(dim=1, keepdim=True)
         # 1e-24 gives features that are equal in all points the gradient 0, in place of 0/0.
         std = (x.square().mean(dim=1, keepdim=True) + 1e-24).sqrt()
@@ -134,7 +113,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; per head the features are laid out as query, key, value."""
+    """Attends among the points with several heads; per head the features are laid out as query, key, value."""
 
     def __init__(self, features: int, num_heads: int):
         super().__init__()
@@ -143,7 +122,7 @@ class Attention(nn.Module):
         self.c_proj = FullyConnected(features, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, P, C] -> [B, P, C] in x's type; the softmax is taken in float32 or better."""
+        """Returns [B, P, C] for x [B, P, C] in x's type; the softmax is taken in float32 or better."""
         qkv = self.c_qkv(x).unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)  # [3, B, heads, P, C/heads]
         if x.dtype == torch.bfloat16 and x.device.type == "cpu":
             # PyTorch's fused CPU kernel is up to eight times slower in bfloat16 than these two products.
@@ -156,7 +135,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers, four times as wide inside, with sqrt(2) GELU between."""
+    """Runs two layers, four times as wide inside, with sqrt(2) GELU between."""
 
     def __init__(self, features: int):
         super().__init__()
@@ -164,12 +143,12 @@ class Mlp(nn.Module):
         self.c_proj = FullyConnected(4 * features, features, input_gain=math.sqrt(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, P, C] -> [B, P, C]."""
+        """Returns [B, P, C] for x [B, P, C]."""
         return self.c_proj(F.gelu(self.c_fc(x)))
 
 
 class TransformerBlock(nn.Module):
-    """x + scale_1(w) Attention(norm_1(x, w)), then x + scale_2(w) Mlp(norm_2(x, w)); both scales start at 0."""
+    """Adds scale_1(w) Attention(norm_1(x, w)) to x, then scale_2(w) Mlp(norm_2(x, w)); both scales start at 0."""
 
     def __init__(self, features: int, w_dim: int, num_heads: int):
         super().__init__()
@@ -181,11 +160,11 @@ class TransformerBlock(nn.Module):
         self.ls_2 = FullyConnected(w_dim, features, weight_init=0.0)
 
     def modulation_layers(self) -> list[FullyConnected]:
-        """The layers whose outputs for w are the `modulation` of forward, in its order."""
+        """Returns the layers whose outputs for w are the `modulation` of forward, in its order."""
         return [self.ln_1.gamma, self.ln_1.beta, self.ls_1, self.ln_2.gamma, self.ln_2.beta, self.ls_2]
 
     def forward(self, x: Tensor, modulation: Sequence[Tensor], low_dtype: torch.dtype | None = None) -> Tensor:
-        """x [B, P, C], modulation 6 times [B, 1, C] -> [B, P, C].
+        """Returns [B, P, C] for x [B, P, C] and the modulation, 6 times [B, 1, C].
 
         Attention and MLP run in low_dtype, sums and norms in x's type.
         """
@@ -196,7 +175,7 @@ class TransformerBlock(nn.Module):
 
 
 def stacked_linear(x: Tensor, layers: Sequence[FullyConnected]) -> tuple[Tensor, ...]:
-    """The outputs [B, out] of equally shaped linear layers for one input x [B, in], as one matrix product."""
+    """Returns the outputs [B, out] of equally shaped linear layers for one input x [B, in], as one matrix product."""
     weight = torch.cat([layer.weight for layer in layers])
     bias = torch.cat([layer.bias for layer in layers])
     y = F.linear(x * layers[0].weight_gain, weight, bias * layers[0].bias_gain)

@@ -1,18 +1,20 @@
 """Reads published checkpoints, which are pickles of live modules, without running anything that is in them.
 
-Such a file is one pickle of a dictionary: networks, the optimisers' states, the data set's options. A network is the
-text of the module that defines its class and the object's `__dict__`, nested; a tensor is a call that names a storage,
-a storage is a call with the bytes that `torch.save` wrote for it. `restricted_pickle` walks all of it as data: the few
-names below become stand-ins, every other one is refused. Source texts are only ever searched.
+StyleGAN2-ADA (Karras et al. 2020) and its descendants write such files: one pickle of a dictionary that holds networks,
+the optimisers' states and the data set's options. A network is the text of the module that defines its class and the
+object's `__dict__`, nested; a tensor is a call that names a storage, a storage is a call with the bytes that
+`torch.save` wrote for it. `restricted_pickle` walks all of it as data: the few names below, and the classes that the
+families name, become stand-ins; every other name is refused. Source texts are only ever searched.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from training.published.restricted_pickle import Global, Instance, RefusedPickle
 MAX_DEPTH = 32  # modules inside modules
 MAX_AXES = 8  # of a tensor
 MAX_MODULES = 20_000  # visits; one module may be reached along several paths
+COPIES = 4  # times the file: how much its tensors may take together; one tensor may serve G and G_ema
 
 PERSISTENCE_VERSION = 6
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first object of torch.save's old format, and then its version
@@ -47,7 +50,7 @@ _STORAGE_TYPES = {
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Record:
-    """What a storage says about itself before its numbers."""
+    """Holds what a storage says about itself before its numbers."""
 
     dtype: torch.dtype
     key: str
@@ -56,7 +59,7 @@ class _Record:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Storage:
-    """The bytes of a storage, still in the file."""
+    """Holds the bytes of a storage, which stay in the file."""
 
     data: memoryview
     dtype: torch.dtype
@@ -68,7 +71,7 @@ class _Storage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StoredTensor:
-    """A tensor that is still in the file: a contiguous part of a storage."""
+    """Stands for a tensor that is still in the file: a contiguous part of a storage."""
 
     storage: _Storage
     start: int  # elements
@@ -76,10 +79,11 @@ class StoredTensor:
 
     @property
     def nbytes(self) -> int:
+        """Memory that the tensor takes once it is read."""
         return prod(self.shape) * self.storage.dtype.itemsize
 
     def read(self) -> Tensor:
-        """A copy of its own, on the CPU."""
+        """Copies the tensor out of the file, onto the CPU."""
         size = self.storage.dtype.itemsize
         data = self.storage.data[self.start * size : self.start * size + self.nbytes]
         # Copied as bytes first, since nothing in a pickle is aligned.
@@ -90,7 +94,7 @@ class StoredTensor:
 
 
 def _load_from_bytes(data: Any) -> _Storage:
-    """What torch.save wrote for a storage: three headers, a record of type and length, a list of keys, the numbers."""
+    """Opens what torch.save wrote: three headers, a record of type and length, a list of keys, the numbers."""
     if not isinstance(data, memoryview):
         raise RefusedPickle("a storage that is not made of bytes")
     parts, at = [], 0
@@ -113,7 +117,7 @@ def _load_from_bytes(data: Any) -> _Storage:
 
 
 def _storage_record(identity: Any) -> _Record:
-    """Of ('storage', type, key, device, length, view)."""
+    """Reads the tuple ('storage', type, key, device, length, view)."""
     if not isinstance(identity, tuple) or len(identity) != 6 or identity[0] != "storage":
         raise RefusedPickle("a storage with an unknown record")
     _, kind, key, _device, count, view = identity
@@ -125,6 +129,7 @@ def _storage_record(identity: Any) -> _Record:
 def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, _requires_grad: Any, _hooks: Any, _metadata: Any = None
 ) -> StoredTensor:
+    """Checks that a tensor lies in its storage, contiguously."""
     if not isinstance(storage, _Storage):
         raise RefusedPickle("a tensor without a storage")
     numbers = (offset, *size, *stride)
@@ -141,13 +146,14 @@ def _rebuild_tensor(
 
 
 def _rebuild_parameter(data: Any, _requires_grad: Any, _hooks: Any) -> StoredTensor:
+    """Returns the tensor of a parameter."""
     if not isinstance(data, StoredTensor):
         raise RefusedPickle("a parameter without a tensor")
     return data
 
 
 def _reconstruct(meta: Any) -> Instance:
-    """An object of a class whose source text travels with it."""
+    """Returns an object of a class whose source text travels with it, as an inert record."""
     if not isinstance(meta, dict):
         raise RefusedPickle("a persistent object without its record")
     if meta.get("type") != "class" or meta.get("version") != PERSISTENCE_VERSION:
@@ -159,16 +165,16 @@ def _reconstruct(meta: Any) -> Instance:
 
 
 def _empty_dict() -> dict:
-    """What follows fills it. With arguments a small file could have a large one copied again and again."""
+    """Returns {}, which what follows fills. With arguments a small file could have a dict copied again and again."""
     return {}
 
 
 def _inert(name: str) -> Callable[..., Instance]:
-    """A function of which only the name is kept."""
+    """Returns a stand-in for a function of which only the name is kept."""
     return lambda *_: Instance(name)
 
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
@@ -183,18 +189,13 @@ _FUNCTIONS = {
         for name in (f"{core}.multiarray.scalar", f"{core}.multiarray._reconstruct", "numpy.dtype")
     },
 }
-_INERT_CLASSES = {"training.gaussian3d_splatting.renderer.Renderer", "numpy.ndarray"}
-
-
-def _is_class(name: str) -> bool:
-    return name in _INERT_CLASSES or name.startswith("torch.nn.modules.")
 
 
 # ---------------------------------------------------------------- files and networks
 
 
-def is_official(path: str | os.PathLike) -> bool:
-    """Whether the file is a bare pickle, as published checkpoints are and ours are not."""
+def is_published(path: str | os.PathLike) -> bool:
+    """Says whether the file is a bare pickle, as published checkpoints are and ours are not."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(_TORCH_START))
@@ -203,42 +204,68 @@ def is_official(path: str | os.PathLike) -> bool:
     return start.startswith(_PICKLE_START) and start != _TORCH_START
 
 
-def open_records(path: str | os.PathLike) -> dict[str, Any]:
-    """The top-level records of a published checkpoint, all inert. Raises RefusedPickle, without the path, and OSError.
+@dataclass
+class StoredNetwork:
+    """Lists the tensors and modules of a network in a file."""
 
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)  # by the names of a state dict
+    parameters: list[str] = field(default_factory=list)  # names, in the order in which the optimiser saw them
+    modules: dict[str, Instance] = field(default_factory=dict)  # dotted path -> module; "" is the network
+
+    def attribute(self, path: str, name: str, default: Any) -> Any:
+        """Returns a plain attribute of a module, or the default where the file has none."""
+        module = self.modules.get(path)
+        return default if module is None else module.state.get(name, default)
+
+
+class StoredFile:
+    """A published file, open. Its records are inert, and its tensors stay in the file until they are read."""
+
+    def __init__(self, path: Path, records: dict[str, Any], size: int):
+        self.path, self.records = path, records
+        self._bytes_left = COPIES * size  # that its tensors may still take
+        self._networks: dict[str, StoredNetwork] = {}
+
+    def network(self, name: str) -> StoredNetwork | None:
+        """Lists the network in the record `name`; None where the file has none. Raises RefusedPickle."""
+        if self.records.get(name) is None:
+            return None
+        if name not in self._networks:
+            self._networks[name] = _list_network(self.records[name])
+        return self._networks[name]
+
+    def read(self, tensor: StoredTensor) -> Tensor:
+        """Copies a tensor out of the file. Raises RefusedPickle once all copies are far larger than the file."""
+        self._bytes_left -= tensor.nbytes
+        if self._bytes_left < 0:
+            raise RefusedPickle(f"its tensors together are more than {COPIES} times as large as the file")
+        return tensor.read()
+
+
+def open_file(path: str | os.PathLike, classes: Collection[str] = ()) -> StoredFile:
+    """Opens a published checkpoint. Raises RefusedPickle, without the path, and OSError.
+
+    classes: full names of further plain classes whose objects may occur; they become inert records.
     The file is mapped, not read: a tensor costs memory when it is read.
     """
     with open(path, "rb") as file:
         # A private copy-on-write view, since torch wants buffers that it may write to.
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-    records, used = restricted_pickle.load(data, _FUNCTIONS, _is_class)
+    inert = {"numpy.ndarray", *classes}
+
+    def is_class(name: str) -> bool:
+        return name in inert or name.startswith("torch.nn.modules.")
+
+    records, used = restricted_pickle.load(data, _FUNCTIONS, is_class)
     if used != len(data):
         raise RefusedPickle(f"{len(data) - used:,} bytes follow its end")
     if not isinstance(records, dict) or not all(isinstance(name, str) for name in records):
         raise RefusedPickle("it holds no dictionary of records")
-    return records
+    return StoredFile(Path(path), records, len(data))
 
 
-@dataclass
-class StoredNetwork:
-    """A network of a file by its tensors' names."""
-
-    tensors: dict[str, StoredTensor] = field(default_factory=dict)
-    parameters: list[str] = field(default_factory=list)  # names, in the order in which the optimiser saw them
-    modules: dict[str, Instance] = field(default_factory=dict)  # dotted path -> module; "" is the network
-
-    def attribute(self, path: str, name: str, default: Any) -> Any:
-        """A plain attribute of a module, where the file has it."""
-        module = self.modules.get(path)
-        return default if module is None else module.state.get(name, default)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
-
-def network(root: Any) -> StoredNetwork:
-    """The tensors of a module and its submodules. Raises RefusedPickle for what is no module."""
+def _list_network(root: Any) -> StoredNetwork:
+    """Lists the tensors of a module and its submodules. Raises RefusedPickle for what is no module."""
     found = StoredNetwork()
     for path, module in _modules(root, "", 0):
         if len(found.modules) >= MAX_MODULES:
@@ -261,7 +288,7 @@ def network(root: Any) -> StoredNetwork:
 
 
 def _modules(module: Any, path: str, depth: int) -> Iterator[tuple[str, Instance]]:
-    """Depth first, a module before its parts, as torch lists parameters."""
+    """Walks depth first, a module before its parts, as torch lists parameters."""
     if not isinstance(module, Instance):
         raise RefusedPickle(f"{path or 'the network'} is not a module")
     if depth > MAX_DEPTH:
@@ -273,6 +300,7 @@ def _modules(module: Any, path: str, depth: int) -> Iterator[tuple[str, Instance
 
 
 def _named(module: Instance, kind: str, path: str) -> list[tuple[str, Any]]:
+    """Returns the entries of a module's `_parameters`, `_buffers` or `_modules`."""
     entries = module.state.get(kind)
     if not isinstance(entries, dict):
         raise RefusedPickle(f"{path or 'the network'} ({module.class_name[:80]}) has no {kind}")

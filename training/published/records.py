@@ -1,22 +1,20 @@
-"""Opens published CGS-GAN checkpoints as if we had written them. Nothing in the file is run; see docs/checkpoints.md.
+"""Opens published checkpoints as if we had written them. Nothing in a file is run; see docs/checkpoints.md.
 
-`read_official` gives the records of our own checkpoints (training/checkpoint.py), so that what opens ours opens them.
-What a published file does not say is taken as follows, and is said in `progress["imported"]`:
+`read_published` gives the records of our own checkpoints (training/checkpoint.py), so that what opens ours opens them.
+The families say which files are theirs and what is in them (`training.families.base.PublishedFormat`). What a file does
+not say is taken as follows, and is said in `progress["imported"]`:
 
     images seen     whole kimg from a file name network-snapshot-NNNNNN.pkl, else optimiser steps x the published batch
-    geometry        the published cameras (`PUBLISHED_GEOMETRY`); a data set at hand measures its own
-    training flags  the published ones, with the learning rates of the optimisers
+    geometry        the published cameras; a data set at hand measures its own
+    training flags  the published defaults, learning rates included
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,160 +22,147 @@ from torch import Tensor
 
 from gaussian import Geometry
 from torch_utils import random
-from training import presets
 from training.config import TrainingConfig
-from training.families.cgs.generator import GeneratorConfig
-from training.families.cgs.published import PUBLISHED_CLAMP, coarse_scale_in, from_official, to_official
-from training.networks.discriminator import DiscriminatorConfig, channel_counts
-from training.published import pickle_file as official_file
-from training.published.pickle_file import StoredNetwork, StoredTensor, is_official
-from training.published.restricted_pickle import Instance, RefusedPickle
+from training.families import FAMILIES
+from training.families.base import Family, PublishedFormat, PublishedRun
+from training.published.pickle_file import StoredFile, StoredNetwork, StoredTensor, is_published, open_file
+from training.published.restricted_pickle import RefusedPickle
 
-__all__ = ["PUBLISHED_GEOMETRY", "from_official", "is_official", "read_official", "to_official"]
-
-# Cameras of the published networks: EG3D's FFHQ labels (Chan et al. 2022), as the published sample script uses them.
-PUBLISHED_GEOMETRY = Geometry(
-    pivot=(0.0, 0.0, 0.0),
-    centre=(0.0, 0.0, 0.0),
-    radius=2.7,
-    intrinsics=((4.2647, 0.0, 0.5), (0.0, 4.2647, 0.5), (0.0, 0.0, 1.0)),
-)
-PUBLISHED_YAW = 0.3 * math.pi  # radians to either side, as far as the published samples turn
-PUBLISHED_BATCH = 32
-GRID_ROWS, GRID_COLUMNS = 6, 7  # of the training pictures
+__all__ = ["is_published", "read_published"]
 
 NETWORKS = ("G", "D", "G_ema")
-PHASES = {"G": ("Gboth", "Gmain", "Greg"), "D": ("Dmain", "Dreg", "Dboth")}  # the first with a record counts
-# Records that are known and hold nothing that a run of ours needs.
-UNUSED = {"training_set_kwargs", "augment_pipe", "pl_mean"} | {
-    f"{phase}_{what}" for phases in PHASES.values() for phase in phases for what in ("interval", "module", "opt")
-}
-_OPTIMIZER_KEYS = {"step", "exp_avg", "exp_avg_sq"}
-_SNAPSHOT = re.compile(r"network-snapshot-(\d{6,9})\.pkl")
+GRID_ROWS, GRID_COLUMNS = 6, 7  # of the training pictures
 MAX_PATH = 4096
 MAX_STEPS = 2**31
 LONGEST_REASON = 1000  # characters; a file can make names of any length
-COPIES = 4  # times the file: how much its tensors may take together. One tensor may serve G and G_ema.
+_OPTIMIZER_KEYS = {"step", "exp_avg", "exp_avg_sq"}
+_SNAPSHOT = re.compile(r"network-snapshot-(\d{6,9})\.pkl")
 
 
-def read_official(
-    path: str | os.PathLike, coarse_log_scale: float | None = None, ema_only: bool = False
+def read_published(
+    path: str | os.PathLike,
+    stated: Mapping[str, Any] | None = None,  # what the file may leave open: target of the family's option -> value
+    ema_only: bool = False,  # G_ema alone: G, D and the optimisers' records are empty
 ) -> dict[str, Any]:
-    """The records of a published checkpoint in the layout of ours, without format, revision and checksum.
+    """Reads a published checkpoint into the records of ours, without format, revision and checksum.
 
-    coarse_log_scale: where a coarse anchor's log scale starts, for files whose source text does not say it once.
-    ema_only: G_ema alone; G, D and the optimisers' records are empty.
-    Networks and optimiser states that the file lacks are empty too. Raises ValueError, with the path, for anything that
-    is not on the list of what a published file holds, and OSError.
+    Networks and optimiser states that the file lacks are empty. Raises ValueError, with the path, for anything that is
+    not on the list of what a published file holds, and OSError.
     """
     try:
-        return _Import(path, coarse_log_scale, ema_only).records()
+        file = open_file(path, {name for _, layout in _layouts() for name in layout.classes})
+        family, layout = _family_of(file)
+        _check_stated(family, layout, stated or {})
+        return _Import(file, family, layout, stated or {}, ema_only).records()
     except RefusedPickle as error:
         raise ValueError(f"{path}: refused as a published checkpoint: {str(error)[:LONGEST_REASON]}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {str(error)[:LONGEST_REASON]}") from None
 
 
+def _layouts() -> list[tuple[Family, PublishedFormat]]:
+    return [(family, family.published) for family in FAMILIES.values() if family.published is not None]
+
+
+def _family_of(file: StoredFile) -> tuple[Family, PublishedFormat]:
+    for family, layout in _layouts():
+        if layout.recognises(file):
+            return family, layout
+    sought = "; ".join(f"{family.name}: {layout.looks_for}" for family, layout in _layouts())
+    raise RefusedPickle(f"it holds no generator of a known family ({sought})")
+
+
+def _check_stated(family: Family, layout: PublishedFormat, stated: Mapping[str, Any]) -> None:
+    flags = {option.target: option.flags[0] for _, other in _layouts() for option in other.options}
+    if useless := sorted(set(stated) - {option.target for option in layout.options}):
+        raise ValueError(f"{flags.get(useless[0], useless[0])} is not for files of the family {family.name!r}")
+
+
 @dataclass
 class _Network:
-    """One network of the file, in our layout."""
+    """Holds one network of the file, in our layout."""
 
-    config: GeneratorConfig | DiscriminatorConfig
+    config: Any  # of the family's own type
     tensors: dict[str, Tensor]
-    parameters: list[str]
+    parameters: list[str]  # published names, in the order in which the optimiser saw them
 
 
+@dataclass
 class _Import:
-    """One reading of one file."""
+    """Turns one open file into our records."""
 
-    def __init__(self, path: str | os.PathLike, coarse_log_scale: float | None, ema_only: bool):
-        self.path, self.coarse_log_scale, self.ema_only = Path(path), coarse_log_scale, ema_only
-        self.stored = official_file.open_records(path)
-        self.budget = COPIES * self.path.stat().st_size  # bytes of tensors
-        self.used: set[str] = set()  # records besides the networks
+    file: StoredFile
+    family: Family
+    layout: PublishedFormat
+    stated: Mapping[str, Any]
+    ema_only: bool
 
     def records(self) -> dict[str, Any]:
-        known = {*NETWORKS, *UNUSED}
-        if unknown := sorted(set(self.stored) - known):
-            raise RefusedPickle(f"it holds {', '.join(map(ascii, unknown[:5]))}; known are {', '.join(sorted(known))}")
-        if not isinstance(self.stored.get("G_ema"), Instance):
-            raise RefusedPickle("it holds no generator (G_ema)")
+        if unknown := sorted(set(self.file.records) - self.layout.records):
+            known = ", ".join(sorted(self.layout.records))
+            raise RefusedPickle(f"it holds {', '.join(map(ascii, unknown[:5]))}; known are {known}")
         wanted = ("G_ema",) if self.ema_only else NETWORKS
-        networks = {name: self.network(name) for name in wanted if self.stored.get(name) is not None}
-        config = self.config(networks)
-        opt = {name: self.optimizer(name, networks[name]) for name in ("G", "D") if name in networks}
+        stored = {name: network for name in wanted if (network := self.file.network(name)) is not None}
+        networks = {name: self.network(name, network) for name, network in stored.items()}
+        generator = networks["G_ema"].config
+        if "G" in networks and networks["G"].config != generator:
+            raise ValueError("its G and its G_ema are networks of different configurations")
+        run = self.layout.run(self.file, generator, networks["D"].config if "D" in networks else None)
+        config = self.config(generator, run)
+        used = {name: self.layout.optimizer_record(self.file, name) for name in ("G", "D") if name in networks}
+        opt = {name: self.optimizer(record, networks[name]) for name, record in used.items() if record is not None}
+        kept = {*NETWORKS, *(record for record in used.values() if record is not None)}
         return {
             "config": config.to_dict(),
-            "geometry": PUBLISHED_GEOMETRY.to_dict(),
-            "progress": self.progress(opt.get("G", {})),
+            "geometry": run.geometry.to_dict(),
+            "progress": self.progress(opt.get("G", {}), config.batch, sorted(set(self.file.records) - kept)),
             **{name: networks[name].tensors if name in networks else {} for name in NETWORKS},
             "opt": {"G": opt.get("G", {}), "D": opt.get("D", {})},
-            "grid": _grid(networks["G_ema"].config.z_dim),
+            "grid": _grid(generator.z_dim, run.geometry, run.yaw_limit),
             "best": {},
         }
 
-    def read(self, tensor: StoredTensor) -> Tensor:
-        self.budget -= tensor.nbytes
-        if self.budget < 0:
-            raise RefusedPickle(f"its tensors together are more than {COPIES} times as large as the file")
-        return tensor.read()
+    # ------------------------------------------------------------------ networks and settings
 
-    # ------------------------------------------------------------------ networks
-
-    def network(self, name: str) -> _Network:
-        stored = official_file.network(self.stored[name])
-        tensors = {key: self.read(tensor) for key, tensor in stored.tensors.items()}
+    def network(self, name: str, stored: StoredNetwork) -> _Network:
+        tensors = {key: self.file.read(tensor) for key, tensor in stored.tensors.items()}
+        config: Any
         try:
             if name == "D":
-                config, tensors = from_official("D", tensors)
-                config = _with_attributes(config, stored)
+                config, tensors = self.layout.discriminator(stored, tensors)
             else:
-                config, tensors = from_official("G", tensors, coarse_log_scale=self.coarse_scale(stored))
-                _check_num_ws(config, stored)
+                config, tensors = self.layout.generator(stored, tensors, self.stated)
         except ValueError as error:
-            raise ValueError(f"{name}: {str(error).removeprefix(f'{name[0]}: ')}") from None
+            raise ValueError(f"{name}: {error}") from None
         return _Network(config, tensors, stored.parameters)
 
-    def coarse_scale(self, stored: StoredNetwork) -> float:
-        """From the flag, else from the source text of the point generator."""
-        if self.coarse_log_scale is not None:
-            return self.coarse_log_scale
-        texts = [m.source for m in stored.modules.values() if m.class_name == "PointGenerator"]
-        return coarse_scale_in("\n".join(texts))
+    def config(self, generator: Any, run: PublishedRun) -> TrainingConfig:
+        return TrainingConfig(
+            family=self.family.name,
+            generator=generator,
+            discriminator=run.discriminator,
+            objective=run.objective,
+            preset=run.preset,
+            data=_data_path(self.file.records),
+            **run.fields,
+        )
 
-    # ------------------------------------------------------------------ what a run of ours needs besides
+    # ------------------------------------------------------------------ optimisers
 
-    def config(self, networks: dict[str, _Network]) -> TrainingConfig:
-        generator = networks["G_ema"].config
-        if "G" in networks and networks["G"].config != generator:
-            raise ValueError("its G and its G_ema differ in size or coarse start scale")
-        if "D" in networks:
-            discriminator = networks["D"].config
-        else:
-            size = generator.resolution
-            discriminator = DiscriminatorConfig(size, channel_counts(size), conv_clamp=PUBLISHED_CLAMP)
-        if discriminator.resolution != generator.resolution:
-            raise ValueError(f"its G makes {generator.resolution} px, its D reads {discriminator.resolution} px")
-        preset = {size: name for name, size in presets.PUBLISHED.items()}.get(generator.resolution, "published")
-        return TrainingConfig(generator, discriminator, preset=preset, data=_data_path(self.stored))
-
-    def optimizer(self, name: str, network: _Network) -> dict[str, dict[str, Tensor]]:
-        """Adam's moments by parameter name, {} where the file has none."""
-        record = next((key for phase in PHASES[name] if (key := f"{phase}_opt") in self.stored), None)
-        if record is None or self.stored[record] is None:
-            return {}
-        self.used.add(record)
+    def optimizer(self, record: str, network: _Network) -> dict[str, dict[str, Tensor]]:
+        """Returns Adam's moments by parameter name."""
+        content = self.file.records[record]
         try:
-            state, groups = self.stored[record]["state"], self.stored[record]["param_groups"]
+            state, groups = content["state"], content["param_groups"]
             sizes = [len(group["params"]) for group in groups]
             indices = [index for group in groups for index in group["params"]]
             place = {index: i for i, index in enumerate(indices) if type(index) is int}
             entries = {place[index]: dict(entry.items()) for index, entry in state.items()}
         except (TypeError, KeyError, ValueError, AttributeError):
             raise RefusedPickle(f"{record} is not the state of an optimiser") from None
-        names = _optimizer_order(network.parameters, sizes)
+        names = self.layout.optimizer_order(network.parameters, sizes)
         if names is None:
-            raise ValueError(f"{record} has groups of {sizes} parameters, its {name} has {len(network.parameters)}")
+            raise ValueError(f"{record} has groups of {sizes} parameters, its network has {len(network.parameters)}")
         named = {names[i]: entry for i, entry in entries.items()}
         return {n: self.moments(f"{record} of {n}", entry, network.tensors[n]) for n, entry in named.items()}
 
@@ -198,71 +183,38 @@ class _Import:
     def tensor(self, what: str, value: Any) -> Tensor:
         if not isinstance(value, StoredTensor):
             raise ValueError(f"{what} is not a tensor")
-        return self.read(value)
+        return self.file.read(value)
 
-    def progress(self, moments: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
-        """How far it was trained, as far as the file tells; a run of ours continues from there."""
+    # ------------------------------------------------------------------ progress
+
+    def progress(self, moments: dict[str, dict[str, Tensor]], batch: int, dropped: list[str]) -> dict[str, Any]:
+        """Says how far the network was trained, as far as the file tells; a run of ours continues from there."""
         steps = int(max((entry["step"].item() for entry in moments.values()), default=0))
-        named = _SNAPSHOT.fullmatch(self.path.name)
-        nimg = int(named[1]) * 1000 if named else steps * PUBLISHED_BATCH
-        dropped = sorted(set(self.stored) - {*NETWORKS, *([] if self.ema_only else self.used)})
+        named = _SNAPSHOT.fullmatch(self.file.path.name)
+        nimg = int(named[1]) * 1000 if named else steps * batch
+        if named:
+            seen = "from the file name"
+        else:
+            seen = f"{steps} optimiser steps x {batch}" if steps else "the file does not say; see --resume-kimg"
         return {
             "nimg": nimg,
-            "step": steps or nimg // PUBLISHED_BATCH,
+            "step": steps or nimg // batch,
             "tick": nimg // 1000,
-            "imported": {
-                "images_seen": _seen(bool(named), steps),
-                "geometry": "published cameras",
-                "dropped": dropped,
-            },
+            "imported": {"images_seen": seen, "geometry": "published cameras", "dropped": dropped},
         }
 
 
-def _seen(named: bool, steps: int) -> str:
-    if named:
-        return "from the file name"
-    return f"{steps} optimiser steps x {PUBLISHED_BATCH}" if steps else "the file does not say; see --resume-kimg"
-
-
-def _optimizer_order(parameters: list[str], sizes: list[int]) -> list[str] | None:
-    """Names by index: all in one group, or the published generator's two with `_xyz` alone and last; else None."""
-    if sizes == [len(parameters)]:
-        return parameters
-    if "_xyz" in parameters and sizes == [len(parameters) - 1, 1]:
-        return [name for name in parameters if name != "_xyz"] + ["_xyz"]
-    return None
-
-
-def _with_attributes(config: DiscriminatorConfig, stored: StoredNetwork) -> DiscriminatorConfig:
-    """What no shape tells, where the modules say it: the clamp and the minibatch-std group."""
-    clamp = stored.attribute(f"b{config.resolution}.conv0", "conv_clamp", config.conv_clamp)
-    group = stored.attribute("b4.mbstd", "group_size", config.minibatch_std_group)
-    if not isinstance(clamp, int | float | None) or not isinstance(group, int):
-        raise ValueError("D: conv_clamp or group_size is not a number")
-    clamp = None if clamp is None else float(clamp)
-    return dataclasses.replace(config, conv_clamp=clamp, minibatch_std_group=group)
-
-
-def _check_num_ws(config: GeneratorConfig, stored: StoredNetwork) -> None:
-    """One w, or the same w once per block; anything else would be another network."""
-    blocks = config.first_blocks + config.num_levels - 1
-    for path in ("", "mapping_network"):
-        found = stored.attribute(path, "num_ws", 1)
-        if found not in (1, blocks):
-            raise ValueError(f"G: num_ws of another network; legal are 1 and {blocks}, one per block")
-
-
-def _data_path(stored: dict[str, Any]) -> str:
-    kwargs = stored.get("training_set_kwargs")
+def _data_path(records: Mapping[str, Any]) -> str:
+    kwargs = records.get("training_set_kwargs")
     path = kwargs.get("path") if isinstance(kwargs, dict) else None
     return path if isinstance(path, str) and path.isprintable() and len(path) < MAX_PATH else "unknown"
 
 
-def _grid(z_dim: int) -> dict[str, Tensor]:
-    """Latents and cameras of the training pictures, over the yaws of the published samples."""
-    yaws = torch.linspace(-PUBLISHED_YAW, PUBLISHED_YAW, GRID_COLUMNS)
+def _grid(z_dim: int, geometry: Geometry, yaw_limit: float) -> dict[str, Tensor]:
+    """Returns latents and cameras of the training pictures, over the yaws of the published samples."""
+    yaws = torch.linspace(-yaw_limit, yaw_limit, GRID_COLUMNS)
     latents = random.normal(0, "grid/z", range(GRID_ROWS), (z_dim,))
-    return {"z": latents, "labels": PUBLISHED_GEOMETRY.orbit(yaws).labels}
+    return {"z": latents, "labels": geometry.orbit(yaws).labels}
 
 
 def _comma(names: Iterable[str]) -> str:

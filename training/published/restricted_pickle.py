@@ -27,19 +27,19 @@ _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
 class RefusedPickle(ValueError):
-    """The file is damaged, or holds something outside the allow-list; the message says what, without the path."""
+    """Says what in a file is damaged or outside of the allow-list, without the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A name that the allow-list has. It is never the thing that it names."""
+    """Stands for a name that the allow-list has. It is never the thing that it names."""
 
     name: str  # module and attribute, joined by a dot
 
 
 @dataclass(eq=False, slots=True)
 class Instance:
-    """An inert stand-in for an object of the file."""
+    """Stands for an object of the file, inert."""
 
     class_name: str  # with its module where the pickle gives one
     state: dict[str, Any] = field(default_factory=dict)  # the object's __dict__
@@ -52,12 +52,12 @@ def load(
     is_class: Callable[[str], bool],  # names of classes whose objects become an Instance
     persistent: Callable[[Any], Any] | None = None,  # of a persistent id; None refuses them
 ) -> tuple[Any, int]:
-    """The object of the pickle at the start of `data`, and the number of bytes it took. Raises RefusedPickle."""
+    """Returns the object of the pickle at the start of `data`, and the bytes that it took. Raises RefusedPickle."""
     return _Machine(data, functions, is_class, persistent).run()
 
 
 class _Machine:
-    """One run over one pickle. Methods named as opcodes of the pickle module are the legal opcodes."""
+    """Runs over one pickle, once. `_OPCODES` lists the legal opcodes and what they do."""
 
     def __init__(self, data: memoryview, functions: Mapping, is_class: Callable, persistent: Callable | None):
         self.data, self.at = data, 0
@@ -94,7 +94,7 @@ class _Machine:
     # ------------------------------------------------------------------ bytes
 
     def take(self, count: int) -> memoryview:
-        """The next `count` bytes, as a view."""
+        """Takes the next `count` bytes, as a view."""
         left = len(self.data) - self.at
         if count > left or count < 0:
             raise RefusedPickle(f"cut short or damaged at byte {self.at}: {count:,} bytes declared, {left:,} left")

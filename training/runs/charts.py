@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, for pages that load nothing: series of any length, drawn at a few hundred points."""
+"""Draws line charts as inline SVG, for pages that load nothing: series of any length, at a few hundred points."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 
 def downsample(points: Sequence[Point], limit: int = MAX_POINTS) -> list[tuple[float, float, float, float]]:
-    """(x, mean, least, largest) of at most `limit` runs of consecutive points, so that no spike goes unseen."""
+    """Returns (x, mean, least, largest) of at most `limit` runs of consecutive points, so that no spike goes unseen."""
     count = min(limit, len(points))
     edges = [len(points) * i // count for i in range(count + 1)] if count else [0]
     result = []
@@ -28,7 +28,7 @@ def downsample(points: Sequence[Point], limit: int = MAX_POINTS) -> list[tuple[f
 
 
 def line_chart(title: str, series: Mapping[str, Sequence[Point]], x_label: str) -> str:
-    """A <figure> with one line per series of finite points (x, y), and where points were joined, their range behind it.
+    """Draws a <figure>: a line per series of finite points (x, y) and, where points were joined, their range behind it.
 
     Returns "" if there is no point at all.
     """
@@ -73,7 +73,7 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]], x_label: str) 
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers, evenly spaced, from at most `low` to at least `high`."""
+    """Returns round numbers, evenly spaced, from at most `low` to at least `high`."""
     low, high = _limits(low, high)
     rough = (high - low) / NUM_TICKS
     power = 10.0 ** math.floor(math.log10(rough))
@@ -83,6 +83,6 @@ def ticks(low: float, high: float) -> list[float]:
 
 
 def _limits(low: float, high: float) -> tuple[float, float]:
-    """The two, moved apart where they coincide."""
+    """Returns the two, moved apart where they coincide."""
     margin = 0.5 * abs(low) or 0.5
     return (low, high) if high - low > 1e-9 * max(abs(low), abs(high)) else (low - margin, high + margin)

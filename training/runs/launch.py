@@ -1,4 +1,4 @@
-"""From a command line to a run: which configuration, on which data, in which folder. Nothing here reads options."""
+"""Turns a command line into a run: which configuration, on which data, in which folder. Nothing here reads options."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ import dnnlib
 from gaussian import resolve_backend
 from torch_utils import precision
 from training import presets
-from training.config import TrainingConfig
+from training.config import NESTED, TrainingConfig
 from training.data.image_store import DatasetError
 from training.data.validation import validate_set
 from training.dataset import ImageDataset
-from training.networks.discriminator import PUBLISHED_CLAMP, channel_counts
+from training.families.base import Family
 from training.runs.resume import run_name
 
 BACKGROUNDS = "auto|random|white|black|R,G,B"
+OF_EVERY_STAGE = ("batch", "batch_gpu", "g_lr", "d_lr")  # an option of the command line sets them in all stages
 
 
-def stated_default(field: str) -> str:
-    """What --help says of a value of the presets: the published one, then those that differ.
+def stated_default(target: str, of: Family | None = None) -> str:
+    """Returns what --help says of a value of the presets: that of the last one, then those that differ.
 
-    field: of TrainingConfig, or of a network as in generator__map_depth, or channel_base or channel_max.
+    target: a field of TrainingConfig, or of a record in it as in "generator.map_depth".
+    of: whose presets are listed; None: those of all families.
     """
-    owner, _, name = field.rpartition("__")
+    owner, _, name = target.rpartition(".")
     values: dict[str, list[str]] = {}
-    for preset in (*presets.PUBLISHED, *presets.NETWORKS):
+    table = {n: f for n, (f, _) in presets.presets().items() if of is None or f is of}
+    for preset in reversed(table):
         config = presets.resolve(preset, data="")
-        base, most = presets.channels(preset)
-        record = {"channel_base": base, "channel_max": most} | vars(getattr(config, owner) if owner else config)
-        value = record[name]
+        value = getattr(getattr(config, owner) if owner else config, name)
         value = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
-        values.setdefault(str(value), []).append(preset)
-    (published, _), *others = values.items()
-    return "; ".join([published, *(f"{', '.join(names)}: {value}" for value, names in others)])
+        values.setdefault(str(value), []).insert(0, preset)
+    (usual, _), *others = values.items()
+    return "; ".join([usual, *(f"{', '.join(names)}: {value}" for value, names in reversed(others))])
 
 
 def resolve_config(
@@ -51,73 +52,68 @@ def resolve_config(
     ranks: int = 1,
     preset: str | None = None,  # None: by the data's resolution
     background: str = "auto",  # see BACKGROUNDS
-    channel_base: int | None = None,  # of the discriminator, see `channel_counts`
-    channel_max: int | None = None,
-    fp16_blocks: int | None = None,  # of the discriminator
     base: TrainingConfig | None = None,  # of a run that goes on: stands in for the preset
-    **fields: Any,  # of TrainingConfig, or of a network as in generator__map_depth; None leaves the preset's value
+    fields: dict[str, Any] | None = None,  # of TrainingConfig, or "generator.map_depth"; None leaves the preset's value
 ) -> TrainingConfig:
-    """The preset's values, beaten by every one that was given.
+    """Returns the preset's values, beaten by every one that was given.
 
     A --batch-gpu that was not given shrinks until it divides --batch over the ranks. Raises ValueError for what is
     unknown, illegal or contradictory.
     """
     if base is not None and preset not in (None, base.preset):
         raise ValueError(f"--preset={preset}: the run to be resumed has --preset={base.preset}; leave it out")
-    if base is None:
-        config = presets.resolve(preset or dataset.resolution, data=os.path.abspath(data))
-    else:
-        config = dataclasses.replace(base, data=os.path.abspath(data))
-    if config.generator.resolution != dataset.resolution:
+    config = base or presets.resolve(preset or dataset.resolution, data="")
+    if config.resolution != dataset.resolution:
         raise ValueError(
-            f"--preset={config.preset} is for {config.generator.resolution} px, the images in {data} have "
+            f"--preset={config.preset} is for {config.resolution} px, the images in {data} have "
             f"{dataset.resolution} px; leave --preset out or convert the data"
         )
-    given: dict[str, dict[str, Any]] = {"": {}, "generator": {}, "discriminator": {}}
-    for name, value in fields.items():
-        owner, _, field = name.rpartition("__")
+    given: dict[str, dict[str, Any]] = {name: {} for name in ("", *NESTED)}
+    for name, value in (fields or {}).items():
+        owner, _, field = name.rpartition(".")
         if value is not None:
             given[owner][field] = value
-    if channel_base is not None or channel_max is not None:
-        own_base, own_max = presets.channels(config.preset)
-        channels = channel_counts(dataset.resolution, channel_base or own_base, channel_max or own_max)
-        if not all(channels):
-            raise ValueError(f"--cbase={channel_base} leaves no channel at {dataset.resolution} px")
-        given["discriminator"] |= {"channels": channels, "embedding_dim": channels[-1]}
-    if fp16_blocks is not None:  # float16 needs the clamp, and without it the published code has none
-        clamp = PUBLISHED_CLAMP if fp16_blocks else None
-        given["discriminator"] |= {"num_fp16_blocks": fp16_blocks, "conv_clamp": clamp}
     listed = dataset.index_list
     colour = resolve_background(background, dataset.has_masks)
     # Published weights say random, which their new data may have no masks for.
     kept = base and background == "auto" and (dataset.has_masks or base.background != "random")
     config = dataclasses.replace(
         config,
+        data=os.path.abspath(data),
         index_list=os.path.abspath(listed) if os.path.isfile(listed) else listed,
-        background=base.background if kept else colour,
-        generator=dataclasses.replace(config.generator, **given["generator"]),
-        discriminator=dataclasses.replace(config.discriminator, **given["discriminator"]),
+        background=base.background if base and kept else colour,
+        stages=tuple(
+            stage.changed(**{name: given[""][name] for name in OF_EVERY_STAGE if name in given[""]})
+            for stage in config.stages
+        ),
+        **{name: getattr(config, name).changed(**given[name]) for name in NESTED},
         **given[""],
     )
     if "batch_gpu" not in given[""]:
-        legal = next(batch_sizes(config, ranks, config.batch_gpu), config.batch_gpu)
-        config = dataclasses.replace(config, batch_gpu=legal)
+        most = max([config.batch_gpu, *(stage.batch_gpu for stage in config.stages)])
+        config = at_most(config, next(batch_sizes(config, ranks, most), most))
     config.check(ranks)
     return config
 
 
 def batch_sizes(config: TrainingConfig, ranks: int, most: int) -> Iterator[int]:
-    """Values of --batch-gpu up to `most` that `TrainingConfig.check` lets pass, largest first."""
+    """Yields the values of --batch-gpu up to `most` that `TrainingConfig.check` lets pass, largest first."""
     for size in range(most, 0, -1):
         try:
-            dataclasses.replace(config, batch_gpu=size).check(ranks)
+            at_most(config, size).check(ranks)
         except ValueError:
             continue
         yield size
 
 
+def at_most(config: TrainingConfig, batch_gpu: int) -> TrainingConfig:
+    """Returns the configuration with micro-batches of at most `batch_gpu` samples, in every stage."""
+    stages = tuple(stage.changed(batch_gpu=min(stage.batch_gpu, batch_gpu)) for stage in config.stages)
+    return dataclasses.replace(config, batch_gpu=min(config.batch_gpu, batch_gpu), stages=stages)
+
+
 def resolve_background(name: str, has_masks: bool) -> str:
-    """What `TrainingConfig.background` holds for a --background. Raises ValueError for what is no legal choice."""
+    """Returns what `TrainingConfig.background` holds for a --background. Raises ValueError for an illegal choice."""
     if name == "auto":
         return "random" if has_masks else "white"
     if name == "random":
@@ -168,7 +164,7 @@ def validate_data(data: str, dataset: ImageDataset) -> None:
 
 
 def make_run_dir(outdir: Path, desc: str, job_id: str = "") -> Path:
-    """`<outdir>/NNNNN-<desc>[_jobid-ID]` with the next free number."""
+    """Makes `<outdir>/NNNNN-<desc>[_jobid-ID]` with the next free number."""
     name = run_name(desc, job_id)
     try:
         outdir.mkdir(parents=True, exist_ok=True)

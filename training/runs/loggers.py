@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: stats.jsonl always, TensorBoard and Weights & Biases where they are wanted.
+"""Writes the numbers of a run: stats.jsonl always, TensorBoard and Weights & Biases where they are wanted.
 
 A logger never stops a run and never asks a question: what cannot be had is said once, and training goes on.
 """
@@ -10,11 +10,12 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, get_args
 
 WANDB_PROJECT = "SplatGAN"
 WANDB_INIT_TIMEOUT_S = 30
-WANDB_MODES = ("off", "offline", "online")
+WandbMode = Literal["offline", "online"]
+WANDB_MODES = ("off", *get_args(WandbMode))
 RESERVED = {"step", "nimg", "timing", "non_finite"}
 
 
@@ -51,7 +52,8 @@ class StatsLogger:
         if tensorboard:
             makers.append(("TensorBoard", lambda: _open_tensorboard(run_dir, required=tensorboard is True)))
         if wandb_mode != "off":
-            makers.append(("Weights & Biases", lambda: _Wandb(run_dir, wandb_mode, dict(config or {}))))
+            mode = cast(WandbMode, wandb_mode)
+            makers.append(("Weights & Biases", lambda: _Wandb(run_dir, mode, dict(config or {}))))
         self._sinks: list[_Sink] = []
         for name, make in makers:
             try:
@@ -70,7 +72,7 @@ class StatsLogger:
     def write(
         self, step: int, nimg: int, values: Mapping[str, float], timing: Mapping[str, float] | None = None
     ) -> None:
-        """values: name -> number, equal in equal runs; timing: name -> number that comes from a clock or a meter.
+        """Writes `values`, equal in equal runs, and `timing`, which comes from a clock or a meter; both by name.
 
         Raises ValueError if a value takes one of the names that a record has itself.
         """
@@ -129,7 +131,7 @@ class _JsonLines:
         self._unwritten = ""
 
     def close(self) -> None:
-        """Every line is closed with its file."""
+        """Does nothing: every line is closed with its file."""
 
 
 def append_whole(path: Path, text: str) -> None:
@@ -184,7 +186,7 @@ class _TensorBoard:
 class _Wandb:
     name = "Weights & Biases"
 
-    def __init__(self, run_dir: Path, mode: str, config: dict[str, Any]):
+    def __init__(self, run_dir: Path, mode: WandbMode, config: dict[str, Any]):
         os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 

@@ -1,4 +1,4 @@
-"""What a user sees of a run besides its numbers: the status line, and the pictures in the run folder."""
+"""Shows a user a run besides its numbers: the status line, and the pictures in the run folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gaussian import Cameras
 from torch_utils import random
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
-from training.families.cgs.generator import Generator
+from training.families.base import Generator
 from training.images import composite
 from training.visualization.grids import save_camera_histogram, save_image_grid
 
@@ -19,7 +19,7 @@ GRID_ROWS, GRID_COLUMNS = 6, 7  # identities, yaws of the training pictures
 
 
 def save_reals(config: TrainingConfig, dataset: ImageDataset, run_dir: Path) -> None:
-    """Random data items as reals.png, and where their cameras are as cameras.png."""
+    """Writes random data items as reals.png, and where their cameras are as cameras.png."""
     order = random.permutation(config.seed, "grid/reals", 0, len(dataset))[: GRID_ROWS * GRID_COLUMNS]
     batch = dataset.load(order)
     background = torch.tensor(dnnlib.parse_color(config.shown_background)).expand(len(order), 3)
@@ -29,11 +29,12 @@ def save_reals(config: TrainingConfig, dataset: ImageDataset, run_dir: Path) -> 
 
 
 def save_fakes(path: Path, G: Generator, grid: dict[str, torch.Tensor], config: TrainingConfig) -> None:
-    """One identity a row, one yaw a column, of the `grid` from `make_grid`."""
-    device = next(G.parameters()).device
+    """Draws one identity a row, one yaw a column, of the `grid` from `make_grid`; mapped under the frontal camera."""
+    device = G.device
     background = torch.tensor(dnnlib.parse_color(config.shown_background))
     with torch.no_grad():
-        scene = G.synthesis(G.mapping(grid["z"].to(device)))
+        frontal = G.geometry.frontal().to(device).expand(GRID_ROWS)
+        scene = G.synthesis(G.mapping(grid["z"].to(device), frontal))
         cameras = Cameras.from_labels(grid["labels"].to(device))
         cameras = cameras.expand(GRID_ROWS, GRID_COLUMNS)
         images = G.render(scene, cameras, background=background).image.flatten(0, 1)
@@ -41,7 +42,7 @@ def save_fakes(path: Path, G: Generator, grid: dict[str, torch.Tensor], config: 
 
 
 def make_grid(config: TrainingConfig, dataset: ImageDataset, z_dim: int) -> dict[str, torch.Tensor]:
-    """Latents of the rows and cameras of the columns: the data's yaw range, 5th to 95th percentile, at level pitch."""
+    """Chooses the rows' latents and the columns' cameras: the data's yaws, 5th to 95th percentile, at level pitch."""
     yaw, _ = Cameras.from_labels(torch.from_numpy(dataset.labels)).yaw_pitch(dataset.geometry)
     low, high = yaw.quantile(0.05).item(), yaw.quantile(0.95).item()
     cameras = dataset.geometry.orbit(torch.linspace(low, high, GRID_COLUMNS))
@@ -49,6 +50,7 @@ def make_grid(config: TrainingConfig, dataset: ImageDataset, z_dim: int) -> dict
 
 
 def print_status(tick: int, nimg: int, timing: dict[str, float], values: dict[str, float]) -> None:
+    """Prints the line of a tick."""
     fields = [
         f"tick {tick:<5d}",
         f"kimg {nimg / 1000:<8.1f}",
@@ -60,5 +62,6 @@ def print_status(tick: int, nimg: int, timing: dict[str, float], values: dict[st
     ]
     if "gpu_peak_gib" in timing:
         fields.append(f"gpumem {timing['gpu_peak_gib']:<6.2f}")
-    fields.append(f"logits {values['Logits/real']:+.2f} {values['Logits/fake']:+.2f}")
+    if "Logits/real" in values and "Logits/fake" in values:
+        fields.append(f"logits {values['Logits/real']:+.2f} {values['Logits/fake']:+.2f}")
     print(" ".join(fields), flush=True)

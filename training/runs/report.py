@@ -1,26 +1,28 @@
-"""One page about a run: its curves, pictures and configuration, read from the run folder alone."""
+"""Makes one page about a run: its curves, pictures and configuration, read from the run folder alone."""
 
 from __future__ import annotations
 
 import base64
+import fnmatch
 import html
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.families import DEFAULT_FAMILY, FAMILIES
 from training.runs.charts import Point, line_chart
 
 MAX_FAKES = 6  # pictures over time: the first, the last, and even steps between
-CURVES = (  # title, prefixes of the names in stats.jsonl
+COMMON_CURVES: Sequence[tuple[str, Sequence[str]]] = (  # title, names in stats.jsonl, where * stands for any phase
     ("Loss", ("Loss/G/adversarial", "Loss/D/real", "Loss/D/fake")),
-    ("Regularisers of G", ("Loss/G/center", "Loss/G/knn")),
     ("Logits", ("Logits/real", "Logits/fake")),
-    ("R1 penalty", ("Loss/D/r1_penalty",)),
-    ("Gradient norms before clipping", ("Gradient/G/norm", "Gradient/D/norm", "Gradient/R1/norm")),
-    ("Steps skipped for a gradient that is not finite", ("Gradient/G/skipped", "Gradient/D/skipped")),
-    ("Shares of the splats, and flatness", ("Gaussians/visible", "Gaussians/near_transparent", "Gaussians/flatness")),
+    ("Gradient norms before clipping", ("Gradient/G/norm", "Gradient/D/norm", "Gradient/*/norm")),
+    (
+        "Steps skipped for a gradient that is not finite",
+        ("Gradient/G/skipped", "Gradient/D/skipped", "Gradient/*/skipped"),
+    ),
 )
 LEVEL_CURVES = (("Opacity by level", "opacity"), ("ln of the scale by level", "log_scale"),
                 ("Distance from the origin by level", "distance"))  # fmt: skip
@@ -49,8 +51,11 @@ td{padding:.1em 1em .1em 0;vertical-align:top;border-bottom:1px solid var(--grid
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """JSON objects of a file of lines; none if there is no file. A last line that a running or killed run left
-    unfinished is skipped. Raises ValueError naming any other line that is not a JSON object."""
+    """Reads the JSON objects of a file of lines; none if there is no file.
+
+    A last line that a running or killed run left unfinished is skipped. Raises ValueError naming any other line that is
+    not a JSON object.
+    """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -68,16 +73,13 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def build_report(run_dir: Path) -> str:
-    """The page as HTML that needs no other file. Raises ValueError if `run_dir` is not the folder of a run."""
-    options = run_dir / "training_options.json"
-    if not options.is_file():
-        raise ValueError(f"{run_dir}: no run folder, it has no training_options.json")
-    config = json.loads(options.read_text())
+    """Returns the page as HTML that needs no other file. Raises ValueError if `run_dir` is not the folder of a run."""
+    config = _read_options(run_dir)
     stats = read_records(run_dir / "stats.jsonl")
     title = html.escape(run_dir.resolve().name)
     sections = [
         f"<h1>{title}</h1><p>{_summary(config, stats)}</p>",
-        _section("Curves", _grid(line_chart(name, _series(stats, names), "kimg") for name, names in CURVES)),
+        _section("Curves", _grid(line_chart(name, _series(stats, names), "kimg") for name, names in curves(config))),
         _section("Gaussians by level", _grid(_level_charts(stats))),
         _section("Metrics", _grid(_metric_charts(run_dir))),
         _section("Pictures", _fakes(run_dir)),
@@ -90,7 +92,40 @@ def build_report(run_dir: Path) -> str:
     )
 
 
+def curves(config: dict[str, Any]) -> Sequence[tuple[str, Sequence[str]]]:
+    """Returns the charts of a run, as title and names of statistics: those of all runs, then those of its family.
+
+    A run of a family that is not known here has the common ones alone.
+    """
+    family = FAMILIES.get(_family_name(config))
+    return (*COMMON_CURVES, *(family.curves if family else ()))
+
+
+def _family_name(config: dict[str, Any]) -> str:
+    return str(config.get("family", DEFAULT_FAMILY))
+
+
+def _read_options(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "training_options.json"
+    if not path.is_file():
+        raise ValueError(f"{run_dir}: no run folder, it has no training_options.json")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return config
+
+
 def _summary(config: dict[str, Any], stats: list[dict[str, Any]]) -> str:
+    """Says in a line which run this is, how far it is, and what the page leaves out."""
+    family = _family_name(config)
+    unknown = f" The family {html.escape(family)} is not known here, so its own curves are left out."
+    return _progress(config, stats) + ("" if family in FAMILIES else unknown)
+
+
+def _progress(config: dict[str, Any], stats: list[dict[str, Any]]) -> str:
     if not stats:
         return "No tick has ended yet."
     last, hours = stats[-1], stats[-1].get("timing", {}).get("total_sec", 0) / 3600
@@ -100,15 +135,22 @@ def _summary(config: dict[str, Any], stats: list[dict[str, Any]]) -> str:
 
 
 def _series(stats: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Point]]:
-    """(kimg, value) of the finite values of each name."""
+    """Returns (kimg, value) of the finite values of each name; one with a * stands for all that it matches."""
+    expanded: dict[str, None] = {}  # in order, without repetition
+    for name in names:
+        expanded.update(dict.fromkeys(_matching(stats, name) if "*" in name else (name,)))
     return {
         name: [
             (r["nimg"] / 1000, r[name])
             for r in stats
             if isinstance(r.get(name), int | float) and math.isfinite(r[name])
         ]
-        for name in names
+        for name in expanded
     }
+
+
+def _matching(stats: list[dict[str, Any]], pattern: str) -> list[str]:
+    return sorted({name for record in stats for name in record if fnmatch.fnmatchcase(name, pattern)})
 
 
 def _level_charts(stats: list[dict[str, Any]]) -> Iterable[str]:
@@ -130,7 +172,7 @@ def _metric_charts(run_dir: Path) -> Iterable[str]:
 
 
 def _snapshot_kimg(name: str | None) -> float | None:
-    """network-snapshot-NNNNNN.pkl holds whole kimg; network-snapshot-NNNNNN_IIIIIIII.pkl the images as well."""
+    """Reads the kimg off a snapshot's name: network-snapshot-<kimg>.pkl, or network-snapshot-<kimg>_<images>.pkl."""
     numbers = (name or "").removeprefix("network-snapshot-").removesuffix(".pkl").split("_")
     if not all(number.isdigit() for number in numbers):
         return None
@@ -154,13 +196,20 @@ def _picture(path: Path) -> str:
 
 
 def _table(config: dict[str, Any]) -> str:
-    rows = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            rows += [f"<tr><td>{html.escape(f'{name}.{k}')}<td>{html.escape(json.dumps(v))}" for k, v in value.items()]
-        else:
-            rows.append(f"<tr><td>{html.escape(name)}<td>{html.escape(json.dumps(value))}")
+    rows = (f"<tr><td>{html.escape(name)}<td>{html.escape(json.dumps(value))}" for name, value in _flat(config))
     return f"<table>{''.join(rows)}</table>"
+
+
+def _flat(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    """Yields names and values of nested records: "objective.gamma", "stages[1].batch"; lists of plain values stay."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for i, inner in enumerate(value):
+            yield from _flat(inner, f"{name}[{i}]")
+    else:
+        yield name, value
 
 
 def _grid(charts: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Where a run goes on from: which checkpoint, in which folder, with what changed. docs/resume.md is the user's side."""
+"""Finds where a run goes on from: which checkpoint, in which folder, with what changed. docs/resume.md has the rest."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _NETWORKS = ("generator", "discriminator")
 
 @dataclass
 class Start:
-    """What a run begins with. Without a `state` it begins at nothing."""
+    """Holds the checkpoint that a run goes on from; without a `state` the run starts anew."""
 
     run_dir: Path | None = None  # to go on in; None: a new folder
-    path: Path | None = None  # the checkpoint
-    state: dict[str, Any] | None = None  # its records
+    path: Path | None = None  # the file of the checkpoint
+    state: dict[str, Any] | None = None  # the records of the checkpoint
     notes: list[str] = field(default_factory=list)  # lines for the user
 
     @property
     def config(self) -> TrainingConfig | None:
-        """Of the checkpoint."""
+        """The configuration that the checkpoint holds."""
         return None if self.state is None else TrainingConfig.from_dict(self.state["config"])
 
 
 def find_start(resume: str | None, outdir: Path, name: str, kimg: float | None = None) -> Start:
-    """What --resume means: None, a file, or "latest" for the newest run called `name` under `outdir`.
+    """Finds what --resume means: None, a file, or "latest" for the newest run called `name` under `outdir`.
 
     `outdir` may be a run folder itself; `kimg`: thousands of images that a file counts as. Every rank calls
     this; rank 0 chooses. Raises CheckpointError for a file that cannot be used.
@@ -53,10 +53,10 @@ def find_start(resume: str | None, outdir: Path, name: str, kimg: float | None =
     if resume is None:
         return Start()
     if resume != LATEST:
-        state = checkpoint.load_checkpoint(resume)
+        whole = checkpoint.load_checkpoint(resume)
         if kimg is not None:
-            _count_as(Path(resume), state, kimg)
-        return Start(None, Path(resume), state)
+            _count_as(Path(resume), whole, kimg)
+        return Start(None, Path(resume), whole)
     if kimg is not None:
         raise CheckpointError("--resume-kimg is for a file; --resume=latest knows how far its run was")
     found: list[dict[str, Any] | None] = [None]
@@ -95,7 +95,7 @@ def _count_as(path: Path, state: dict[str, Any], kimg: float) -> None:
 
 
 def nothing_left(start: Start, config: TrainingConfig) -> str | None:
-    """The line for a run that has nothing left to do: all images seen, and its last tick closed."""
+    """Returns the line for a run that has nothing left to do: all images seen, and its last tick closed."""
     if start.state is None:
         return None
     progress = start.state["progress"]
@@ -106,7 +106,7 @@ def nothing_left(start: Start, config: TrainingConfig) -> str | None:
 
 
 def newest_run(outdir: Path, name: str) -> Path | None:
-    """The folder `NNNNN-<name>`, with or without a job's id, that has the highest number; `outdir` if it is a run's."""
+    """Finds the folder `NNNNN-<name>[_jobid-ID]` that has the highest number; `outdir` itself if it is a run's."""
     if is_run_dir(outdir):
         return outdir
     if not outdir.is_dir():
@@ -117,16 +117,17 @@ def newest_run(outdir: Path, name: str) -> Path | None:
 
 
 def is_run_dir(path: Path) -> bool:
+    """Tells whether a folder is that of a run."""
     return (path / "training_options.json").is_file() or (path / checkpoint.STATE_NAME).is_file()
 
 
 def run_name(desc: str, job_id: str = "") -> str:
-    """What follows the number in a run folder's name."""
+    """Returns what follows the number in a run folder's name."""
     return re.sub(r"[^\w.=+-]+", "-", f"{desc}_jobid-{job_id}" if job_id else desc).strip("-") or "run"
 
 
 def newest_checkpoint(run_dir: Path) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """The checkpoint of `run_dir` that is whole and furthest on, its records, and a line for each that is damaged."""
+    """Finds the checkpoint of `run_dir` that is whole and furthest on, its records, and a line for each damaged one."""
     order, skipped = [], []
     for path in [run_dir / checkpoint.STATE_NAME, *sorted(run_dir.glob(checkpoint.SNAPSHOT_PATTERN))]:
         if not path.exists():
@@ -154,6 +155,11 @@ def check_compatible(start: Start, config: TrainingConfig, data: dict[str, Any])
             f"--resume={start.path}: it holds no {' and no '.join(empty)}; use --init-from for the rest"
         )
     before, now = start.state["config"], config.to_dict()
+    if before["family"] != now["family"]:
+        raise CheckpointError(
+            f"--resume={start.path}: its networks are of the family {before['family']}, --preset={config.preset} is of "
+            f"{now['family']}; leave --preset out"
+        )
     for network in _NETWORKS:
         if changed := differences(before[network], now[network]):
             raise CheckpointError(
@@ -170,12 +176,20 @@ def check_compatible(start: Start, config: TrainingConfig, data: dict[str, Any])
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """`field: old -> new` for every field that differs; fields that the older record lacks are left out."""
-    return [f"{key}: {before[key]} -> {now[key]}" for key in sorted(before) if key in now and before[key] != now[key]]
+    """Returns `field: old -> new` for every field that differs; fields that the older record lacks are left out."""
+    found = []
+    for key in sorted(before):
+        if key not in now or before[key] == now[key]:
+            continue
+        if isinstance(before[key], dict) and isinstance(now[key], dict):
+            found += [f"{key}.{change}" for change in differences(before[key], now[key])]
+        else:
+            found.append(f"{key}: {before[key]} -> {now[key]}")
+    return found
 
 
 def describe(start: Start, config: TrainingConfig) -> list[str]:
-    """Lines for the user: what was skipped, where the run goes on, what changed, and whether it stays bit-equal."""
+    """Says what was skipped, where the run goes on, what changed, and whether it stays bit-equal."""
     if start.state is None:
         return start.notes
     progress = start.state["progress"]
@@ -210,7 +224,7 @@ def record(start: Start, run_dir: Path, config: TrainingConfig) -> None:
 
 
 def file_sizes(run_dir: Path) -> dict[str, int]:
-    """Bytes of every growing file of a run folder, by name."""
+    """Returns the bytes of every growing file of a run folder, by name."""
     return {p.name: p.stat().st_size for pattern in GROWING for p in sorted(run_dir.glob(pattern))}
 
 
@@ -264,5 +278,5 @@ def lock(run_dir: Path) -> IO[str] | None:
 
 
 def data_mark(dataset: ImageDataset) -> dict[str, Any]:
-    """What a resumed run needs of its data: as many items, with the same labels in the same order."""
+    """Returns what a resumed run needs of its data: as many items, with the same labels in the same order."""
     return {"items": len(dataset), "labels": hashlib.sha256(dataset.raw_labels.tobytes()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: --keep=last:3,best:fid50k_full:1,every:1000."""
+"""Decides which checkpoints of a run stay: --keep=last:3,best:fid50k_full:1,every:1000."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ LEGAL = "last:N, best:METRIC:N and every:KIMG, separated by commas, or all"
 
 @dataclass(frozen=True)
 class Retention:
-    """A snapshot stays if any rule wants it. The newest always stays."""
+    """Keeps a snapshot if any rule wants it. The newest always stays."""
 
     last: int = 1  # the newest so many
-    best: tuple[tuple[str, int], ...] = ()  # (metric, the best so many)
+    best: tuple[tuple[str, int, bool], ...] = ()  # metric, how many of the best, and whether larger is better
     every: int | None = None  # the first at or after every multiple of so many kimg
 
-    def victims(self, run_dir: Path, larger_is_better: Callable[[str], bool]) -> list[Path]:
-        """Snapshots in `run_dir` that no rule wants; damaged ones are nobody's victims.
-
-        larger_is_better: of a metric by name.
-        """
+    def unwanted(self, run_dir: Path) -> list[Path]:
+        """Returns the snapshots in `run_dir` that no rule wants; damaged ones are left for a person to see."""
         order = []
         for path in sorted(run_dir.glob(checkpoint.SNAPSHOT_PATTERN)):
             try:
@@ -35,8 +32,8 @@ class Retention:
                 continue  # --resume=latest says which; a person decides
         order.sort()
         wanted = {path for _, path in order[-self.last :]}
-        for name, count in self.best:
-            sign = -1.0 if larger_is_better(name) else 1.0
+        for name, count, larger in self.best:
+            sign = -1.0 if larger else 1.0
             scored = sorted((sign * score, path) for path, score in self._scores(run_dir, name, order))
             wanted |= {path for _, path in scored[:count]}
         if self.every is not None:
@@ -48,7 +45,7 @@ class Retention:
 
     @staticmethod
     def _scores(run_dir: Path, name: str, order: list[tuple[int, Path]]) -> list[tuple[Path, float]]:
-        """The latest value of metric `name` for each snapshot that has one."""
+        """Returns the latest value of metric `name` for each snapshot that has one."""
         values: dict[str, float] = {}
         path = run_dir / f"metric-{name}.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -57,16 +54,20 @@ class Retention:
         return [(path, values[path.name]) for _, path in order if path.name in values]
 
 
-def parse_keep(text: str) -> Retention | None:
-    """--keep as a Retention; None for "all". Raises ValueError naming the rule that is not legal."""
+def parse_keep(text: str, larger_is_better: Callable[[str], bool]) -> Retention | None:
+    """Reads --keep; None for "all". Raises ValueError naming the rule that is not legal.
+
+    larger_is_better: tells it of a metric by name, and raises ValueError for a name that is none.
+    """
     if text == "all":
         return None
-    last, best, every = 1, [], None
+    last, every = 1, None
+    best: list[tuple[str, int, bool]] = []
     for rule in text.split(","):
         if found := re.fullmatch(r"last:([1-9]\d*)", rule):
             last = int(found[1])
         elif found := re.fullmatch(r"best:([^:]+):([1-9]\d*)", rule):
-            best.append((found[1], int(found[2])))
+            best.append((found[1], int(found[2]), larger_is_better(found[1])))
         elif found := re.fullmatch(r"every:([1-9]\d*)", rule):
             every = int(found[1])
         else:

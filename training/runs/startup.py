@@ -1,4 +1,4 @@
-"""What a run says before its first step."""
+"""Says before the first step what a run will do."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from gaussian import resolve_backend
 from torch_utils import distributed
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
+from training.families.base import Discriminator, Generator
 
 
-def describe(config: TrainingConfig, dataset: ImageDataset, G: nn.Module, D: nn.Module, device: torch.device) -> str:
-    """The choices that decide what a run does and costs, one a line."""
+def describe(
+    config: TrainingConfig, dataset: ImageDataset, G: Generator, D: Discriminator, device: torch.device
+) -> str:
+    """Returns the choices that decide what a run does and costs, one a line."""
     low = D.low_dtype
     lines = [
-        f"Preset      {config.preset}: {config.generator.resolution} px, "
-        f"{sum(config.generator.level_sizes):,} splats a scene; G {_millions(G)}, D {_millions(D)}",
+        f"Preset      {config.preset}: {config.resolution} px, {G.scene_size()} a scene; "
+        f"G {_millions(G)}, D {_millions(D)}",
         f"Data        {dataset.name}: {len(dataset):,} items{', mirrored at random' if config.mirror else ''}",
         f"Index list  {dataset.index_description}",
         f"Background  {_background(config, dataset)}",
@@ -24,6 +27,11 @@ def describe(config: TrainingConfig, dataset: ImageDataset, G: nn.Module, D: nn.
         f"Device      {device}, {torch.get_num_threads()} threads; rasterizer "
         f"{resolve_backend(config.rasterizer, device)}; convolutions "
         f"{'float32' if low is None else str(low).removeprefix('torch.')}",
+    ]
+    lines += [
+        f"Stage       from {stage.from_nimg / 1000:g} kimg: {stage.resolution} px, batch {stage.batch}, learning rates "
+        f"{stage.g_lr:g} and {stage.d_lr:g}"
+        for stage in config.stages
     ]
     if not dataset.has_masks:
         lines.append(
@@ -34,9 +42,10 @@ def describe(config: TrainingConfig, dataset: ImageDataset, G: nn.Module, D: nn.
 
 
 def batch_line(config: TrainingConfig, ranks: int) -> str:
-    """How a total batch is worked off, and which samples share a statistic."""
+    """Says how a total batch is worked off, and which samples share a statistic."""
     rounds = config.batch // (config.batch_gpu * ranks)
-    views = f", {config.num_views} views a scene" if config.multiview else ", 1 view a scene"
+    count = len(config.objective.views)
+    views = f", {count} view{'' if count == 1 else 's'} a scene"
     size = min(config.discriminator.minibatch_std_group, config.batch_gpu)
     if size > 1:
         groups = f"; minibatch standard deviation over {config.batch_gpu // size} x {size} samples"

@@ -1,4 +1,4 @@
-"""Starting from other weights: what fits by name and shape is taken, and everything is accounted for."""
+"""Starts networks from other weights: takes what fits by name and shape, and accounts for everything."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from training.checkpoint import load_checkpoint
 from training.config import TrainingConfig
-from training.families.cgs.generator import Generator
-from training.networks.discriminator import Discriminator
+from training.families import family
 
 LEAST_SHARE = 0.5  # of a network's values that must come from the file, if nothing else is asked for
 _NAMES_SHOWN = 6
@@ -19,7 +18,7 @@ _NAMES_SHOWN = 6
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one network took from a state dict."""
+    """Counts what one network took from a state dict."""
 
     network: str
     loaded: list[str]
@@ -29,7 +28,7 @@ class Transfer:
     share: float  # of the network's values that were loaded, 0..1
 
     def lines(self) -> list[str]:
-        """For the console."""
+        """Returns lines for the console."""
         found = [f"  {self.network}: loaded {len(self.loaded)} tensors, {self.share:.1%} of the values"]
         kinds = (("skipped (not in the file)", self.skipped), ("mismatched", self.mismatched), ("unused", self.unused))
         for kind, names in kinds:
@@ -64,14 +63,14 @@ def take_weights(name: str, module: nn.Module, state: dict[str, Tensor]) -> Tran
 
 @dataclass(frozen=True)
 class Weights:
-    """Of a checkpoint of any preset: weights, no optimiser, no progress."""
+    """Holds the weights of a checkpoint of any preset, without optimisers and progress."""
 
-    path: str
-    state: dict[str, Any]  # network -> state dict
+    path: str  # the file
+    state: dict[str, Any]  # state dicts by network
 
 
 def read_weights(path: str, config: TrainingConfig, least_share: float) -> Weights:
-    """The weights of a file, after a look at whether enough of them fits the networks of `config`.
+    """Reads the weights of a file, and finds out whether enough of them fits the networks of `config`.
 
     Raises CheckpointError for an unusable file, and ValueError with the shortfall if one of the networks would take
     less than `least_share` of its values from it.
@@ -79,15 +78,16 @@ def read_weights(path: str, config: TrainingConfig, least_share: float) -> Weigh
     state = load_checkpoint(path)
     weights = Weights(path, {name: state[name] for name in ("G", "D", "G_ema")})
     with torch.device("meta"):  # shapes alone
-        G, D = Generator(config.generator), Discriminator(config.discriminator)
+        of = family(config.family)
+        G, D = of.generator(config.generator), of.discriminator(config.discriminator)
     init_from(weights, {"G": G, "D": D, "G_ema": G}, least_share)
     return weights
 
 
 def init_from(weights: Weights, networks: dict[str, nn.Module], least_share: float) -> list[Transfer]:
-    """Starts the networks "G", "D" and "G_ema" from `weights`. Raises ValueError as `read_weights` does."""
+    """Starts the networks G, D and the averages of G from `weights`. Raises ValueError as `read_weights` does."""
     path, state = weights.path, weights.state
-    transfers = [take_weights(name, module, state[name]) for name, module in networks.items()]
+    transfers = [take_weights(name, module, state.get(name, state["G_ema"])) for name, module in networks.items()]
     for transfer in transfers:
         if transfer.share < least_share:
             example = (transfer.mismatched or transfer.skipped or ["none"])[0]

@@ -1,4 +1,4 @@
-"""Before the first step: do all ranks train the same run? Ranks of several machines are started one by one."""
+"""Checks before the first step that all ranks train the same run: several machines start theirs one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAY_DIFFER = {"data", "index_list", "detector", "detector_vgg"}  # paths: a nod
 
 
 def require_equal_runs(config: TrainingConfig, dataset: ImageDataset, device: torch.device) -> None:
-    """Self-test of the process group. Raises ValueError naming rank and field, or distributed.RankLost."""
+    """Tests the process group. Raises ValueError naming rank and field, or distributed.RankLost."""
     if distributed.world_size() == 1:
         return
     fields = {f"configuration field {n}": json.dumps(v) for n, v in config.to_dict().items() if n not in _MAY_DIFFER}
@@ -28,7 +28,7 @@ def require_equal_runs(config: TrainingConfig, dataset: ImageDataset, device: to
 
 
 def code_revision() -> str:
-    """Hash of the source files that training uses, wherever they lie and whether or not they are in a repository."""
+    """Hashes the source files that training uses, wherever they lie and whether or not they are in a repository."""
     digest = hashlib.sha256()
     for path in sorted(p for name in _PACKAGES for p in (ROOT / name).rglob("*") if p.suffix in (".py", ".cpp", ".h")):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
@@ -37,7 +37,7 @@ def code_revision() -> str:
 
 
 def data_key(dataset: ImageDataset) -> str:
-    """Hash of the number and resolution of the images, all labels, and the pixels of a few images, evenly spread."""
+    """Hashes the number and resolution of the images, all labels, and the pixels of a few images, evenly spread."""
     digest = hashlib.sha256(f"{len(dataset)} {dataset.resolution} {dataset.has_masks}\n".encode())
     digest.update(np.ascontiguousarray(dataset.labels).tobytes())
     batch = dataset.load(np.linspace(0, len(dataset) - 1, min(PIXELS_OF, len(dataset))).round().astype(np.int64))

@@ -1,4 +1,4 @@
-"""What a run is asked for while it trains: to stop, to end, or to write its state. All ranks agree on the step."""
+"""Collects what a run is asked for while it trains: to stop, to end, to write its state. All ranks agree on a step."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ECHO_SECONDS = 5.0  # under torchrun: Ctrl-C reaches a rank from the terminal an
 
 
 class Stopped(Exception):
-    """A stop signal was heeded; the message says where the run can go on from."""
+    """Ends a run for a stop signal; the message says where it can go on from."""
 
 
 class Requests:
-    """Collects a rank's wishes between two steps and keeps what all ranks have agreed on.
+    """Collects a rank's requests between two steps and keeps what all ranks have agreed on.
 
-    A wish becomes an agreement by travelling with a gradient (`GanStep.run`), so no step waits for one more message.
+    A request becomes an agreement by travelling with a gradient (`GanStep.run`), so no step waits for one more message.
     """
 
     def __init__(self, minutes: float | None, state_minutes: float):
@@ -37,35 +37,35 @@ class Requests:
         self._interruptible = False
         self.stop = self.out_of_time = self.state_due = False  # agreed by all ranks
 
-    def wishes(self) -> list[bool]:
-        """Of this rank: to stop for a signal or a failure, to end after --minutes, to write the state."""
+    def own(self) -> list[bool]:
+        """Returns this rank's requests: to stop for a signal or failure, to end after --minutes, to write the state."""
         now = time.monotonic()
         ended = self._end is not None and now >= self._end
         return [self._failed or self._signal is not None, ended, now - self._state_time >= self._state_seconds]
 
-    def agree(self, wishes: Sequence[bool]) -> None:
-        """Takes what any rank wished for in one step."""
-        stop, ended, state = wishes
+    def agree(self, requests: Sequence[bool]) -> None:
+        """Takes in what any rank has requested in one step."""
+        stop, ended, state = requests
         self.stop |= stop
         self.out_of_time |= ended
         self.state_due |= state
 
     def state_written(self) -> None:
-        """The clock of --state-minutes starts again."""
+        """Starts the clock of --state-minutes again."""
         self.state_due = False
         self._state_time = time.monotonic()
 
     def fail(self) -> None:
-        """This rank cannot go on for much longer: all ranks are to stop after a whole step, with their state."""
+        """Requests that all ranks stop after a whole step, with their state, as this one cannot go on for long."""
         self._failed = True
 
     def reason(self) -> str:
-        """For which all ranks have agreed to stop: the name of the signal that this rank got, or that it got none."""
+        """Says why all ranks have agreed to stop: the signal that this rank got, or that another rank asked."""
         return "asked by another rank" if self._signal is None else signal.Signals(self._signal).name
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Heeds SIGTERM and SIGINT inside the block: the first makes a wish, a second one ends the process at once."""
+        """Answers SIGTERM and SIGINT inside the block: the first is a request, a second ends the process at once."""
         if threading.current_thread() is not threading.main_thread():  # Python delivers signals to that one only
             yield
             return
@@ -78,7 +78,7 @@ class Requests:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Inside the block a signal raises Stopped at once: for work that a resumed run does again."""
+        """Lets a signal raise Stopped at once inside the block: for work that a resumed run does again."""
         self._interruptible = True
         try:
             if self._signal is not None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from torch_utils import distributed
@@ -19,7 +21,7 @@ TICKS = 5  # whose statistics a diagnosis holds
 
 
 class Diverged(RuntimeError):
-    """Too many steps in a row with a non-finite loss or gradient, in `names` of `phase` at last."""
+    """Stops a run after too many steps in a row with a non-finite loss or gradient, at last in `names` of `phase`."""
 
     def __init__(self, phase: str, names: list[str], count: int):
         self.phase, self.names = phase, names
@@ -28,6 +30,7 @@ class Diverged(RuntimeError):
         )
 
     def with_advice(self, advice: str) -> Diverged:
+        """Adds what to do to the message."""
         self.args = (f"{self}; {advice}",)
         return self
 
@@ -52,11 +55,11 @@ class Watchdog:
         return self.limit <= 2 or any(self.in_a_row.values())
 
     def keep(self, state: dict[str, Any] | None) -> None:
-        """The state before the step that comes; its tensors are copied. None where nothing is suspicious."""
+        """Keeps the state before the step that comes; its tensors are copied. None where nothing is suspicious."""
         self.before = None if state is None else checkpoint.map_tensors(state, torch.clone)
 
     def see(self, step: int, bad: dict[str, list[str]]) -> None:
-        """`bad`: phase -> names of what was not finite in `step`, empty if all was well. Raises Diverged."""
+        """Takes in what was not finite in `step`; `bad` maps phases to names, none if all is well. Raises Diverged."""
         for phase, names in bad.items():
             self.in_a_row[phase] = count = self.in_a_row.get(phase, 0) + 1 if names else 0
             if names and distributed.rank() == 0 and self._lines < LINES:
@@ -71,14 +74,14 @@ class Watchdog:
             if self.in_a_row[phase] >= self.limit:
                 raise Diverged(phase, names, self.in_a_row[phase])
 
-    def diagnose(self, error: Diverged, run_dir: Path, device: str, order) -> str:
+    def diagnose(self, error: Diverged, run_dir: Path, device: str, items_of: Callable[[int], np.ndarray]) -> str:
         """Writes diagnosis.json and the state before the bad step; returns the command that replays it.
 
-        order: global sample indices -> data items, as `SampleStream.order`. Raises OSError.
+        items_of: from the images seen to the data items of the step, `SampleStream.all_items`. Raises OSError.
         """
         assert self.before is not None
         config, progress = self.before["config"], self.before["progress"]
-        samples = range(progress["nimg"], progress["nimg"] + config["batch"])
+        items = items_of(progress["nimg"]).tolist()
         checkpoint.save_checkpoint(run_dir / DIAGNOSIS_STATE, self.before)
         record = {
             "reason": str(error),
@@ -86,8 +89,9 @@ class Watchdog:
             "nimg": progress["nimg"],
             "phase": error.phase,
             "tensors": error.names,
-            "samples": [samples.start, samples.stop],  # global sample indices; all draws follow from them and the seed
-            "items": order(samples).tolist(),  # of the data set
+            # Global sample indices; all draws follow from them and the seed.
+            "samples": [progress["nimg"], progress["nimg"] + len(items)],
+            "items": items,  # numbers in the data set
             "seed": config["seed"],
             "data": config["data"],
             "state": DIAGNOSIS_STATE,  # from before the step
@@ -102,5 +106,5 @@ class Watchdog:
 
 
 def name_some(names: list[str]) -> str:
-    """The first few of `names`, and how many more there are."""
+    """Lists the first few of `names`, and says how many more there are."""
     return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,4 +1,6 @@
-"""Where the camera of a film goes: closed paths about a data set's own geometry, and cameras from a file."""
+"""Moves the camera of a film: closed paths about a data set's own geometry, and cameras from a file."""
+
+from __future__ import annotations
 
 import json
 import math
@@ -22,7 +24,7 @@ def camera_path(
     num_frames: int,
     yaw_limits: tuple[float, float] = (-math.pi / 6, math.pi / 6),  # radians; of "wiggle" only
 ) -> Cameras:
-    """Cameras [num_frames] about the centre. The path closes: the camera after the last one would be the first.
+    """Returns cameras [num_frames] about the centre. The path closes: the camera after the last one would be the first.
 
     front: once round an ellipse before the face. orbit: a full turn at level pitch, from the front towards world +x.
     wiggle: from side to side within `yaw_limits`, as far as the data's cameras stand.
@@ -46,7 +48,7 @@ def camera_path(
 
 
 def look_at_angles(h: Tensor, v: Tensor, geometry: Geometry) -> Cameras:
-    """Cameras of h's and v's (broadcast) shape by the angles of EG3D's sampler, looking at the pivot.
+    """Returns cameras of h's and v's (broadcast) shape by the angles of EG3D's sampler, looking at the pivot.
 
     h: radians, frontal at pi/2, larger towards world +x. v: radians in 0..pi, level at pi/2, smaller is higher; the
     height above the centre is radius (1 - 2 v / pi), so that even steps of v are even steps of height.
@@ -55,7 +57,7 @@ def look_at_angles(h: Tensor, v: Tensor, geometry: Geometry) -> Cameras:
 
 
 def read_cameras(path: str | Path, geometry: Geometry) -> Cameras:
-    """Cameras [F] of a file, one per frame, in model units.
+    """Reads cameras [F] from a file, one per frame, in model units.
 
     The file is JSON: a list of labels of 25 numbers each (camera-to-world 4x4, then intrinsics 3x3 normalised by the
     image size, row by row), or a dataset.json, whose labels are taken in their order. Both in the units of the data

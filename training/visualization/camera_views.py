@@ -1,4 +1,6 @@
-"""A picture of a data set's cameras, to see with one's own eyes that the labels mean what they should."""
+"""Draws a data set's cameras, to see with one's own eyes that the labels mean what they should."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +39,7 @@ def save_camera_overview(
 
     figure = Figure(figsize=(16, 13), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = figure.subfigures(4, 1, height_ratios=(5, 2.4, 2.6, 3.6))
+    rows = np.asarray(figure.subfigures(4, 1, height_ratios=(5, 2.4, 2.6, 3.6)))
     above, side, both = rows[0].subplots(1, 3)
     _draw_frusta(above, cameras, geometry, place, (0, 2), "from above")
     above.invert_yaxis()  # the front, +z, is at the bottom, as on a map before the subject
@@ -59,7 +61,7 @@ def save_camera_overview(
 def _draw_frusta(
     axes: Axes, cameras: Cameras, geometry: Geometry, point: torch.Tensor, plane: tuple[int, int], title: str
 ) -> None:
-    """Cameras as triangles in the plane of two world axes, with the world's origin and the point."""
+    """Draws cameras as triangles in the plane of two world axes, with the world's origin and the point."""
     step = max(1, len(cameras) // _SHOWN)
     shown = cameras[::step]
     length = 0.25 * geometry.radius
@@ -93,14 +95,14 @@ def _draw_histograms(axes: Sequence[Axes], *values: np.ndarray) -> None:
     for own, name, value in zip(axes, names, values, strict=True):
         spread = value.max() - value.min()
         # Values that agree to float32 would otherwise fill 40 bins with rounding.
-        edges = 40 if spread > 1e-4 * max(abs(value).max(), 1e-9) else np.linspace(0.9, 1.1, 41) * value.mean()
-        own.hist(value, bins=np.sort(edges) if isinstance(edges, np.ndarray) else edges)
+        same = spread <= 1e-4 * max(abs(value).max(), 1e-9)
+        own.hist(value, bins=np.sort(np.linspace(0.9, 1.1, 41) * value.mean()).tolist() if same else 40)
         own.set_xlabel(name)
     axes[0].set_ylabel("cameras")
 
 
 def _draw_means(axes: Sequence[Axes], dataset: ImageDataset, yaw: np.ndarray) -> None:
-    """Mean image per yaw bin: heads that turn with the yaw mean that images and labels belong together."""
+    """Draws the mean image per yaw bin: heads that turn with the yaw mean that images and labels belong together."""
     edges = np.linspace(yaw.min(), yaw.max() + 1e-6, _YAW_BINS + 1)
     for own, low, high in zip(axes, edges, edges[1:], strict=False):
         members = np.flatnonzero((yaw >= low) & (yaw < high))
@@ -119,7 +121,7 @@ def _draw_point(
     yaw: np.ndarray,
     point: torch.Tensor,
 ) -> list[tuple[float, float]]:
-    """Images from the leftmost to the rightmost camera, with the point and the world's axes at it."""
+    """Draws images from the leftmost to the rightmost camera, with the point and the world's axes at it."""
     chosen = np.argsort(yaw)[np.linspace(0, len(yaw) - 1, _SAMPLES).round().astype(int)]
     length = 0.2 * geometry.radius / (2 * geometry.intrinsics[0][0])
     tips = torch.cat([point[None], point + length * torch.eye(3, dtype=point.dtype)])
@@ -137,6 +139,6 @@ def _draw_point(
 
 
 def _pictures(dataset: ImageDataset, items: np.ndarray) -> torch.Tensor:
-    """uint8 [B, 3, R, R] over white."""
+    """Reads images as uint8 [B, 3, R, R] over white."""
     batch = dataset.load(items)
     return quantize(composite(batch.images, batch.masks, torch.ones(len(items), 3)))

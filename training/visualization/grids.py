@@ -1,4 +1,6 @@
-"""Pictures of a run: image grids, the cameras of a data set, coloured depth."""
+"""Draws the pictures of a run: image grids, the cameras of a data set, coloured depth."""
+
+from __future__ import annotations
 
 import math
 from pathlib import Path
@@ -42,7 +44,7 @@ def save_image_grid(images: Tensor, path: str | Path, columns: int, factor: int 
 
 
 def enlarge(picture: np.ndarray, factor: int) -> np.ndarray:
-    """A picture uint8 [H, W, 3] with `factor` times the pixels each way, smoothly: a small generator for the eye.
+    """Enlarges a picture uint8 [H, W, 3] `factor` times each way, smoothly, so that small ones can be looked at.
 
     Rendering splats finer than in training sharpens them and shows what the discriminator never saw; this does not.
     """
@@ -76,12 +78,12 @@ def color_depth(
 
 
 def mean_depth(depth: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean camera z of what a pixel sees, in world units, and where alpha is over one half; both [N, 1, H, W]."""
+    """Returns the mean camera z of what a pixel sees, world units, and where alpha is over 1/2; both [N, 1, H, W]."""
     return depth / alpha.clamp_min(1e-6), alpha > 0.5
 
 
 def depth_range(depth: Tensor, alpha: Tensor) -> tuple[float, float] | None:
-    """Nearest and farthest mean depth without the outermost 1 % of the solid pixels; None if there are none."""
+    """Returns the nearest and farthest mean depth but for the outermost 1 % of the solid pixels; None if none is."""
     distance, solid = mean_depth(depth, alpha)
     values = distance[solid].sort().values
     if len(values) == 0:
@@ -117,7 +119,7 @@ def color_normals(depth: Tensor, alpha: Tensor, intrinsics: Tensor, background: 
 
 
 def _slope(points: Tensor, solid: Tensor, axis: int) -> Tensor:
-    """Change of points [N, 3, H, W] per pixel along `axis`: the mean over the neighbours that are solid."""
+    """Returns the change of points [N, 3, H, W] per pixel along `axis`: the mean over the neighbours that are solid."""
     count = points.shape[axis] - 1
     step = points.narrow(axis, 1, count) - points.narrow(axis, 0, count)
     both = solid.narrow(axis, 1, count) & solid.narrow(axis, 0, count)
@@ -130,7 +132,7 @@ def _slope(points: Tensor, solid: Tensor, axis: int) -> Tensor:
 
 
 def _over(colors: Tensor, alpha: Tensor, background: Tensor | None) -> Tensor:
-    """Colours [N, 3, H, W] on the CPU over an RGB background by alpha [N, 1, H, W], as uint8."""
+    """Lays colours [N, 3, H, W] over an RGB background by alpha [N, 1, H, W]; uint8 on the CPU."""
     coverage = alpha.clamp(0, 1).cpu()
     behind = torch.ones(3) if background is None else background.cpu()
     return ((colors * coverage + behind[:, None, None] * (1 - coverage)) * 255).round().to(torch.uint8)
@@ -173,7 +175,7 @@ def save_camera_histogram(cameras: Cameras | Tensor, geometry: Geometry, path: s
 
 
 def _bin_edges(degrees: np.ndarray) -> np.ndarray:
-    """Edges at multiples of the bin width that enclose all values, with one empty bin at either side."""
+    """Returns edges at multiples of the bin width that enclose all values, with one empty bin at either side."""
     first = math.floor(degrees.min() / HISTOGRAM_BIN_DEGREES) - 1
     last = math.floor(degrees.max() / HISTOGRAM_BIN_DEGREES) + 2
     return np.arange(first, last + 1) * HISTOGRAM_BIN_DEGREES

@@ -1,4 +1,6 @@
-"""Which heads a script shows: latents from seeds, paths through ws, and the files that keep ws."""
+"""Chooses the heads that a script shows: latents from seeds, paths through ws, and the files that keep ws."""
+
+from __future__ import annotations
 
 import zipfile
 from pathlib import Path
@@ -8,23 +10,33 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from training.families.cgs.generator import Generator
+from training.families.base import Generator
 
 
 def seed_latents(seeds: list[int], z_dim: int) -> Tensor:
-    """One latent per seed, [len(seeds), z_dim], drawn as StyleGAN's scripts draw theirs: RandomState(seed).randn."""
+    """Draws one latent per seed, [len(seeds), z_dim], as StyleGAN's scripts draw theirs: RandomState(seed).randn."""
     return torch.from_numpy(np.stack([np.random.RandomState(seed).randn(z_dim) for seed in seeds]).astype(np.float32))
 
 
 def published_latents(seed: int, count: int, z_dim: int) -> Tensor:
-    """`count` latents from one seed, [count, z_dim], as the sample script of CGS-GAN draws them."""
+    """Draws `count` latents from one seed, [count, z_dim], as the sample script of CGS-GAN draws them."""
     return torch.from_numpy(np.random.RandomState(seed).randn(count, z_dim).astype(np.float32))
 
 
-def interpolate(keys: Tensor, num_frames: int) -> Tensor:
-    """A smooth closed path through keyframes: ws [K, ...] to [num_frames, ...]; keyframe j at frame j num_frames / K.
+def frontal_ws(G: Generator, z: Tensor, psi: float) -> Tensor:
+    """Maps latents z [B, z_dim] to ws [B, num_ws, w_dim] on G's device.
 
-    A periodic cubic spline in every coordinate, so that position, velocity and acceleration close.
+    A mapping that is told a camera is told the frontal one of the data, for every picture of a film or grid alike: what
+    changes from picture to picture is the rendering camera, not the head.
+    """
+    cameras = G.geometry.frontal().to(G.device).expand(len(z))
+    return G.mapping(z.to(G.device), cameras, psi)
+
+
+def interpolate(keys: Tensor, num_frames: int) -> Tensor:
+    """Lays a smooth closed path through keyframes: ws [K, ...] to [num_frames, ...], keyframe j at j num_frames / K.
+
+    The path is a periodic cubic spline in every coordinate, so that position, velocity and acceleration close.
     """
     count = len(keys)
     if count == 1:
@@ -41,7 +53,7 @@ def save_ws(path: str | Path, ws: Tensor) -> None:
 
 
 def load_ws(path: str | Path, G: Generator) -> Tensor:
-    """ws [B, num_ws, w_dim] of an .npz with an array `ws` (or `w`), float32, on the CPU.
+    """Reads ws [B, num_ws, w_dim] from an .npz with an array `ws` (or `w`), float32, on the CPU.
 
     Raises ValueError if the file is no such thing, or if its ws are of another generator's shape or not finite.
     """

@@ -1,11 +1,13 @@
-"""Films of scenes: panels, frames, and the file that they go to."""
+"""Films scenes: panels, frames, and the file that they go to."""
+
+from __future__ import annotations
 
 import dataclasses
+from collections import abc
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,55 +15,63 @@ from PIL import Image
 from torch import Tensor
 
 import dnnlib
-from gaussian import Cameras, Geometry
-from training.families.cgs.generator import Generator, HierarchicalGaussians
-from training.families.cgs.inspection import Inspection
+from gaussian import Cameras
+from gaussian.scene import Scene
+from training.families import family
+from training.families.base import CheckpointInfo, Generator
+from training.families.inspection import Inspection, View
 from training.images import quantize
 from training.visualization.grids import color_depth, color_normals, depth_range, image_grid
 
 PANELS = ("image", "alpha", "depth", "normals")
 DEPTH_PROBES, DEPTH_PROBE_PIXELS = 6, 64  # frames of a film, and their size, that its depth colours are fitted to
 PIXELS_PER_CALL = 1 << 21  # rendered at once; about 0.1 GiB of images, and enough views to fill the cores
-SPLATS_PER_CALL = 1 << 21  # synthesised at once where every frame has heads of its own
+NUMBERS_PER_CALL = 1 << 21  # splats, or values of like cost, synthesised at once where heads change in every frame
+FrameSink = abc.Generator[None, np.ndarray | None, None]  # is sent one frame after the other
 CRF = 17  # x264's constant rate factor; 18 and below are called visually lossless
 
 
-def yaw_range(checkpoint: dict[str, Any]) -> tuple[float, float]:
-    """Smallest and largest yaw (radians) of the cameras that a checkpoint keeps for its pictures.
-
-    Training takes them from the 5th to the 95th percentile of its data. checkpoint: what `load_checkpoint` returns.
-    """
-    yaw, _ = Cameras.from_labels(checkpoint["grid"]["labels"]).yaw_pitch(Geometry.from_dict(checkpoint["geometry"]))
-    return float(yaw.min()), float(yaw.max())
+def checkpoint_info(G: Generator) -> CheckpointInfo:
+    """Returns what the generator's checkpoint knows. Raises ValueError for a generator that comes from none."""
+    if G.info is None:
+        raise ValueError("this generator comes from no checkpoint, so it knows neither its family nor its data")
+    return G.info
 
 
 def shown_background(G: Generator, asked: str | None) -> tuple[float, float, float]:
-    """RGB 0..1 behind pictures and films: the colour asked for, or the one of training, white where that was random.
+    """Returns the RGB 0..1 behind pictures and films: the colour asked for, or the one that the run's pictures have.
 
     Raises ValueError for what is no colour.
     """
-    if asked is None:
-        trained = (getattr(G, "checkpoint_config", None) or {}).get("background", "random")
-        asked = "white" if trained == "random" else trained
-    return dnnlib.parse_color(asked)
+    return dnnlib.parse_color(checkpoint_info(G).background if asked is None else asked)
+
+
+def view_of(G: Generator, inspection: Inspection) -> View:
+    """Makes the view that an inspection asks for. Raises ValueError, naming the option, for what G's family lacks."""
+    return family(checkpoint_info(G).config["family"]).inspect(G, inspection)
+
+
+def whole_scene(scene: Scene) -> Scene:
+    """Shows the scene as it is: the default of `Look.view`."""
+    return scene
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a scene is shown."""
+    """Says how a scene is shown."""
 
     resolution: int | None = None  # pixels of one panel; the generator's own if None
     background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # RGB 0..1
     show: tuple[str, ...] = ("image",)  # panels from left to right, of PANELS
-    inspection: Inspection = field(default_factory=Inspection)
+    view: View = whole_scene  # from a scene to what is shown of it, see `view_of`
     depth_range: tuple[float, float] | None = None  # world units of the ends of depth's colours; of the call if None
 
 
 @torch.no_grad()
-def render_panels(G: Generator, scene: HierarchicalGaussians, cameras: Cameras, look: Look) -> Tensor:
-    """B scenes from V cameras each: uint8 [B, V, 3, R, R * panels] on the CPU. cameras: [B, V]."""
+def render_panels(G: Generator, scene: Scene, cameras: Cameras, look: Look) -> Tensor:
+    """Renders B scenes from cameras [B, V] as uint8 [B, V, 3, R, R * panels] on the CPU."""
     background = torch.tensor(look.background, device=scene.device)
-    out = G.render(look.inspection.apply(scene, G), cameras, look.resolution, background)
+    out = G.render(look.view(scene), cameras, look.resolution, background)
     depth, alpha = out.depth.flatten(0, 1), out.alpha.flatten(0, 1)  # [B V, 1, R, R]
     panels = []
     for name in look.show:
@@ -95,11 +105,11 @@ def render_frames(
     resolution = look.resolution or G.resolution
     chunk = max(1, PIXELS_PER_CALL // (heads * resolution**2))
     if moving:
-        chunk = min(chunk, max(1, SPLATS_PER_CALL // (heads * sum(G.config.level_sizes))))
+        chunk = min(chunk, max(1, NUMBERS_PER_CALL // (heads * G.scene_numbers)))
     else:
         scene = G.synthesis(ws)
     if "depth" in look.show and look.depth_range is None:
-        look = dataclasses.replace(look, depth_range=_film_depth_range(G, ws, cameras, look.inspection))
+        look = dataclasses.replace(look, depth_range=_film_depth_range(G, ws, cameras, look.view))
     for start in range(0, len(cameras), chunk):
         some = cameras[start : start + chunk].to(ws.device)
         if moving:
@@ -112,12 +122,12 @@ def render_frames(
             yield image_grid(frame, columns).permute(1, 2, 0).numpy()
 
 
-def _film_depth_range(G: Generator, ws: Tensor, cameras: Cameras, inspection: Inspection) -> tuple[float, float]:
-    """Ends of depth's colours for a whole film, from a few of its frames: with ends per frame it would flicker."""
+def _film_depth_range(G: Generator, ws: Tensor, cameras: Cameras, view: View) -> tuple[float, float]:
+    """Returns the ends of depth's colours for a whole film: with ends for each frame, it would flicker."""
     moments = torch.linspace(0, len(cameras) - 1, DEPTH_PROBES).round().long()
     ranges = []
     for k in moments.unique().tolist():
-        scene = inspection.apply(G.synthesis(ws[k] if ws.ndim == 4 else ws), G)
+        scene = view(G.synthesis(ws[k] if ws.ndim == 4 else ws))
         camera = cameras[k].to(ws.device).reshape(1, 1).expand(ws.shape[-3], 1)
         out = G.render(scene, camera, min(G.resolution, DEPTH_PROBE_PIXELS))
         if found := depth_range(out.depth.flatten(0, 1), out.alpha.flatten(0, 1)):
@@ -132,15 +142,15 @@ class VideoWriter:
     leaves no file. Odd widths and heights gain a white column or row, which H.264's chroma subsampling needs.
     """
 
-    def __init__(self, path: str | Path, fps: float):
+    def __init__(self, path: str | Path, fps: float) -> None:
         self._path, self._fps = Path(path), fps
         self._partial = self._path.with_name(f".{self._path.stem}.partial{self._path.suffix}")
-        self._ffmpeg: Any = None
+        self._ffmpeg: FrameSink | None = None
         self._count = 0
         self.has_ffmpeg = ffmpeg_available()
         self.target = self._path if self.has_ffmpeg else self._path.with_suffix("")
 
-    def __enter__(self) -> "VideoWriter":
+    def __enter__(self) -> VideoWriter:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self.has_ffmpeg:
             self.target.mkdir(exist_ok=True)
@@ -149,7 +159,7 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """frame: uint8 [H, W, 3], all of one size. Raises OSError if ffmpeg fails."""
+        """Adds a frame, uint8 [H, W, 3], all of one size. Raises OSError if ffmpeg fails."""
         if not self.has_ffmpeg:
             Image.fromarray(frame).save(self.target / f"frame{self._count:05d}.png")
         else:
@@ -171,7 +181,7 @@ class VideoWriter:
 
 
 def ffmpeg_available() -> bool:
-    """Whether imageio-ffmpeg is installed and finds a program to run."""
+    """Tells whether imageio-ffmpeg is installed and finds a program to run."""
     try:
         import imageio_ffmpeg
 
@@ -181,11 +191,11 @@ def ffmpeg_available() -> bool:
     return True
 
 
-def _open_ffmpeg(path: Path, size: tuple[int, int], fps: float) -> Any:
-    """A generator that takes frames; closing it ends the file."""
+def _open_ffmpeg(path: Path, size: tuple[int, int], fps: float) -> FrameSink:
+    """Starts ffmpeg and returns what is sent the frames; closing it ends the file."""
     import imageio_ffmpeg
 
-    writer = imageio_ffmpeg.write_frames(
+    writer: FrameSink = imageio_ffmpeg.write_frames(
         str(path),
         size,
         fps=fps,

@@ -1,4 +1,4 @@
-"""One posed scene as other programs would write it: a COLMAP model (text or binary) and a transforms.json."""
+"""Writes one posed scene as other programs would: a COLMAP model (text or binary) and a transforms.json."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ MODELS = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "SIMPLE_RADIAL": 2, "OPENCV": 4, "O
 
 
 def turned(cameras: Cameras, seed: int) -> Cameras:
-    """The same cameras in a world that is rotated, shifted and scaled at random."""
+    """Returns the same cameras in a world that is rotated, shifted and scaled at random."""
     rng = np.random.default_rng(seed)
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     rotation = torch.from_numpy(rotation * np.sign(np.linalg.det(rotation)))
@@ -26,7 +26,7 @@ def turned(cameras: Cameras, seed: int) -> Cameras:
 
 
 def make_scene(folder: Path, num: int = 10, width: int = 32, height: int = 32, **spread) -> Cameras:
-    """Pictures <folder>/images/view NN.png; the cameras in float64. A wide picture shows more to the sides."""
+    """Writes <folder>/images/view NN.png and returns the cameras in float64. A wide picture shows more to the sides."""
     cameras = sample_cameras(1, range(num), CameraSpread(yaw_std=0.5, roll_std=0.0, **spread)).to(dtype=torch.float64)
     (folder / "images").mkdir(parents=True)
     for i, image in enumerate(render_heads(1, range(num), cameras, height).images):
@@ -40,7 +40,7 @@ def make_scene(folder: Path, num: int = 10, width: int = 32, height: int = 32, *
 
 
 def quaternion(rotation: np.ndarray) -> np.ndarray:
-    """wxyz of a rotation matrix: an eigenvector (Bar-Itzhack 2000)."""
+    """Returns wxyz of a rotation matrix: an eigenvector (Bar-Itzhack 2000)."""
     r = rotation
     k = np.zeros((4, 4))  # lower triangle, xyzw
     k[0, 0], k[1, 1], k[2, 2] = r[0, 0] - r[1, 1] - r[2, 2], r[1, 1] - r[0, 0] - r[2, 2], r[2, 2] - r[0, 0] - r[1, 1]
@@ -52,7 +52,7 @@ def quaternion(rotation: np.ndarray) -> np.ndarray:
 def write_colmap(
     folder: Path, cameras: Cameras, size: tuple[int, int], binary: bool, model: str = "PINHOLE", extra: tuple = ()
 ) -> None:
-    """sparse/0 with one camera per picture, the pictures in reverse order, and some points."""
+    """Writes sparse/0 with one camera per picture, the pictures in reverse order, and some points."""
     place = folder / "sparse" / "0"
     place.mkdir(parents=True)
     (width, height), count = size, len(cameras)

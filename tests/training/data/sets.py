@@ -1,4 +1,4 @@
-"""Small posed image sets in every layout, made from one synthetic set."""
+"""Makes small posed image sets in every layout from one synthetic set."""
 
 import io
 import json
@@ -11,12 +11,12 @@ from PIL import Image
 
 
 def labels_of(images: Path) -> list:
-    """The entries [name, numbers] of an FFHQC set whose images lie in `images`."""
+    """Returns the entries [name, numbers] of an FFHQC set whose images lie in `images`."""
     return json.loads((images.parent / "dataset.json").read_text())["labels"]
 
 
 def pack(folder: Path, file: Path) -> Path:
-    """A zip with everything below `folder`."""
+    """Writes a zip with everything below `folder`."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -25,7 +25,7 @@ def pack(folder: Path, file: Path) -> Path:
 
 
 def to_eg3d(images: Path, dest: Path, masks: str = "mask") -> Path:
-    """EG3D's layout: dataset.json inside, images one folder deeper. masks: "mask" (inside), "alpha" or "none"."""
+    """Writes EG3D's layout: dataset.json inside, images one folder deeper. masks: "mask" (inside), "alpha", "none"."""
     entries = []
     for i, (name, label) in enumerate(labels_of(images)):
         own = f"{i // 8:05d}/img{i:08d}.png"
@@ -55,7 +55,7 @@ def to_alpha(images: Path, dest: Path) -> Path:
 
 
 def to_zips_with_labels_outside(images: Path, dest: Path) -> Path:
-    """<root>/16.zip and <root>/mask.zip beside dataset.json."""
+    """Writes <root>/16.zip and <root>/mask.zip beside dataset.json."""
     dest.mkdir(parents=True)
     shutil.copy(images.parent / "dataset.json", dest)
     pack(images.parent / "mask", dest / "mask.zip")
@@ -63,7 +63,7 @@ def to_zips_with_labels_outside(images: Path, dest: Path) -> Path:
 
 
 def to_gghead(images: Path, dest: Path) -> Path:
-    """A zip of EG3D's layout, and the masks in a zip beside it."""
+    """Writes a zip of EG3D's layout, and the masks in a zip beside it."""
     folder = to_eg3d(images, dest / "unpacked")
     pack(folder / "mask", dest / "heads_mask.zip")
     shutil.rmtree(folder / "mask")
@@ -71,12 +71,12 @@ def to_gghead(images: Path, dest: Path) -> Path:
 
 
 def to_root(images: Path, dest: Path) -> Path:
-    """The root of an FFHQC set with one resolution."""
+    """Returns the root of an FFHQC set with one resolution."""
     return Path(shutil.copytree(images.parent, dest))
 
 
 def to_zip_within_a_folder(images: Path, dest: Path) -> Path:
-    """A zip all of whose files lie in one folder."""
+    """Writes a zip all of whose files lie in one folder."""
     shutil.copytree(images.parent, dest / "up" / "heads")
     return pack(dest / "up", dest / "set.zip")
 
@@ -100,7 +100,7 @@ def png(size: tuple[int, int] = (16, 16), mode: str = "RGB") -> bytes:
 
 
 def picture(size: int, extension: str) -> bytes:
-    """A file with a gradient, so that damage anywhere changes something."""
+    """Returns an image file with a gradient, so that damage anywhere changes something."""
     data = io.BytesIO()
     Image.linear_gradient("L").resize((size, size)).convert("RGB").rotate(30).save(data, extension.upper())
     return data.getvalue()

@@ -1,4 +1,4 @@
-"""Whatever bytes stand in a label file, a picture, a zip or a COLMAP model: a result or one line, nothing else."""
+"""Tests that any bytes in a label file, an image, a zip or a COLMAP model give a result or one line."""
 
 import json
 import struct
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.training.data import sets
@@ -48,6 +48,7 @@ def one_line(error: Exception) -> None:
 @given(
     st.one_of(st.binary(max_size=200), st.lists(_ENTRY, max_size=4).map(lambda e: json.dumps({"labels": e}).encode()))
 )
+@example(b'{"labels": [["\\n", 0], ["\\n", 0]]}')
 def test_label_files(data):
     try:
         labels = parse_labels("dataset.json", data)

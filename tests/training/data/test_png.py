@@ -1,4 +1,4 @@
-"""The native PNG decoder gives Pillow's pixels, and leaves to Pillow whatever is not regular."""
+"""Tests that the native PNG decoder gives Pillow's pixels, and leaves unusual files to Pillow."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def write(rows: np.ndarray, channels: int, parts: int = 1, before: bytes = b"", after: bytes = b"", **header) -> bytes:
-    """A PNG of coded rows uint8 [H, 1 + W * channels], filters first."""
+    """Writes a PNG of coded rows uint8 [H, 1 + W * channels], filters first."""
     fields = {"depth": 8, "colour": COLOURS[channels][0], "packing": 0, "filter": 0, "interlace": 0} | header
     size = ((rows.shape[1] - 1) // channels, len(rows))
     packed = zlib.compress(rows.tobytes())
@@ -38,7 +38,7 @@ def write(rows: np.ndarray, channels: int, parts: int = 1, before: bytes = b"", 
 
 
 def coded(height: int, width: int, channels: int, filters, seed: int = 0) -> np.ndarray:
-    """Random rows; whatever bytes follow a filter are some picture."""
+    """Draws random rows; any bytes after a filter are an image."""
     rows = np.random.default_rng(seed).integers(0, 256, (height, 1 + width * channels), dtype=np.uint8)
     rows[:, 0] = np.resize(np.asarray(filters, np.uint8), height)
     return rows

@@ -1,9 +1,12 @@
 """The discriminator: structure, minibatch-std groups, precision rule, R1."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
+from training.networks.base import Conditioning
 from training.networks.discriminator import Discriminator, DiscriminatorConfig, minibatch_std
 
 TINY = DiscriminatorConfig(resolution=16, channels=(8, 12, 16), embedding_dim=20, mapping_depth=2, published_keys=False)
@@ -40,6 +43,45 @@ def test_published_members_have_the_published_sizes(resolution, keys, parameters
         assert D(torch.empty(size), torch.empty(4, 25)).shape == (4, 1)
     assert len(D.state_dict()) == keys
     assert sum(p.numel() for p in D.parameters()) == parameters
+
+
+def test_channels_are_changed_by_base_and_maximum():
+    config = DiscriminatorConfig.published(512)
+    assert (config.channel_base, config.channel_max) == (32768, 512)
+    assert config.changed(channel_base=32768) == config == config.changed(channel_max=512)
+    small = config.changed(channel_base=4096)
+    assert small.channels == (8, 16, 32, 64, 128, 256, 512, 512) and small.embedding_dim == 512
+    narrow = small.changed(channel_max=100)
+    assert narrow.channels == (8, 16, 32, 64, 100, 100, 100, 100) and narrow.embedding_dim == 100
+    assert (narrow.channel_base, narrow.channel_max) == (4096, 100)
+    assert config.changed(channel_max=64, minibatch_std_group=2, embedding_dim=32) == dataclasses.replace(
+        config, channels=(64,) * 8, embedding_dim=32, minibatch_std_group=2
+    )
+    with pytest.raises(ValueError, match="--cbase=100 leaves no channel at 512 px"):
+        config.changed(channel_base=100)
+
+
+def test_float16_comes_with_the_clamp():
+    assert TINY.changed(num_fp16_blocks=2) == dataclasses.replace(TINY, num_fp16_blocks=2, conv_clamp=256.0)
+    assert TINY_PUBLISHED.changed(num_fp16_blocks=0) == dataclasses.replace(
+        TINY_PUBLISHED, num_fp16_blocks=0, conv_clamp=None
+    )
+    assert TINY.changed(mapping_depth=3).conv_clamp is None
+
+
+def test_everything_that_can_be_changed_has_a_type():
+    types = DiscriminatorConfig.field_types()
+    assert types["channel_base"] is types["channel_max"] is types["resolution"] is int
+    assert types["channels"] == tuple[int, ...] and types["conv_clamp"] == float | None
+
+
+def test_only_whole_images_are_judged():
+    D, (images, labels) = network(), batch(4)
+    output = D.outputs(images, Conditioning(labels))
+    assert torch.equal(output.logits, D(images, labels)) and output.extras == {}
+    for conditioning in (Conditioning(labels, fade=0.5), Conditioning(labels, patch=torch.ones(4, 3))):
+        with pytest.raises(ValueError, match="whole images and does not grow"):
+            D.outputs(images, conditioning)
 
 
 def test_config_round_trip_is_strict():
@@ -155,7 +197,7 @@ def test_illegal_inputs_are_refused():
         D(images, labels)
     with pytest.raises(ValueError, match="num_groups=4"):
         D(images, labels, num_groups=4)
-    with pytest.raises(ValueError, match=r"image must have shape \[N, 3, 16, 16\]"):
+    with pytest.raises(ValueError, match=r"images must have shape \[N, 3, 16, 16\]"):
         D(images[:4, :, :8], labels[:4])
     with pytest.raises(ValueError, match=r"labels must have shape \[4, 25\]"):
         D(images[:4], labels[:4, :16])

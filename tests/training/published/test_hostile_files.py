@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.published import official_writer as writer
+from tests.training.published import file_writer as writer
 from training import checkpoint
-from training.published import records as official
-from training.published import restricted_pickle
+from training.published import pickle_file, restricted_pickle
+from training.published.records import is_published
 
 CANARY = "executed"
 TOUCH = f"open({CANARY!r}, 'w').close()"
@@ -285,10 +285,10 @@ def no_trace(tmp_path, monkeypatch):
     """Works in an empty folder; afterwards nothing has run there, and no function of ours was changed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "system", lambda *_: pytest.fail("a payload ran"))
-    before = dict(vars(restricted_pickle)), dict(vars(official.official_file)["_FUNCTIONS"])
+    before = dict(vars(restricted_pickle)), dict(vars(pickle_file)["_FUNCTIONS"])
     yield tmp_path
     assert not (tmp_path / CANARY).exists()
-    assert (dict(vars(restricted_pickle)), dict(vars(official.official_file)["_FUNCTIONS"])) == before
+    assert (dict(vars(restricted_pickle)), dict(vars(pickle_file)["_FUNCTIONS"])) == before
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -296,7 +296,7 @@ def test_hostile_pickle(kind, no_trace):
     content, message = HOSTILE[kind]
     path = no_trace / "net.pkl"
     path.write_bytes(content)
-    assert official.is_official(path)
+    assert is_published(path)
     started = time.process_time()
     tracemalloc.start()
     try:
@@ -313,15 +313,17 @@ def test_hostile_pickle(kind, no_trace):
 
 def small_file(path):
     """A whole file of a network with two tensors, in every other way like a published one."""
-    layer = nn.Module()
-    layer.weight = nn.Parameter(torch.ones(2, 3))
-    layer.register_buffer("scale", torch.zeros(2))
-    return writer.write(path, {"G_ema": layer}, optimizers=False).read_bytes()
+    network = nn.Module()
+    network.point_gen = nn.Module()
+    network.point_gen.transformer = nn.Module()
+    network.point_gen.transformer.weight = nn.Parameter(torch.ones(2, 3))
+    network.register_buffer("scale", torch.zeros(2))
+    return writer.write(path, {"G_ema": network}, optimizers=False).read_bytes()
 
 
 def test_truncation_at_every_tenth_byte(no_trace):
     whole = small_file(no_trace / "whole.pkl")
-    with pytest.raises(checkpoint.CheckpointError, match="holds no coarse start scale"):
+    with pytest.raises(checkpoint.CheckpointError, match="not a published generator: it has heads for 0 levels"):
         checkpoint.load_generator(no_trace / "whole.pkl")
     path = no_trace / "short.pkl"
     for length in range(1, len(whole), 10):

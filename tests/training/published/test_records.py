@@ -1,16 +1,22 @@
 """Published checkpoints: every tensor accounted for, both ways, in files by Python's and torch's own picklers."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from tests.training.published import official_writer as writer
+from tests.training.published import file_writer as writer
 from training import checkpoint
+from training.families import FAMILIES
+from training.families.base import Option
+from training.families.cgs import published as cgs
 from training.families.cgs.generator import Generator, GeneratorConfig
-from training.families.cgs.published import coarse_scale_in, from_official, network_of, to_official
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
-from training.published import records as official
+from training.published import discriminator as stylegan2
+from training.published.records import is_published, read_published
+
+LAYOUTS = {"G": cgs, "D": stylegan2}
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +42,14 @@ def test_the_published_sizes_are_read_off_the_shapes(resolution):
         "GD", (GeneratorConfig.published(resolution), DiscriminatorConfig.published(resolution)), counts[resolution],
         strict=True,
     ):  # fmt: skip
-        names = network_of(config).state_dict()
+        names = LAYOUTS[kind].expected_tensors(config)
         assert len(names) == count
-        found = official_config(kind, {name: tuple(value.shape) for name, value in names.items()})
+        found = config_from(kind, {name: tuple(value.shape) for name, value in names.items()})
         assert found == config
 
 
-def official_config(kind, shapes):
-    from training.families.cgs import published as official_layout
-
-    return (
-        official_layout._generator_config(shapes, -5.0)
-        if kind == "G"
-        else official_layout._discriminator_config(shapes)
-    )
+def config_from(kind, shapes):
+    return cgs.config_from(shapes, -5.0) if kind == "G" else stylegan2.config_from(shapes)
 
 
 def test_level_7_may_be_16_wide():
@@ -57,18 +57,18 @@ def test_level_7_may_be_16_wide():
     config = GeneratorConfig(
         **{**GeneratorConfig.published(2048).to_dict(), "widths": widths, "ratios": (1, 4, 4, 4, 2, 2, 2, 2)}
     )
-    shapes = {name: tuple(value.shape) for name, value in network_of(config).state_dict().items()}
-    assert official_config("G", shapes) == config
+    shapes = {name: tuple(value.shape) for name, value in cgs.expected_tensors(config).items()}
+    assert config_from("G", shapes) == config
 
 
 @pytest.mark.parametrize("kind", ["G", "D"])
 def test_round_trip(published, kind):
     tensors = published[0][kind].state_dict()
-    text = writer.SOURCE.format(scale="-7.") if kind == "G" else ""
-    config, state = from_official(kind, tensors, text)
+    text = (writer.SOURCE.format(scale="-7."),) if kind == "G" else ()
+    config, state = LAYOUTS[kind].from_published(tensors, *text)
     assert config == published[0][kind].config
     (Generator if kind == "G" else Discriminator)(config).load_state_dict(state)
-    back = to_official(kind, config, state)
+    back = LAYOUTS[kind].to_published(config, state)
     assert back.keys() == tensors.keys() and all(torch.equal(back[name], tensors[name]) for name in tensors)
 
 
@@ -76,7 +76,8 @@ def test_round_trip(published, kind):
 def test_each_missing_unknown_or_misshapen_tensor_is_named(published, kind):
     tensors = published[0][kind].state_dict()
     config = published[0][kind].config
-    for function in (lambda t: from_official(kind, t), lambda t: to_official(kind, config, t)):
+    layout = LAYOUTS[kind]
+    for function in (layout.from_published, lambda t: layout.to_published(config, t)):
         for name in tensors:
             with pytest.raises(ValueError, match=f"missing.*{name}") as caught:
                 function({n: v for n, v in tensors.items() if n != name})
@@ -94,7 +95,7 @@ def test_each_missing_unknown_or_misshapen_tensor_is_named(published, kind):
         with pytest.raises(ValueError, match=f"wrong type: {name} torch.float16"):
             function({**tensors, name: tensors[name].half()})
         with pytest.raises(ValueError, match=f"not a tensor: {name}|{name}"):
-            from_official(kind, {**tensors, name: None})
+            layout.from_published({**tensors, name: None})
 
 
 @pytest.mark.parametrize(
@@ -113,10 +114,10 @@ def test_a_constant_that_the_configuration_does_not_give_is_named(published, kin
     tensors = dict(published[0][kind].state_dict())
     tensors[name] = tensors[name] + (1 if tensors[name].dtype == torch.int64 else 1e-3)
     with pytest.raises(ValueError, match=f"wrong constant: {name} is off by"):
-        from_official(kind, tensors)
+        LAYOUTS[kind].from_published(tensors)
     tensors[name] = torch.full_like(tensors[name], math.nan) if tensors[name].is_floating_point() else tensors[name]
     with pytest.raises(ValueError, match=f"wrong constant: {name}"):
-        from_official(kind, tensors)
+        LAYOUTS[kind].from_published(tensors)
 
 
 def test_what_the_published_layout_cannot_hold_is_named(published):
@@ -124,15 +125,14 @@ def test_what_the_published_layout_cannot_hold_is_named(published):
     for change in (
         {"camera_embedding": False},
         {"point_encoding": "fourier+code"},
+        {"color_rule": "inward"},
         {"published_keys": False},
         {"resolution": 64},
     ):
         with pytest.raises(ValueError, match=f"no room for {next(iter(change))}"):
-            to_official("G", writer.small_generator(**change), state)
-    with pytest.raises(ValueError, match="kind='X'"):
-        to_official("X", writer.small_generator(), state)
-    with pytest.raises(ValueError, match="its configuration is a DiscriminatorConfig"):
-        to_official("G", writer.small_discriminator(), state)
+            cgs.to_published(writer.small_generator(**change), state)
+        with pytest.raises(ValueError, match="G_ema: the published layout has no room"):
+            cgs.PUBLISHED.to_published(writer.small_generator(**change), writer.small_discriminator(), {"G_ema": state})
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def test_what_the_published_layout_cannot_hold_is_named(published):
 )
 def test_coarse_scale_of_a_source_text(text, value):
     if isinstance(value, float):
-        assert coarse_scale_in(text) == value
+        assert cgs.coarse_scale_in(text) == value
     else:
         with pytest.raises(ValueError, match=f"{value}.*--coarse-scale"):
-            coarse_scale_in(text)
+            cgs.coarse_scale_in(text)
 
 
 # ---------------------------------------------------------------- files
@@ -160,8 +160,8 @@ def test_coarse_scale_of_a_source_text(text, value):
 
 def test_every_tensor_of_a_file_arrives(published):
     modules, path = published
-    assert official.is_official(path)
-    record = official.read_official(path)
+    assert is_published(path)
+    record = read_published(path)
     for name, module in modules.items():
         assert same(record[name], module)
     state = checkpoint.load_checkpoint(path)
@@ -175,7 +175,7 @@ def test_every_tensor_of_a_file_arrives(published):
 def test_all_protocols_and_both_kinds_of_record(published, tmp_path, protocol):
     modules, _ = published
     path = writer.write(tmp_path / "a.pkl", modules, easy=protocol % 2 == 0, protocol=protocol, num_ws=3)
-    record = official.read_official(path, ema_only=True)
+    record = read_published(path, ema_only=True)
     assert same(record["G_ema"], modules["G_ema"]) and not record["D"] and not record["opt"]["G"]
     assert record["config"]["generator"]["coarse_log_scale"] == -5.0
 
@@ -192,13 +192,13 @@ def test_networks_compute_what_the_modules_compute(published):
         assert (found.means - other.means).abs().max() > 0.01  # G_ema, not G
         images, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 25)
         assert torch.equal(D(images, labels), modules["D"](images, labels))
-    assert G.geometry == official.PUBLISHED_GEOMETRY and not G.training
+    assert G.geometry == cgs.PUBLISHED_GEOMETRY and not G.training
 
 
 def test_optimiser_state_goes_to_the_parameters_it_came_from(published):
     """The published order has `_xyz` in a group of its own, last; what never had a gradient has no state."""
     modules, path = published
-    opt = official.read_official(path)["opt"]
+    opt = read_published(path)["opt"]
     for name in ("G", "D"):
         optimizer = writer.published_adam(modules[name])
         expected = checkpoint.optimizer_state(modules[name], optimizer)
@@ -241,15 +241,53 @@ def test_a_file_without_optimisers_or_networks(published, tmp_path):
 def test_files_of_something_else_are_refused_by_name(published, tmp_path, changes, message):
     path = writer.write(tmp_path / "a.pkl", published[0], **changes)
     with pytest.raises(ValueError, match=f"a.pkl: .*{message}"):
-        official.read_official(path)
+        read_published(path)
+
+
+class Other(cgs.CgsPublished):
+    """A family whose generator has a tensor called `only`, and whose files hold objects of a class of their own."""
+
+    looks_for = "G_ema with a tensor only"
+    classes = frozenset({"training.gaussian3d_splatting.renderer.Renderer"})
+    options = (Option(("--softness",), "generator.softness", "how soft"),)
+
+    def recognises(self, file):
+        network = file.network("G_ema")
+        return network is not None and "only" in network.tensors
+
+
+def test_the_family_that_recognises_a_file_reads_it(published, tmp_path, monkeypatch):
+    path = published[1]
+    only = torch.nn.Module()
+    only.only = torch.nn.Parameter(torch.zeros(3))
+    others = writer.write(tmp_path / "a.pkl", {"G_ema": only}, optimizers=False)
+    with pytest.raises(ValueError, match=r"a\.pkl: .*known family \(cgs: G_ema with tensors point_gen\.transformer"):
+        read_published(others)
+    monkeypatch.setitem(FAMILIES, "other", dataclasses.replace(FAMILIES["cgs"], name="other", published=Other()))
+    with pytest.raises(ValueError, match=r"a\.pkl: G_ema: its source text holds no coarse start scale"):
+        read_published(others)
+    assert read_published(path, ema_only=True)["config"]["family"] == "cgs"
+    with pytest.raises(ValueError, match="--softness is not for files of the family 'cgs'"):
+        read_published(path, {"generator.softness": 1.0})
+    monkeypatch.setitem(FAMILIES, "cgs", dataclasses.replace(FAMILIES["cgs"], published=None))
+    with pytest.raises(ValueError, match=r"no generator of a known family \(other: G_ema with a tensor only\)"):
+        read_published(path)
+
+
+def test_only_classes_that_a_family_names_may_occur(published, monkeypatch):
+    layout = cgs.CgsPublished()
+    layout.classes = frozenset()
+    monkeypatch.setitem(FAMILIES, "cgs", dataclasses.replace(FAMILIES["cgs"], published=layout))
+    with pytest.raises(ValueError, match=r"names training\.gaussian3d_splatting\.renderer\.Renderer, which is not"):
+        read_published(published[1])
 
 
 def test_the_coarse_scale_can_be_stated(published, tmp_path):
     path = writer.write(tmp_path / "a.pkl", published[0], scale="start")
-    assert official.read_official(path, coarse_log_scale=-6.0)["config"]["generator"]["coarse_log_scale"] == -6.0
+    assert read_published(path, {"generator.coarse_log_scale": -6.0})["config"]["generator"]["coarse_log_scale"] == -6.0
 
 
 def test_ours_and_others_are_not_taken_for_published(checkpoint_path, tmp_path):
     torch.save({"a": 1}, tmp_path / "old.pkl", _use_new_zipfile_serialization=False)
     for path in (checkpoint_path, tmp_path / "old.pkl", tmp_path / "absent.pkl", tmp_path):
-        assert not official.is_official(path)
+        assert not is_published(path)

@@ -151,7 +151,7 @@ def test_a_signal_during_metrics_stops_at_once(heads, tmp_path, monkeypatch):
             time.sleep(60)
         raise metrics.MetricUnavailable("not today")
 
-    monkeypatch.setattr(metrics, "compute_metric", measure)
+    monkeypatch.setattr("metrics.evaluator.compute_metric", measure)
     arguments = ("--kimg=0.008", "--metrics=swd1k", "--resume=latest")
     begun = time.monotonic()
     run(heads, tmp_path, *arguments, code=EXIT_STOPPED)
@@ -183,7 +183,7 @@ def test_a_second_signal_ends_the_process_at_once():
 
 def test_collapse_stops_a_run_only_if_asked(heads, tmp_path, monkeypatch):
     always = alarms.Alarm("too good", "look again", {"Loss/D/real": (float("-inf"), float("inf"))})
-    monkeypatch.setattr(alarms, "ALARMS", (always,))
+    monkeypatch.setattr(alarms, "COMMON_ALARMS", (always,))
     monkeypatch.setattr(alarms, "IN_A_ROW", 2)
     arguments = ("--kimg=0.024", "--tick=0.008", "--keep=last:2")
     output = run(heads, tmp_path, *arguments)
@@ -201,7 +201,9 @@ def test_collapse_stops_a_run_only_if_asked(heads, tmp_path, monkeypatch):
 def train_until_told(rank, heads, run_dir):
     """SIGTERM reaches rank 1 in its third step; then one number of its average changes."""
     data = dataset.ImageDataset(str(heads))
-    config = launch.resolve_config(data, str(heads), 2, batch=8, batch_gpu=4, metrics=(), total_kimg=0.08)
+    config = launch.resolve_config(
+        data, str(heads), 2, fields={"batch": 8, "batch_gpu": 4, "metrics": (), "total_kimg": 0.08}
+    )
     trainer = training_loop.Trainer(config, training_loop.Options(run_dir, torch.device("cpu"), workers=0), data)
     original = GanStep.run
 
@@ -228,7 +230,7 @@ def train_until_told(rank, heads, run_dir):
     except run_state.RanksDiffer as differ:
         refusal = str(differ)
     distributed.barrier()
-    return message, trainer.step, refusal, state.stat().st_mtime_ns == written
+    return message, trainer.state.step, refusal, state.stat().st_mtime_ns == written
 
 
 def test_ranks_stop_together_and_never_write_what_differs(heads, tmp_path):
@@ -237,7 +239,7 @@ def test_ranks_stop_together_and_never_write_what_differs(heads, tmp_path):
     (message, step, refusal, unchanged), (told, *others) = results
     assert message.startswith("asked by another rank: stopped after step") and told.startswith("SIGTERM: stopped")
     assert step in (3, 4) and others == [step, refusal, unchanged] and unchanged
-    name = next(iter(dict(training_loop.Generator(launch.presets.resolve("micro", "x").generator).named_parameters())))
+    name = next(iter(checkpoint.load_generator(tmp_path / checkpoint.STATE_NAME).state_dict()))
     assert f"rank 1 and rank 0 hold different G_ema.{name} after {step} steps; nothing was written" in refusal
     assert checkpoint.load_checkpoint(tmp_path / checkpoint.STATE_NAME)["progress"]["step"] == step
 
@@ -276,9 +278,9 @@ def test_a_file_goes_on_in_a_new_folder_with_changes_listed_and_recorded(heads, 
     source = whole / "network-snapshot-000000_00000072.pkl"
     output = run(heads, tmp_path, f"--resume={source}", "--gamma=3")
     run_dir = tmp_path / "00000-micro"
-    assert "Changed     gamma: 2.0 -> 3.0" in output
-    assert json.loads((run_dir / "resumes.jsonl").read_text())["changed"] == ["gamma: 2.0 -> 3.0"]
-    assert json.loads((run_dir / "training_options.json").read_text())["gamma"] == 3.0
+    assert "Changed     objective.gamma: 2.0 -> 3.0" in output
+    assert json.loads((run_dir / "resumes.jsonl").read_text())["changed"] == ["objective.gamma: 2.0 -> 3.0"]
+    assert json.loads((run_dir / "training_options.json").read_text())["objective"]["gamma"] == 3.0
     assert [line["nimg"] for line in statistics(run_dir)] == [80]
 
 
@@ -410,20 +412,23 @@ def test_lines_of_statistics_wait_for_a_disk(tmp_path):
 
 def test_a_nan_is_named_in_its_step_and_replayed(heads, tmp_path, monkeypatch):
     """A NaN in one parameter's gradient from a sample on: the replayed step has the same weights and images."""
-    original = GanStep.accumulate_D
+    original = GanStep.accumulate
 
-    def spoiled(self, micro, sigma):
-        original(self, micro, sigma)
-        if micro.indices.start >= 32:
-            dict(self.D.named_parameters())["b4.fc.weight"].grad[0, 0] = torch.nan
-        seen.append((micro.indices, checkpoint.checksum({"D": self.D.state_dict(), "real": micro.real})))
+    def spoiled(self, phase, nimg, micro):
+        original(self, phase, nimg, micro)
+        if phase.name != "D":
+            return
+        if nimg >= 32:
+            dict(phase.module.named_parameters())["b4.fc.weight"].grad[0, 0] = torch.nan
+        real = torch.cat([part.real for part in micro])
+        seen.append((nimg, checkpoint.checksum({"D": phase.module.state_dict(), "real": real})))
 
     seen = []
-    monkeypatch.setattr(GanStep, "accumulate_D", spoiled)
+    monkeypatch.setattr(GanStep, "accumulate", spoiled)
     output = run(heads, tmp_path, "--max-bad-steps=3", code=1)
     named = re.findall(r"step (\d+), phase D: not finite: (.*); skipped \((\d) in a row", output)
     assert named == [(str(n), "b4.fc.weight, norm over all", str(n - 3)) for n in (4, 5, 6)]
-    assert "--replay=" in output and seen[-1][0] == range(48, 56)
+    assert "--replay=" in output and seen[-1][0] == 48
     run_dir = tmp_path / "00000-micro"
     record = json.loads((run_dir / "diagnosis.json").read_text())
     assert record["step"] == 6 and record["phase"] == "D" and record["tensors"] == ["b4.fc.weight", "norm over all"]
@@ -432,7 +437,7 @@ def test_a_nan_is_named_in_its_step_and_replayed(heads, tmp_path, monkeypatch):
     result = CliRunner().invoke(train.main, [f"--replay={run_dir / 'diagnosis.json'}"])
     assert result.exit_code == 0 and "The same tensors as in the run" in result.output, result.output
     assert seen[-1] == last  # the same weights and the same images to the bit
-    monkeypatch.setattr(GanStep, "accumulate_D", original)
+    monkeypatch.setattr(GanStep, "accumulate", original)
     result = CliRunner().invoke(train.main, [f"--replay={run_dir / 'diagnosis.json'}"])
     assert result.exit_code == 1 and "Everything is finite this time" in result.output
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import metrics
+from training.families import family
 from training.runs.retention import Retention, parse_keep
 from training.safety.alarms import AGAIN, IN_A_ROW, CollapseAlarms
 
@@ -37,15 +38,16 @@ def folder(tmp_path):
     ],
 )
 def test_rules(folder, rules, kept):
-    victims = {int(p.stem[-6:]) for p in parse_keep(rules).victims(folder, metrics.larger_is_better)}
-    assert victims == {0, 400, 800, 1200, 1600, 2000, 2400} - kept  # and never the damaged one
+    unwanted = {int(p.stem[-6:]) for p in parse_keep(rules, metrics.larger_is_better).unwanted(folder)}
+    assert unwanted == {0, 400, 800, 1200, 1600, 2000, 2400} - kept  # and never the damaged one
 
 
 def test_parsing():
-    assert parse_keep("all") is None and parse_keep("last:3") == Retention(3)
+    assert parse_keep("all", bool) is None and parse_keep("last:3", bool) == Retention(3)
+    assert parse_keep("best:x:2", lambda name: name == "x") == Retention(best=(("x", 2, True),))
     for rules in ("last:0", "newest", "best:fid2k_full", "every:0.5", ""):
         with pytest.raises(ValueError, match="legal are last:N"):
-            parse_keep(rules)
+            parse_keep(rules, bool)
 
 
 HEALTHY = {"Logits/real/sign": 0.6, "Logits/fake/sign": -0.6, "Loss/D/real": 0.4, "Gaussians/near_transparent": 0.5,
@@ -62,7 +64,7 @@ HEALTHY = {"Logits/real/sign": 0.6, "Logits/fake/sign": -0.6, "Loss/D/real": 0.4
     ],
 )
 def test_alarms(name, sick):
-    alarms = CollapseAlarms()
+    alarms = CollapseAlarms(family("cgs").alarms)
     said = [alarms.see(HEALTHY | sick) for _ in range(IN_A_ROW + AGAIN)]
     assert [len(lines) for lines in said] == [0] * (IN_A_ROW - 1) + [1] + [0] * (AGAIN - 1) + [1]
     assert said[IN_A_ROW - 1][0].startswith(f"{name} for {IN_A_ROW} ticks")

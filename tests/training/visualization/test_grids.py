@@ -1,4 +1,4 @@
-"""Picture grids, the camera histogram and coloured depth, and the loggers' files."""
+"""Tests picture grids, the camera histogram and coloured depth, and the loggers' files."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def test_depth_range_can_be_fixed():
 
 
 def test_camera_histogram_shows_where_the_cameras_stand(geometry, tmp_path):
-    """The same picture for cameras and labels; another one for cameras that stand elsewhere; no pyplot state."""
+    """Draws the same picture for cameras and labels, another for cameras elsewhere, and keeps no pyplot state."""
     cameras = geometry.orbit(torch.linspace(-0.5, 0.5, 50), torch.linspace(-0.1, 0.1, 50))
     save_camera_histogram(cameras, geometry, tmp_path / "cameras.png")
     save_camera_histogram(cameras.labels, geometry, tmp_path / "labels.png")

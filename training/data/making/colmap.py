@@ -1,4 +1,4 @@
-"""COLMAP's sparse models, text and binary: cameras and images; points are skipped.
+"""Reads COLMAP's sparse models, text and binary: cameras and images; skips points.
 
 A pose is world to camera with OpenCV axes: x_cam = R(q) x_world + t, q = (w, x, y, z). Pixel (0, 0) has its centre at
 (0.5, 0.5), so that dividing the intrinsics by the image size normalises them.
@@ -8,11 +8,13 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from training.data.image_store import DatasetError
+
+T = TypeVar("T")
 
 # Model number -> name and number of parameters.
 _MODELS = {
@@ -31,21 +33,23 @@ _MODELS = {
 
 
 class Camera(NamedTuple):
+    """Holds a pinhole camera of the model."""
+
     width: int  # pixels
-    height: int
-    intrinsics: np.ndarray  # float64 [3, 3], normalised
+    height: int  # pixels
+    intrinsics: np.ndarray  # float64 [3, 3], normalised by the image size
 
 
 class View(NamedTuple):
-    """A picture that COLMAP registered."""
+    """Holds an image that COLMAP registered."""
 
-    name: str
+    name: str  # file name below the image folder
     camera: Camera
-    cam2world: np.ndarray  # float64 [4, 4]
+    cam2world: np.ndarray  # float64 [4, 4], OpenCV axes
 
 
 def find_model(source: Path) -> Path:
-    """The folder of the model in a project folder. Raises DatasetError."""
+    """Finds the folder of the model in a project folder. Raises DatasetError."""
     for place in (source, source / "sparse" / "0", source / "sparse", source / "0"):
         if _file(place, "cameras") and _file(place, "images"):
             return place
@@ -56,8 +60,10 @@ def find_model(source: Path) -> Path:
 
 
 def read_model(folder: Path) -> list[View]:
-    """The registered pictures in the order of their names. Raises DatasetError for damage and for lens distortion."""
+    """Reads the registered images in the order of their names. Raises DatasetError for damage and lens distortion."""
     cameras_file, images_file = _file(folder, "cameras"), _file(folder, "images")
+    if cameras_file is None or images_file is None:
+        raise DatasetError(f"{folder}: holds no COLMAP model (cameras.txt and images.txt, or .bin)")
     cameras = dict(_parsed(cameras_file, _text_cameras, _binary_cameras))
     rows = _parsed(images_file, _text_images, _binary_images)
     views = []
@@ -73,7 +79,7 @@ def read_model(folder: Path) -> list[View]:
     return sorted(views, key=lambda view: view.name)
 
 
-def _parsed(file: Path, text: Callable[[Path], Iterator], binary: Callable[[Path], Iterator]) -> list:
+def _parsed(file: Path, text: Callable[[Path], Iterator[T]], binary: Callable[[Path], Iterator[T]]) -> list[T]:
     try:
         return list((binary if file.suffix == ".bin" else text)(file))
     except DatasetError:
@@ -93,7 +99,7 @@ def _camera(file: Path, identity: int, model: str, width: int, height: int, valu
     elif model in ("PINHOLE", "OPENCV", "FULL_OPENCV"):
         fx, fy, cx, cy, *distortion = values
     else:
-        distortion = [float("nan")]  # a lens that no parameter makes a pinhole
+        distortion = [float("nan")]  # no parameters make this lens a pinhole
     if any(value != 0 for value in distortion):
         raise DatasetError(
             f"{file}: camera {identity}: has the model {model} with lens distortion; PINHOLE and SIMPLE_PINHOLE are "
@@ -130,10 +136,12 @@ def _text_images(file: Path) -> Iterator[tuple[str, int, list[float], list[float
 
 
 class _Reader:
+    """Reads little-endian numbers and strings one after the other."""
+
     def __init__(self, file: Path):
         self.data, self.at = file.read_bytes(), 0
 
-    def take(self, form: str) -> tuple:
+    def take(self, form: str) -> tuple[Any, ...]:
         values = struct.unpack_from("<" + form, self.data, self.at)
         self.at += struct.calcsize("<" + form)
         return values
@@ -167,7 +175,7 @@ def _binary_images(file: Path) -> Iterator[tuple[str, int, list[float], list[flo
 
 
 def _cam2world(quaternion: list[float], translation: list[float]) -> np.ndarray | None:
-    """None if the numbers make no pose."""
+    """Converts COLMAP's world-to-camera rotation and translation; returns None if the numbers make no pose."""
     length = math.hypot(*quaternion)
     if not 1e-9 < length < 1e9 or not all(abs(value) < 1e100 for value in translation):
         return None

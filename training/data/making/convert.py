@@ -1,4 +1,4 @@
-"""An image set from an image set: other sizes, parts of the images, another container, or without its faults."""
+"""Makes an image set from another: other sizes, crops, another container, or without faulty files."""
 
 import os
 from collections.abc import Callable
@@ -15,14 +15,14 @@ Progress = Callable[[int], None] | None
 
 
 def convert_set(
-    path: str | os.PathLike,
-    dest: str | os.PathLike,
+    path: str | os.PathLike[str],
+    dest: str | os.PathLike[str],
     resolution: int | None = None,
     crop: str | Box | None = None,
     rename: bool = False,
     progress: Progress = None,
 ) -> Report:
-    """Writes the set at `path` anew, see `write_set`; masks stay masks, intrinsics follow the crop.
+    """Writes the set at `path` again, see `write_set`; masks stay masks, intrinsics follow the crop.
 
     rename: call the images 00000, 00001, ... in the order of their names, and keep their names under "sources".
     Raises DatasetError or LabelError at the first thing that is wrong.
@@ -38,9 +38,9 @@ def convert_set(
 
 
 def fix_set(
-    path: str | os.PathLike, dest: str | os.PathLike, resolution: int | None = None, progress: Progress = None
+    path: str | os.PathLike[str], dest: str | os.PathLike[str], resolution: int | None = None, progress: Progress = None
 ) -> Report:
-    """Writes a copy that passes `validate_set`: 8-bit RGB pictures and masks, square, of the commonest size.
+    """Writes a copy that passes `validate_set`: square 8-bit RGB images and masks of the commonest size.
 
     Pictures that cannot be read, have no mask or no legal label are left out and listed. Raises LabelError if the
     labels as a whole are in another convention, which no copying mends.

@@ -1,4 +1,4 @@
-"""Posed pictures from other programs as an image set: COLMAP models, transforms.json.
+"""Imports posed images of other programs as an image set: COLMAP models, transforms.json.
 
 The world of such poses has any direction, place and size. It is turned, moved and scaled here by what the cameras
 themselves say, so that the same scene from any program gives the same labels:
@@ -25,8 +25,8 @@ from training.data.making import colmap, nerf_transforms
 from training.data.making.set_writer import Box, Item, Report, write_set
 from training.data.pixels import EXTENSIONS, has_alpha, open_image
 
-_SURROUND = 0.1  # mean horizontal offset, in distances, below which cameras count as all round the middle
-_FREE = 0.2  # share of the middle eigenvalue up to which the least one leaves a direction free
+_SURROUND = 0.1  # mean horizontal offset, in camera distances, below which cameras count as surrounding the middle
+_FREE = 0.2  # the least eigenvalue leaves a direction free up to this share of the middle one
 _TURN = 0.02  # middle eigenvalue from which on the cameras' horizontal axes span a plane (a yaw spread of 8 degrees)
 
 
@@ -39,7 +39,10 @@ def import_colmap(
     up: str = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """The pictures that a COLMAP model registered. Masks: <source>/masks/<name>.png, COLMAP's own, or <stem>.png."""
+    """Imports the images that a COLMAP model registered.
+
+    Masks are <source>/masks/<name>.png, COLMAP's own, or <source>/masks/<stem>.png.
+    """
     views = colmap.read_model(colmap.find_model(source))
     folder = images or source / "images"
     missing = [view.name for view in views if not (folder / view.name).is_file()]
@@ -62,7 +65,7 @@ def import_transforms(
     up: str = "auto",
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """The frames of a transforms.json. Masks: mask_path of the frames, or the pictures' alpha channel."""
+    """Imports the frames of a transforms.json. Masks: the frames' mask_path, or the images' alpha channel."""
     frames = nerf_transforms.read_transforms(source)
     cameras = [(frame.cam2world, frame.intrinsics) for frame in frames]
     pictures, masks = [frame.picture for frame in frames], [frame.mask for frame in frames]
@@ -112,7 +115,7 @@ def _reader(path: Path) -> Callable[[], bytes]:
 
 
 def align(cameras: Cameras, up: str = "auto") -> Cameras:
-    """Cameras [N] in a world with y up, the subject in the middle, the front at +z and FFHQ's size; float64.
+    """Moves cameras [N] to a world with y up, the subject in the middle, the front at +z and FFHQ's size; float64.
 
     up: "auto" or an axis of the given world ("z", "-y", ...). The result is the same for every rotation, shift and
     scale of the given world if `up` is "auto". Raises DatasetError if the cameras have no middle.
@@ -142,7 +145,7 @@ def align(cameras: Cameras, up: str = "auto") -> Cameras:
 
 
 def _up(cameras: Cameras, up: str) -> torch.Tensor:
-    """Unit vector [3] in the given world."""
+    """Returns the up direction, a unit vector [3] in the given world."""
     if up != "auto":
         axis = torch.zeros(3, dtype=torch.float64)
         axis["xyz".index(up[-1])] = -1.0 if up.startswith("-") else 1.0

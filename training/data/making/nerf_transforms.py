@@ -1,4 +1,4 @@
-"""transforms.json of nerfstudio, instant-ngp and Blender's NeRF scenes.
+"""Reads transforms.json of nerfstudio, instant-ngp and Blender's NeRF scenes.
 
 Frames hold camera-to-world matrices with OpenGL axes (x right, y up, z backward). Intrinsics are pixels (fl_x, fl_y,
 cx, cy, w, h), of the file or of a frame, or the field of view camera_angle_x (radians).
@@ -20,15 +20,17 @@ _PINHOLE_MODELS = (None, "OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE")
 
 
 class Frame(NamedTuple):
+    """Holds an image file with its camera."""
+
     picture: Path
     mask: Path | None
-    size: tuple[int, int]  # width and height that the intrinsics are for
-    intrinsics: np.ndarray  # float64 [3, 3], normalised
+    size: tuple[int, int]  # width and height in pixels that the intrinsics are for
+    intrinsics: np.ndarray  # float64 [3, 3], normalised by the image size
     cam2world: np.ndarray  # float64 [4, 4], OpenCV axes
 
 
 def read_transforms(source: Path) -> list[Frame]:
-    """The frames in the order of their file names; `source` is the file or its folder. Raises DatasetError."""
+    """Reads the frames in the order of their file names; `source` is the file or its folder. Raises DatasetError."""
     file = source / FILE if source.is_dir() else source
     data = FolderStore(file.parent).read(file.name, MAX_JSON_BYTES)
     try:
@@ -73,7 +75,7 @@ def _number(where: str, values: dict[str, Any], name: str) -> float | None:
 
 
 def _intrinsics(where: str, picture: Path, values: dict[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
-    """Size in pixels and normalised intrinsics."""
+    """Returns size in pixels and normalised intrinsics [3, 3]."""
     distorted = [name for name in _DISTORTION if _number(where, values, name)]
     model = values.get("camera_model")
     if distorted or model not in _PINHOLE_MODELS:

@@ -1,4 +1,4 @@
-"""An index list under which a set's cameras spread evenly over yaw and pitch.
+"""Makes an index list under which a set's cameras spread evenly over yaw and pitch.
 
 Faces are mostly seen from the front; a generator then learns little about their sides. Each image is repeated (or left
 out) in inverse proportion to how many share its bin of the yaw/pitch histogram, times a score of its own, as the
@@ -19,25 +19,27 @@ from training.data.label_check import require_labels
 from training.data.label_file import parse_json, stem_of
 from training.data.layout import Layout, numbers_of, open_layout
 
-MAX_REPEAT = 32  # of one image; the published list's largest multiplicity
+MAX_REPEAT = 32  # how often one image may occur; the published list's largest multiplicity
 
 
 class Rebalanced(NamedTuple):
+    """Holds an index list and how evenly it spreads the cameras."""
+
     entries: list[int] | list[str]  # numbers of the images, or names where numbers do not tell them apart; sorted
-    before: float  # entropy of the histogram in units of an even one's (0..1)
-    after: float
+    before: float  # entropy of the set's yaw/pitch histogram over that of an even one, 0..1
+    after: float  # the same entropy under the list, 0..1
     images: int  # different images in the list
 
 
 def rebalance(
     path: str,
-    num: int | None = None,  # length of the list, roughly; None: the number of images
+    num: int | None = None,  # approximate length of the list; None: the number of images
     bin_degrees: float = 5.0,
     max_repeat: int = MAX_REPEAT,
     scores: Path | None = None,  # JSON {name or number: score >= 0} or a list in the order of the names
     seed: int = 0,
 ) -> Rebalanced:
-    """The list for the set at `path`. Raises DatasetError or LabelError for a set or scores that cannot be used."""
+    """Makes the list for the set at `path`. Raises DatasetError or LabelError for a set or scores it cannot use."""
     layout = open_layout(path)
     count = len(layout.names)
     labels = require_labels(layout.label_source, layout.files, [layout.label(i) for i in range(count)])
@@ -56,7 +58,7 @@ def rebalance(
 
 
 def repeats_of(bins: np.ndarray, weights: np.ndarray, num: int, max_repeat: int, seed: int) -> np.ndarray:
-    """How often each image comes, int64 [N]: in proportion to weight / (weight of its bin), at most `max_repeat`.
+    """Returns how often each image occurs, int64 [N]: proportional to weight / (its bin's weight), up to `max_repeat`.
 
     Fractions are rounded up or down by systematic sampling, so that the sum over every stretch of images is right to
     one.
@@ -80,7 +82,7 @@ def repeats_of(bins: np.ndarray, weights: np.ndarray, num: int, max_repeat: int,
 
 
 def _evenness(bins: np.ndarray, size: int | None = None) -> float:
-    """Entropy of the filled bins' histogram over the largest it could have; 1 if all bins are equally full."""
+    """Returns the histogram's entropy over the largest it could have; 1 if all bins are equally full."""
     counts = np.bincount(bins, minlength=size or 0)
     if len(counts) < 2:
         return 1.0
@@ -96,7 +98,7 @@ def _entries(layout: Layout, chosen: np.ndarray) -> list[int] | list[str]:
 
 
 def _read_scores(file: Path, layout: Layout) -> np.ndarray:
-    """float64 [N]; images that the file does not name have the score 1."""
+    """Reads the scores, float64 [N]; images that the file does not name have the score 1."""
     try:
         content = parse_json(str(file), file.read_bytes())
     except (OSError, ValueError) as error:

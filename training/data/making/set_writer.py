@@ -1,4 +1,4 @@
-"""Writing an image set from pictures of any size: cropping, resizing, intrinsics, and the files of the FFHQC layout.
+"""Writes an image set in the FFHQC layout from images of any size: crops, resizes and adapts the intrinsics.
 
 <dest>/dataset.json, <dest>/<resolution>/<name>.png, <dest>/mask/<name>.png; a dest that ends in .zip is a zip of these.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,52 +27,58 @@ from training.data.pixels import has_alpha, open_image
 
 CENTRE = "centre"
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-_ASPECT_TOLERANCE = 0.01  # of width over height, between the picture and the one that the intrinsics are for
+Entry = list[str | list[float]]  # an entry of dataset.json: file name and label
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+_ASPECT_TOLERANCE = 0.01  # relative difference of width over height between an image and its camera's image
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture with its camera, before cropping."""
+    """Holds an image with its camera, before cropping."""
 
-    stem: str  # its name in the new set, without extension
-    source: str  # how messages name it
-    read: Callable[[], bytes]
-    label: np.ndarray  # float64 [25]
-    read_mask: Callable[[], bytes] | None = None
+    stem: str  # name in the new set, without extension
+    source: str  # name in messages
+    read: Callable[[], bytes]  # returns the image file's content
+    label: np.ndarray  # float64 [25], pose and intrinsics of the whole image
+    read_mask: Callable[[], bytes] | None = None  # returns the mask file's content
     alpha: bool = False  # the alpha channel is the mask
-    size: tuple[int, int] | None = None  # width and height that the intrinsics are for; None: the picture's own
+    size: tuple[int, int] | None = None  # width and height in pixels that the intrinsics are for; None: the image's
 
 
 @dataclass
 class Report:
-    """What was written."""
+    """Describes the set that was written."""
 
-    images: Path  # what --data takes
-    count: int = 0
-    resolution: int = 0
-    dropped: list[str] = field(default_factory=list)  # one line per item left out
+    images: Path  # argument of --data
+    count: int = 0  # images written
+    resolution: int = 0  # pixels
+    dropped: list[str] = field(default_factory=list)  # one line per image left out
 
 
 def write_set(
     items: Sequence[Item],
-    dest: str | os.PathLike,  # a new folder, or a new file that ends in .zip
+    dest: str | os.PathLike[str],  # a new folder, or a new file that ends in .zip
     resolution: int | None = None,  # None: the side of the pictures after the crop, which must then be one
     crop: str | Box | None = None,  # "centre" (the largest square), a square box, or None for square pictures
     tolerant: bool = False,  # leave out what cannot be read instead of raising; None takes the commonest resolution
     extra: dict[str, Any] | None = None,  # goes into dataset.json, beside the labels
-    progress: Callable[[int], None] | None = None,  # told how many pictures have been added
+    progress: Callable[[int], None] | None = None,  # called with the number of images written since its last call
 ) -> Report:
-    """Raises DatasetError for a picture that cannot be used or a dest that is in use; then nothing is left behind."""
+    """Writes the items to `dest`, as a whole or not at all.
+
+    Raises DatasetError for an image that cannot be used or a dest that exists already.
+    """
     dropped: list[str] = []
-    boxes = list(_in_threads(lambda item: _attempt(_box_of, (item, crop), tolerant, dropped), items))
+    boxes = list(_in_threads(lambda item: _attempt(lambda: _box_of(item, crop), tolerant, dropped), items))
     found = [(item, *box) for item, box in zip(items, boxes, strict=True) if box is not None]
     if not found:
         raise DatasetError(f"{dest}: no picture is left to be written: {dropped[0] if dropped else 'none given'}")
     size = resolution or _common_side([box for _, _, box in found], tolerant)
     with _Destination(Path(dest), size) as place:
 
-        def add(job: tuple[Item, tuple[int, int], Box]) -> list | None:
-            entry = _attempt(_add, (place, *job, size), tolerant, dropped)
+        def add(job: tuple[Item, tuple[int, int], Box]) -> Entry | None:
+            entry = _attempt(lambda: _add(place, *job, size), tolerant, dropped)
             if progress is not None:
                 progress(1)
             return entry
@@ -84,8 +90,8 @@ def write_set(
     return Report(place.images, len(entries), size, sorted(dropped))
 
 
-def _in_threads(work: Callable, jobs: Sequence) -> Iterator:
-    """Results in order; nothing runs any more when this ends, by an error or not."""
+def _in_threads(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    """Yields results in order; when it ends, by an error or not, no job runs any more."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         yield from pool.map(work, jobs)
@@ -93,10 +99,10 @@ def _in_threads(work: Callable, jobs: Sequence) -> Iterator:
         pool.shutdown(cancel_futures=True)
 
 
-def _attempt(work: Callable, arguments: tuple, tolerant: bool, dropped: list[str]) -> Any:
-    """The result of `work`; None, with a line in `dropped`, where it fails and that is tolerated."""
+def _attempt(work: Callable[[], Result], tolerant: bool, dropped: list[str]) -> Result | None:
+    """Returns the result of `work`; where it fails and `tolerant`, returns None and adds a line to `dropped`."""
     try:
-        return work(*arguments)
+        return work()
     except DatasetError as error:
         if not tolerant:
             raise
@@ -105,7 +111,7 @@ def _attempt(work: Callable, arguments: tuple, tolerant: bool, dropped: list[str
 
 
 def _box_of(item: Item, crop: str | Box | None) -> tuple[tuple[int, int], Box]:
-    """Size of the picture and the square that is cut out of it, both in pixels."""
+    """Returns the size of the image and the square that is cut out of it, both in pixels."""
     size = open_image(item.read(), item.source, decode=False).size
     width, height = size
     if item.size is not None and abs(width / height * item.size[1] / item.size[0] - 1) > _ASPECT_TOLERANCE:
@@ -117,7 +123,7 @@ def _box_of(item: Item, crop: str | Box | None) -> tuple[tuple[int, int], Box]:
 
 
 def crop_box(size: tuple[int, int], crop: str | Box | None, source: str) -> Box:
-    """The square to cut out of a picture of `size`. Raises DatasetError if it is not square or leaves the picture."""
+    """Returns the square to cut out of an image. Raises DatasetError if it is not square or leaves the image."""
     width, height = size
     if crop is None:
         if width != height:
@@ -125,8 +131,10 @@ def crop_box(size: tuple[int, int], crop: str | Box | None, source: str) -> Box:
         return 0.0, 0.0, float(width), float(height)
     if crop == CENTRE:
         side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2  # whole pixels: nothing is blurred
-        return float(left), float(top), float(left + side), float(top + side)
+        left, top = float((width - side) // 2), float((height - side) // 2)  # whole pixels: nothing is blurred
+        return left, top, left + side, top + side
+    if isinstance(crop, str):
+        raise DatasetError(f"--crop={crop}: {CENTRE}, or left, top, right, bottom of a square, are legal")
     left, top, right, bottom = crop
     if right - left != bottom - top or right <= left:
         raise DatasetError(
@@ -149,14 +157,14 @@ def _common_side(boxes: list[Box], tolerant: bool) -> int:
 
 
 def crop_label(label: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray:
-    """The label [25] of the part `box` of a picture of `size`, both in pixels, at any resolution."""
+    """Returns the label [25] of the part `box` of an image of `size`, both in pixels, at any resolution."""
     width, height = size
     part = box[0] / width, box[1] / height, box[2] / width, box[3] / height
     return Cameras.from_labels(torch.from_numpy(np.asarray(label, dtype=np.float64))).crop(part).labels.numpy()
 
 
-def _add(place: "_Destination", item: Item, size: tuple[int, int], box: Box, resolution: int) -> list:
-    """Writes a picture and its mask; the entry of dataset.json."""
+def _add(place: "_Destination", item: Item, size: tuple[int, int], box: Box, resolution: int) -> Entry:
+    """Writes an image and its mask, and returns the entry of dataset.json."""
     picture = _eight_bits(open_image(item.read(), item.source))
     mask = None
     if item.read_mask is not None:
@@ -185,9 +193,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _cut(picture: Image.Image, box: Box, resolution: int) -> Image.Image:
-    """A part of the picture at a resolution. Edges go to edges, so that normalised intrinsics stay."""
+    """Returns a part of the image at a resolution. Edges go to edges, so that normalised intrinsics stay valid."""
     if (box[2] - box[0], box[3] - box[1]) == (resolution, resolution) and all(v == int(v) for v in box):
-        return picture.crop(tuple(int(v) for v in box))
+        left, top, right, bottom = (int(v) for v in box)
+        return picture.crop((left, top, right, bottom))
     return picture.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
 
 
@@ -198,7 +207,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 class _Destination:
-    """A new folder or zip, built beside its place and renamed when it is whole."""
+    """Writes a new folder or zip beside its place and renames it when it is complete."""
 
     def __init__(self, dest: Path, resolution: int):
         self.dest, self.images = dest, dest / str(resolution)
@@ -233,7 +242,7 @@ class _Destination:
         except OSError as error:  # a full disk ends the work, also where broken pictures are tolerated
             raise OSError(f"{printable(str(self.dest))}: cannot be written: {error.strerror}") from error
 
-    def __exit__(self, kind: type | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if self._archive is not None:
                 self._archive.close()

@@ -1,4 +1,4 @@
-"""Procedural heads: an identity as some twenty painted ellipsoids, and its picture.
+"""Builds and renders procedural heads: an identity is some twenty painted ellipsoids.
 
 A head stands at the origin, y up, face towards +z, inside a ball of radius HEAD_RADIUS. Its light and its paint are
 fixed in its own frame, so that a point has the same colour from every side: nothing is view-dependent. Imports no
@@ -6,7 +6,7 @@ torch, for the sake of the worker processes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,31 +16,46 @@ from PIL import Image
 from training.data.synthetic.raycast import EMPTY, Hits, Solids, cast, normalize, resolve_samples
 from training.data.synthetic.traits import HEAD_UNIT, Traits, sample_traits
 
-PLAIN, SKIN, EYE, LIPS = range(4)  # how a solid is painted
+PLAIN, SKIN, EYE, LIPS = range(4)  # the ways to paint a solid
 
 _LIGHT = np.array([0.0, 0.55, 0.83])  # unit, from above the brow; x = 0 keeps mirrored heads in the distribution
 _AMBIENT = 0.42  # share of the colour that a point turned away from the light keeps
 
+Vector = Sequence[float] | np.ndarray  # [3]
+Ellipsoid = tuple[np.ndarray, np.ndarray]  # centre [3] and semi-axes [3], in HEAD_UNIT
+
 
 @dataclass(frozen=True)
 class Head:
-    """A painted set of P solids."""
+    """Holds a head as P painted solids."""
 
     solids: Solids
     colours: np.ndarray  # [P, 3] RGB, 0..1, before light
     paints: np.ndarray  # [P] PLAIN, SKIN, EYE or LIPS
-    smooth: np.ndarray  # the solids of the face, whose normals are blended into one surface
-    traits: Traits
+    smooth: np.ndarray  # indices of the face's solids, whose normals are blended into one surface
+    traits: Traits  # what the head was built from
 
 
 class _Sculptor:
     """Collects solids one by one."""
 
-    def __init__(self):
-        self._rows = []
+    def __init__(self) -> None:
+        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]] = []
 
-    def add(self, centre, axes, colour, paint=PLAIN, roll=0.0, pitch=0.0, cut=None) -> int:
-        """roll turns about z, counter-clockwise from the front, pitch about x; cut = (normal, point on the plane)."""
+    def add(
+        self,
+        centre: Vector,
+        axes: Vector,
+        colour: np.ndarray,
+        paint: int = PLAIN,
+        roll: float = 0.0,
+        pitch: float = 0.0,
+        cut: tuple[Vector, Vector] | None = None,
+    ) -> int:
+        """Adds an ellipsoid, lengths in HEAD_UNIT, and returns its index.
+
+        roll: radians about z, counter-clockwise from the front; pitch: about x; cut: a plane's normal and its point.
+        """
         cr, sr, cp, sp = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch)
         rotation = np.array([[cr, -sr, 0.0], [sr, cr, 0.0], [0.0, 0.0, 1.0]])
         rotation = rotation @ np.array([[1.0, 0.0, 0.0], [0.0, cp, -sp], [0.0, sp, cp]])
@@ -62,13 +77,13 @@ class _Sculptor:
 
 
 def build_head(traits: Traits) -> Head:
-    """The solids of an identity."""
+    """Builds the solids of an identity."""
     t, s = traits, _Sculptor()
     cranium = (np.array([0.0, 0.045, -0.02]), np.array([t.width, t.height, t.depth]))
     jaw = (np.array([0.0, -0.045, 0.035]), np.array([t.jaw_width, t.jaw_length, 0.120]))
 
     def face(x: float, y: float) -> float:
-        """z of the front of the face at (x, y)."""
+        """Returns z of the front of the face at (x, y)."""
         heights = []
         for centre, axes in (cranium, jaw):
             left = 1.0 - ((x - centre[0]) / axes[0]) ** 2 - ((y - centre[1]) / axes[1]) ** 2
@@ -84,7 +99,7 @@ def build_head(traits: Traits) -> Head:
     return Head(solids, colours, paints, np.array(smooth), traits)
 
 
-def _add_features(s: _Sculptor, t: Traits, face) -> None:
+def _add_features(s: _Sculptor, t: Traits, face: Callable[[float, float], float]) -> None:
     brow_colour = 0.75 * t.hair + 0.10 * t.skin
     for side in (-1.0, 1.0):
         x, y = side * t.eye_spacing, t.eye_height
@@ -125,12 +140,11 @@ def _add_features(s: _Sculptor, t: Traits, face) -> None:
     s.add((0, y, face(0, y) + 0.55 * t.nose_reach), (t.nose_width, 0.019, 0.020), t.skin, SKIN)
 
 
-def _add_hair(s: _Sculptor, t: Traits, cranium, jaw) -> None:
+def _add_hair(s: _Sculptor, t: Traits, cranium: Ellipsoid, jaw: Ellipsoid) -> None:
     centre, axes = cranium
     if t.beard:
         normal, point = (0.0, 0.96, -0.28), (0.0, t.mouth_height + 0.012, 0.16)
-        grown = 1.03 + 0.05 * t.hair_volume
-        s.add(jaw[0], jaw[1] * grown, 0.85 * t.hair, cut=(normal, point))
+        s.add(jaw[0], jaw[1] * (1.03 + 0.05 * t.hair_volume), 0.85 * t.hair, cut=(normal, point))
     if t.hair_style == "bald":
         return
     volume = {"buzz": 0.02, "short": 0.07, "quiff": 0.05, "bob": 0.09, "long": 0.08, "bun": 0.04, "round": 0.26}[
@@ -165,7 +179,7 @@ def _add_hair(s: _Sculptor, t: Traits, cranium, jaw) -> None:
 
 
 def shade(head: Head, hits: Hits) -> np.ndarray:
-    """Colours [K, 3] of the covered samples: paint, then a soft light that is fixed in the head's frame."""
+    """Returns the colours [K, 3] of the covered samples: paint, then a soft light that is fixed in the head's frame."""
     owner = hits.owner[hits.owner != EMPTY]
     paint = head.paints[owner]
     colours = head.colours[owner]
@@ -180,7 +194,7 @@ def shade(head: Head, hits: Hits) -> np.ndarray:
 
 
 def _blended_normals(head: Head, points: np.ndarray) -> np.ndarray:
-    """Normals of the face as one surface: gradients of its ellipsoids, weighted by how near each one is."""
+    """Returns the normals of the face as one surface: its ellipsoids' gradients, weighted by nearness."""
     normal = np.zeros_like(points)
     for to_unit, centre in zip(head.solids.to_unit()[head.smooth], head.solids.centres[head.smooth], strict=True):
         local = (points - centre) @ to_unit.T
@@ -189,13 +203,13 @@ def _blended_normals(head: Head, points: np.ndarray) -> np.ndarray:
     return normalize(normal)
 
 
-def _spot(points: np.ndarray, centre, size) -> np.ndarray:
-    """Gaussian spot [K, 1] in 0..1."""
+def _spot(points: np.ndarray, centre: Vector, size: Vector) -> np.ndarray:
+    """Returns a Gaussian spot [K, 1] in 0..1."""
     away = (points - np.asarray(centre)) / np.asarray(size)
     return np.exp(-np.einsum("ki,ki->k", away, away))[:, None]
 
 
-def _paint_skin(t: Traits, colours, points, local) -> np.ndarray:
+def _paint_skin(t: Traits, colours: np.ndarray, points: np.ndarray, local: np.ndarray) -> np.ndarray:
     mirrored = np.column_stack([np.abs(points[:, 0]), points[:, 1:]])
     cheeks = _spot(mirrored, (0.075, -0.055, 0.12), (0.04, 0.035, 0.08))
     sockets = _spot(mirrored, (t.eye_spacing, t.eye_height + 0.008, 0.14), (0.042, 0.032, 0.08))
@@ -204,8 +218,8 @@ def _paint_skin(t: Traits, colours, points, local) -> np.ndarray:
     return colours * (1.0 - 0.22 * sockets) * (1.0 - 0.30 * under_chin)
 
 
-def _paint_eyes(t: Traits, colours, points, local) -> np.ndarray:
-    """White, iris and pupil as discs about the eye's own axis, under an upper lid of skin with a dark lash line."""
+def _paint_eyes(t: Traits, colours: np.ndarray, points: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """Paints white, iris and pupil as discs about the eye's own axis, under an upper lid of skin with a lash line."""
     across = local[:, :2] * np.array([1.0, 0.72])
     radius = np.linalg.norm(across, axis=1, keepdims=True)
     front = local[:, 2:] > 0.0
@@ -218,7 +232,7 @@ def _paint_eyes(t: Traits, colours, points, local) -> np.ndarray:
     return np.where((height > lid + 0.14) | (height < -0.88), 0.9 * t.skin, out)
 
 
-def _paint_lips(t: Traits, colours, points, local) -> np.ndarray:
+def _paint_lips(t: Traits, colours: np.ndarray, points: np.ndarray, local: np.ndarray) -> np.ndarray:
     gap = np.exp(-((local[:, 1:2] / 0.22) ** 2))
     return colours * (1.0 - 0.55 * gap)
 
@@ -226,7 +240,7 @@ def _paint_lips(t: Traits, colours, points, local) -> np.ndarray:
 def render(
     seed: int, indices: Sequence[int], labels: np.ndarray, resolution: int, samples: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per head `indices` of the set, under labels [N, 25]: (image, mask, depth) as `resolve_samples` returns them."""
+    """Renders heads `indices` of a set under labels [N, 25]: (image, mask, depth) each, as of `resolve_samples`."""
     results = []
     for i, label in zip(indices, labels, strict=True):
         head = build_head(sample_traits(seed, int(i)))
@@ -238,7 +252,7 @@ def render(
 def write_pictures(
     folder: Path, seed: int, indices: Sequence[int], labels: np.ndarray, resolution: int, samples: int
 ) -> int:
-    """Render as above into folder/<resolution>/ and folder/mask/, which exist; returns how many images that made."""
+    """Renders into folder/<resolution>/ and folder/mask/, which exist, and returns the number of images."""
     for i, (image, mask, _) in zip(indices, render(seed, indices, labels, resolution, samples), strict=True):
         Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(folder / str(resolution) / f"{i:05d}.png")
         Image.fromarray(mask[0]).save(folder / "mask" / f"{i:05d}.png")

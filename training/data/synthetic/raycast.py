@@ -1,10 +1,11 @@
-"""An analytic ray-caster for ellipsoids, each of which a plane may cut: the independent eye of the synthetic data.
+"""Ray-casts ellipsoids, each of which a plane may cut, analytically and independently of the rasteriser.
 
 It shares with `gaussian/` only the camera convention (OpenCV axes, x right, y down, z forward; intrinsics normalised by
 the image size; the centre of pixel (i, j) at ((i + 0.5) / W, (j + 0.5) / H)), so that a wrong sign in the rasteriser
 cannot cancel out against the same sign here. NumPy only: the worker processes that run it import no torch.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ EMPTY = -1  # owner of a sample that no solid covers
 
 @dataclass(frozen=True)
 class Solids:
-    """P solids: ellipsoid {c + R (a * q) : |q| <= 1}, without the part where normal . x > offset."""
+    """Holds P solids: ellipsoids {c + R (a * q) : |q| <= 1}, without the part where normal . x > offset."""
 
     centres: np.ndarray  # [P, 3] world units
     axes: np.ndarray  # [P, 3] semi-axes, world units, positive
@@ -22,23 +23,23 @@ class Solids:
     planes: np.ndarray  # [P, 4] unit normal and offset of the cut; a zero normal cuts nothing
 
     def to_unit(self) -> np.ndarray:
-        """[P, 3, 3] matrices L with q = L (x - c): the ellipsoid is the unit sphere in q."""
+        """Returns matrices L [P, 3, 3] with q = L (x - c): the ellipsoid is the unit sphere in q."""
         return np.swapaxes(self.rotations, -1, -2) / self.axes[:, :, None]
 
 
 @dataclass(frozen=True)
 class Hits:
-    """First hits of one image's rays on a grid of S x S samples, S = resolution * samples."""
+    """Holds the first hits of one image's rays on a grid of S x S samples, S = resolution * samples."""
 
     z: np.ndarray  # [S, S] camera z of the hit, world units; inf where nothing is hit
     owner: np.ndarray  # [S, S] int16, which solid was hit, or EMPTY
     points: np.ndarray  # [K, 3] world position of the K covered samples, in the order of owner[owner != EMPTY]
-    normals: np.ndarray  # [K, 3] outward unit normals there
-    local: np.ndarray  # [K, 3] the same points in the unit-sphere frame of their solid
+    normals: np.ndarray  # [K, 3] outward unit normals of the covered samples
+    local: np.ndarray  # [K, 3] position of the covered samples in the unit-sphere frame of their solid
 
 
 def cast(solids: Solids, cam2world: np.ndarray, intrinsics: np.ndarray, resolution: int, samples: int) -> Hits:
-    """Cast samples x samples rays a pixel, on a regular sub-grid, at the P solids.
+    """Casts samples x samples rays a pixel, on a regular sub-grid, at the P solids.
 
     cam2world [4, 4], intrinsics [3, 3] (no skew). A ray is x = o + z R (u, v, 1), so its parameter is the camera z.
     In a solid's unit-sphere frame |a + z D (u, v, 1)|^2 = 1 is the quadratic A z^2 + 2 B z + C = 0 with A and B
@@ -67,8 +68,10 @@ def cast(solids: Solids, cam2world: np.ndarray, intrinsics: np.ndarray, resoluti
     return _hits(solids, to_unit, rotation, origin, u, v, z, owner)
 
 
-def _entry(direction, start, cut, u, v) -> tuple[np.ndarray, np.ndarray]:
-    """Camera z [h, w] at which rays (u [1, w], v [h, 1]) enter one solid, and whether they do in front of the camera.
+def _entry(
+    direction: np.ndarray, start: np.ndarray, cut: tuple[np.ndarray, float] | None, u: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns camera z [h, w] where rays (u [1, w], v [h, 1]) enter one solid, and whether that is before the camera.
 
     direction [3, 3] and start [3] are D and a above; cut = (m, e) keeps the part z m . (u, v, 1) <= e, or is None.
     """
@@ -92,8 +95,16 @@ def _entry(direction, start, cut, u, v) -> tuple[np.ndarray, np.ndarray]:
     return near, hit
 
 
-def _boxes(solids, rotation, origin, directions, starts, u, v) -> np.ndarray:
-    """[P, 4] ints (x0, x1, y0, y1): windows of the sample grid that hold each ellipsoid's outline.
+def _boxes(
+    solids: Solids,
+    rotation: np.ndarray,  # [3, 3] of cam2world
+    origin: np.ndarray,  # [3] of the camera
+    directions: np.ndarray,  # [P, 3, 3] D of `cast`
+    starts: np.ndarray,  # [P, 3] a of `cast`
+    u: np.ndarray,  # [S] ascending
+    v: np.ndarray,  # [S]
+) -> np.ndarray:
+    """Returns windows (x0, x1, y0, y1) of the sample grid that hold each ellipsoid's outline, int [P, 4].
 
     The outline is the conic d^T Q d = 0 with Q = b b^T - C D^T D; a line l touches it where l^T Q^-1 l = 0. An
     ellipsoid that reaches the camera's plane gets the whole image.
@@ -118,7 +129,17 @@ def _boxes(solids, rotation, origin, directions, starts, u, v) -> np.ndarray:
     return np.stack(windows, axis=1)
 
 
-def _hits(solids, to_unit, rotation, origin, u, v, z, owner) -> Hits:
+def _hits(
+    solids: Solids,
+    to_unit: np.ndarray,  # [P, 3, 3]
+    rotation: np.ndarray,  # [3, 3] of cam2world
+    origin: np.ndarray,  # [3] of the camera
+    u: np.ndarray,  # [S]
+    v: np.ndarray,  # [S]
+    z: np.ndarray,  # [S, S]
+    owner: np.ndarray,  # [S, S]
+) -> Hits:
+    """Computes where the covered samples lie, with their normals; the arguments are those of `cast`."""
     rows, columns = np.nonzero(owner != EMPTY)
     which = owner[rows, columns]
     rays = np.stack([u[columns], v[rows], np.ones(len(rows))], axis=1)
@@ -135,12 +156,12 @@ def _hits(solids, to_unit, rotation, origin, u, v, z, owner) -> Hits:
 
 
 def normalize(vectors: np.ndarray) -> np.ndarray:
-    """Unit vectors [K, 3]; einsum, since NumPy's reductions are slow over an axis of three."""
+    """Returns unit vectors [K, 3]; uses einsum, since NumPy's reductions are slow over an axis of three."""
     return vectors / np.sqrt(np.einsum("ki,ki->k", vectors, vectors))[:, None]
 
 
 def resolve_samples(hits: Hits, colours: np.ndarray, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average the samples of each pixel: image uint8 [3, R, R], mask uint8 [1, R, R], depth float32 [1, R, R].
+    """Averages the samples of each pixel: image uint8 [3, R, R], mask uint8 [1, R, R], depth float32 [1, R, R].
 
     colours [K, 3] in 0..1 belong to the covered samples. The image is *not* premultiplied: a pixel has the mean colour
     of its covered samples, so that mask * image + (1 - mask) * background is the picture over any background; empty
@@ -153,7 +174,7 @@ def resolve_samples(hits: Hits, colours: np.ndarray, resolution: int) -> tuple[n
     layers[3, covered] = hits.z[covered]
     layers[4, covered] = 1.0
     cells = layers.reshape(5, resolution, samples, resolution, samples)
-    sums = sum(cells[:, :, i, :, j] for i in range(samples) for j in range(samples))
+    sums = functools.reduce(np.add, (cells[:, :, i, :, j] for i in range(samples) for j in range(samples)))
     count = sums[4:]
     means = sums[:4] / np.maximum(count, 1.0)
     image = np.where(count > 0, np.clip(means[:3], 0.0, 1.0), 1.0)

@@ -1,4 +1,4 @@
-"""Posed data sets of procedural heads: `synthetic.raycast` casts the rays, `synthetic.heads` draws.
+"""Makes posed data sets of procedural heads: `synthetic.raycast` casts the rays, `synthetic.heads` paints.
 
 Shares with `gaussian/` only `Cameras`. Image i has identity i and camera i of the seed, so a larger set starts with the
 images of a smaller one.
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +26,13 @@ from training.data.synthetic import heads
 from training.data.synthetic.raycast import EMPTY, Solids, cast, resolve_samples
 from training.data.synthetic.traits import CameraSpread, sample_angles
 
-FORMAT = 1  # of the pictures: raise it with any change that changes a pixel
+FORMAT = 1  # version of the images; raise it with any change that changes a pixel
 _CHUNK = 32  # images a worker takes at a time
-_IMAGES_PER_WORKER = 100  # fewer than this are done before another process has started
+_IMAGES_PER_WORKER = 100  # fewer images than this are rendered before another process has started
 
 
 class Pictures(NamedTuple):
-    """N ray-cast pictures."""
+    """Holds N ray-cast images."""
 
     images: Tensor  # uint8 [N, 3, R, R], not premultiplied: composite it over a background with the mask
     masks: Tensor  # uint8 [N, 1, R, R], share of the pixel that is covered, times 255
@@ -39,7 +40,7 @@ class Pictures(NamedTuple):
 
 
 def sample_cameras(seed: int, indices: Sequence[int], spread: CameraSpread | None = None) -> Cameras:
-    """The cameras [N] of the images `indices` of the set `seed`, float32."""
+    """Returns the cameras [N] of the images `indices` of the set `seed`, float32."""
     spread = spread or CameraSpread()
     angles = torch.tensor([sample_angles(seed, i, spread) for i in indices], dtype=torch.float64).reshape(-1, 3)
     yaw, pitch, roll = angles.unbind(-1)
@@ -54,7 +55,7 @@ def sample_cameras(seed: int, indices: Sequence[int], spread: CameraSpread | Non
 
 
 def render_heads(seed: int, indices: Sequence[int], cameras: Cameras, resolution: int, samples: int = 2) -> Pictures:
-    """The heads `indices` of the set `seed`, each under its own camera of `cameras` [N].
+    """Renders the heads `indices` of the set `seed`, each under its own camera of `cameras` [N].
 
     samples: rays per pixel and axis.
 
@@ -68,7 +69,7 @@ def render_heads(seed: int, indices: Sequence[int], cameras: Cameras, resolution
 def render_sphere(
     cameras: Cameras, centre: Sequence[float], radius: float, resolution: int, samples: int = 4
 ) -> Pictures:
-    """A black sphere under cameras [N]: the simplest thing whose place in the picture tells a camera convention."""
+    """Renders a black sphere under cameras [N]; its place in the image shows the camera convention."""
     eye, nothing = np.eye(3)[None], np.zeros((1, 4))
     sphere = Solids(np.array([centre], dtype=np.float64), np.full((1, 3), radius), eye, nothing)
     results = []
@@ -91,37 +92,37 @@ def _checked_labels(cameras: Cameras) -> np.ndarray:
 
 
 class Synthesis(NamedTuple):
-    """Where a synthetic set lies and what it took."""
+    """Describes a synthetic set."""
 
-    images: Path  # <dest>/<resolution>, what `ImageDataset` and `--data` take
-    num: int
-    seconds: float
+    images: Path  # <dest>/<resolution>, the argument of `ImageDataset` and `--data`
+    num: int  # images
+    seconds: float  # spent on rendering and writing
     fresh: bool  # False if the set was there already
 
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Everything that the pictures of a set depend on."""
+    """Holds everything that the images of a set depend on."""
 
-    num: int
-    resolution: int
+    num: int  # images
+    resolution: int  # pixels
     seed: int
-    samples: int
+    samples: int  # rays per pixel and axis
     cameras: CameraSpread
     format: int = FORMAT
 
 
 def synthesize_heads(
-    dest: str | os.PathLike,
+    dest: str | os.PathLike[str],
     num: int,
     resolution: int,
     seed: int = 0,
     spread: CameraSpread | None = None,
     samples: int = 2,  # per pixel and axis
     workers: int | None = None,  # processes; the number of cores if None
-    progress: Callable[[int], None] | None = None,  # told how many images have been added
+    progress: Callable[[int], None] | None = None,  # called with the number of images added since its last call
 ) -> Synthesis:
-    """Write `num` heads in the FFHQC layout: dest/dataset.json, dest/mask/00000.png, dest/<resolution>/00000.png.
+    """Writes `num` heads in the FFHQC layout: dest/dataset.json, dest/mask/00000.png, dest/<resolution>/00000.png.
 
     The set is made beside `dest` and renamed when it is whole. If `dest` holds exactly this set already, nothing
     happens.
@@ -154,7 +155,7 @@ def synthesize_heads(
 
 
 def _holds(dest: Path, recipe: _Recipe) -> bool:
-    """Whether `dest` holds the recipe's set; raises FileExistsError if it holds something else."""
+    """Tells whether `dest` holds the recipe's set; raises FileExistsError if it holds something else."""
     if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):
         return False
     if not (dest / "dataset.json").is_file():
@@ -179,15 +180,18 @@ def _write_set(folder: Path, recipe: _Recipe, workers: int | None, progress: Cal
     (folder / str(recipe.resolution)).mkdir()
     chunks = [np.arange(start, min(start + _CHUNK, recipe.num)) for start in range(0, recipe.num, _CHUNK)]
     workers = min(workers or os.cpu_count() or 1, max(recipe.num // _IMAGES_PER_WORKER, 1))
-    jobs = [(folder, recipe.seed, chunk, labels[chunk], recipe.resolution, recipe.samples) for chunk in chunks]
+    jobs = [
+        partial(heads.write_pictures, folder, recipe.seed, c.tolist(), labels[c], recipe.resolution, recipe.samples)
+        for c in chunks
+    ]
     if workers == 1:
         for job in jobs:
-            progress(heads.write_pictures(*job))
+            progress(job())
     else:
         # Not fork: this process may hold locks of torch's threads.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for job in [pool.submit(heads.write_pictures, *job) for job in jobs]:
-                progress(job.result())
+            for future in [pool.submit(job) for job in jobs]:
+                progress(future.result())
     entries = [[f"{i:05d}.png", label.tolist()] for i, label in enumerate(labels.astype(np.float64))]
     with open(folder / "dataset.json", "w") as file:
         json.dump({"labels": entries, "synthetic": asdict(recipe)}, file)

@@ -1,16 +1,17 @@
-"""Who is in a picture of a synthetic set and from where: identities and camera angles as functions of (seed, index).
+"""Draws identities and camera angles of a synthetic set as functions of (seed, index).
 
 Left and right are equally likely in every trait: mirroring leaves the distribution of heads as it is. NumPy only.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from statistics import NormalDist
 
 import numpy as np
 
 HEAD_RADIUS = 0.45  # world units; the published generators clamp positions to a box of +-0.5
-HEAD_UNIT = 1.12  # world units; heads are drawn in this unit, which lets one fill an FFHQ-like frame
+HEAD_UNIT = 1.12  # world units per unit of the traits' lengths; a head then fills an FFHQ-like frame
 
 _SKIN_TONES = np.array(
     [[0.96, 0.80, 0.70], [0.88, 0.67, 0.53], [0.73, 0.51, 0.37], [0.52, 0.33, 0.23], [0.33, 0.21, 0.16]]
@@ -36,7 +37,7 @@ _STANDARD_NORMAL = NormalDist()
 
 
 class Draws:
-    """Random numbers of one (seed, stream, index), from uniforms alone: NumPy may change its other samplers."""
+    """Draws random numbers of one (seed, stream, index), from uniforms alone: NumPy may change its other samplers."""
 
     def __init__(self, seed: int, stream: int, index: int):
         sequence = np.random.SeedSequence(entropy=seed, spawn_key=(stream, index))
@@ -46,20 +47,20 @@ class Draws:
         return low + (high - low) * next(self._uniforms)
 
     def normal(self, mean: float, std: float, limit: float = 2.0) -> float:
-        """Normal truncated at `limit` standard deviations."""
+        """Draws a normal number truncated at `limit` standard deviations."""
         edge = _STANDARD_NORMAL.cdf(limit)
         return mean + std * _STANDARD_NORMAL.inv_cdf(self.uniform(1.0 - edge, edge))
 
     def chance(self, probability: float) -> bool:
         return self.uniform() < probability
 
-    def choice(self, weights) -> int:
+    def choice(self, weights: Sequence[float]) -> int:
         return min(
             int(np.searchsorted(np.cumsum(weights), self.uniform() * sum(weights), side="right")), len(weights) - 1
         )
 
     def palette(self, colours: np.ndarray, jitter: float) -> np.ndarray:
-        """A colour [3] on the way between two neighbours of the palette, lighter or darker by up to `jitter`."""
+        """Draws a colour [3] between two neighbours of the palette, lighter or darker by up to `jitter`."""
         at = self.uniform(0.0, len(colours) - 1.0)
         i = min(int(at), len(colours) - 2)
         return np.clip(
@@ -69,48 +70,48 @@ class Draws:
 
 @dataclass(frozen=True)
 class Traits:
-    """What an identity is drawn from; lengths in HEAD_UNIT, angles in radians, colours RGB in 0..1."""
+    """Holds the traits of an identity; lengths in HEAD_UNIT, angles in radians, colours RGB [3] in 0..1."""
 
-    width: float  # half widths and heights of cranium and jaw
-    height: float
-    depth: float
-    jaw_width: float
-    jaw_length: float
-    skin: np.ndarray
-    blush: float
-    neck_width: float
-    shoulder_width: float
-    shirt: np.ndarray
-    eye_height: float
+    width: float  # half width of the cranium
+    height: float  # half height of the cranium
+    depth: float  # half depth of the cranium
+    jaw_width: float  # half width of the jaw
+    jaw_length: float  # half height of the jaw
+    skin: np.ndarray  # colour
+    blush: float  # strength of the cheeks' red, 0..1
+    neck_width: float  # half width of the neck
+    shoulder_width: float  # half width of the shoulders
+    shirt: np.ndarray  # colour
+    eye_height: float  # y of the eyes
     eye_spacing: float  # half the distance between the eyes
-    eye_size: float
+    eye_size: float  # half width of an eye
     eye_open: float  # share of the eyeball below the upper lid
-    eye_tilt: float
-    iris: np.ndarray
-    brow_tilt: float
-    brow_height: float
-    brow_thickness: float
-    nose_length: float
-    nose_width: float
-    nose_reach: float
-    mouth_height: float
-    mouth_width: float
-    mouth_thickness: float
-    smile: float
-    lips: np.ndarray
-    ear_size: float
-    hair_style: str
-    hair: np.ndarray
-    hair_volume: float
-    hair_length: float
-    hairline: float
-    fringe: bool
-    parting: float
+    eye_tilt: float  # roll of the eyes, outer corners up
+    iris: np.ndarray  # colour
+    brow_tilt: float  # roll of the brows, outer ends up
+    brow_height: float  # distance of the brows above the eyes
+    brow_thickness: float  # half height of the brows
+    nose_length: float  # half length of the bridge
+    nose_width: float  # half width of the tip
+    nose_reach: float  # how far the nose stands out of the face
+    mouth_height: float  # y of the mouth
+    mouth_width: float  # half width of the mouth
+    mouth_thickness: float  # half height of the lips
+    smile: float  # roll of the mouth's halves, corners up
+    lips: np.ndarray  # colour
+    ear_size: float  # half height of an ear
+    hair_style: str  # one of _HAIR_STYLES
+    hair: np.ndarray  # colour
+    hair_volume: float  # 0..1
+    hair_length: float  # 0..1
+    hairline: float  # height of the hairline above its mean
+    fringe: bool  # whether hair hangs into the forehead
+    parting: float  # side of the parting, -1..1
     beard: bool
 
 
 def sample_traits(seed: int, index: int) -> Traits:
-    """The identity of image `index` of the set `seed`."""
+    """Draws the identity of image `index` of the set `seed`."""
     d = Draws(seed, _IDENTITY_STREAM, index)
     skin = d.palette(_SKIN_TONES, 0.06)
     hue, tint = d.uniform(0.0, 6.0), d.uniform(0.35, 0.95)
@@ -158,17 +159,17 @@ def sample_traits(seed: int, index: int) -> Traits:
 
 @dataclass(frozen=True)
 class CameraSpread:
-    """How the cameras of a synthetic set are drawn. The defaults are FFHQ's framing (EG3D's labels)."""
+    """Describes how the cameras of a synthetic set are drawn. The defaults are FFHQ's framing (EG3D's labels)."""
 
     yaw_std: float = 0.55  # radians; normal, truncated at two standard deviations, so within +-1.1
-    pitch_std: float = 0.15
-    roll_std: float = 0.0
+    pitch_std: float = 0.15  # radians; normal, truncated at two standard deviations
+    roll_std: float = 0.0  # radians; normal, truncated at two standard deviations
     radius: float = 2.7  # world units from the origin, which every camera looks at
     focal: float = 4.2647  # in image widths
-    cx: float = 0.5  # principal point in image widths and heights
-    cy: float = 0.5
+    cx: float = 0.5  # principal point in image widths
+    cy: float = 0.5  # principal point in image heights
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if not math.isfinite(value) or (field.name not in ("cx", "cy") and value < 0.0):
@@ -182,6 +183,6 @@ class CameraSpread:
 
 
 def sample_angles(seed: int, index: int, spread: CameraSpread) -> tuple[float, float, float]:
-    """Yaw, pitch and roll in radians of the camera of image `index`."""
+    """Draws yaw, pitch and roll in radians of the camera of image `index`."""
     d = Draws(seed, _CAMERA_STREAM, index)
     return d.normal(0.0, spread.yaw_std), d.normal(0.0, spread.pitch_std), d.normal(0.0, spread.roll_std)

@@ -1,10 +1,10 @@
-"""From the raw outputs of the heads to anchors and splats: the coarse-to-fine rule of GSGAN and CGS-GAN.
+"""Turns the raw outputs of the heads into anchors and splats: the coarse-to-fine rule of GSGAN and CGS-GAN.
 
 Everything here is a pure function. Tensors are laid out [A, rows, M]: A splats per transformer point (a splat's
 children are consecutive), the numbers of a splat, and the M points of all scenes. With the points last, element-wise
 work with operands of different A runs over long contiguous stretches.
 
-Sources: Hyun and Heo 2024 (GSGAN, section 3.2), Barthel et al. 2025 (CGS-GAN); constants as published.
+Sources: Hyun and Heo 2024 (GSGAN), Barthel et al. 2025 (CGS-GAN); constants as published.
 """
 
 import functools
@@ -28,7 +28,7 @@ ATTRIBUTE_ROWS = (3, 3, 8)  # of Attributes
 
 
 class Attributes(NamedTuple):
-    """Of anchors or splats, or the raw outputs of their heads."""
+    """Holds the numbers of anchors or splats, or the raw outputs of their heads."""
 
     xyz: Tensor  # [A, 3, M] world units
     log_scales: Tensor  # [A, 3, M] ln of world units
@@ -36,31 +36,31 @@ class Attributes(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What the children of an anchor start from."""
+    """Holds what the children of an anchor start from."""
 
-    xyz: Tensor  # [A, 3, M]
+    xyz: Tensor  # [A, 3, M] the anchor's centre, world units
     axes: Tensor  # [A, 3 (world), 3 (own axes), M]: rotation times scale
     largest: Tensor  # [A, 3, M] upper bound of the children's log scales
-    appearance: Tensor  # [A, 8, M]
+    appearance: Tensor  # [A, 8, M] the anchor's, which the children's outputs are added to
 
 
 @dataclass(frozen=True)
 class ScaleRule:
-    """How large splats start, may get, and shrink from level to level. All are ln of world units."""
+    """Says how large splats start, may get, and shrink from level to level."""
 
-    coarse: float  # where the scale of a coarse anchor starts
-    largest: float  # soft upper bound of a coarse anchor's scale
-    smallest: float  # an anchor no larger than this is not divided further
+    coarse: float  # ln of the scale that a coarse anchor starts with, world units
+    largest: float  # ln of the soft upper bound of a coarse anchor's scale, world units
+    smallest: float  # ln of the scale from which down an anchor is not divided further, world units
     split: float  # ln of the ratio by which a child is smaller than its parent
 
 
 def squash_reference(x: Tensor) -> Tensor:
-    """Soft limit to +-20. The slow twin of squash."""
+    """Limits x softly to +-20. The slow twin of squash."""
     return SQUASH_LIMIT * torch.tanh(x / SQUASH_LIMIT)
 
 
 class _Squash(torch.autograd.Function):
-    """squash_reference in one buffer forward and one backward."""
+    """Computes squash_reference in one buffer forward and one backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -76,12 +76,12 @@ class _Squash(torch.autograd.Function):
 
 
 def squash(x: Tensor) -> Tensor:
-    """Soft limit to +-20; differentiable once."""
+    """Limits x softly to +-20; differentiable once."""
     return _Squash.apply(x)
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
-    """quats [A, 4, M] wxyz, divided by (their norm + QUAT_EPS) -> rotation matrices [A, 3, 3, M]."""
+    """Returns rotations [A, 3, 3, M] of quats [A, 4, M] wxyz, which are divided by (their norm + QUAT_EPS)."""
     norm = (quats.square().sum(dim=1, keepdim=True) + 1e-24).sqrt()  # a zero quaternion gets the gradient 0
     w, x, y, z = (quats / (norm + QUAT_EPS)).unbind(1)
     rows = (
@@ -98,14 +98,14 @@ def _initial_appearance(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def coarse_anchors(raw: Attributes, rule: ScaleRule) -> Attributes:
-    """Level-0 anchors from their heads' outputs, A = 1."""
+    """Makes the anchors of level 0 from their heads' outputs, A = 1."""
     bounded = rule.largest - F.softplus(rule.largest - rule.coarse - raw.log_scales)  # smooth minimum with the bound
     start = _initial_appearance(raw.appearance.dtype, raw.appearance.device)
     return Attributes(COARSE_REACH * raw.xyz, squash(bounded), squash(start + raw.appearance))
 
 
 def frame_of(anchors: Attributes, rule: ScaleRule) -> Frame:
-    """What the children of these anchors share. Anchors at the smallest scale pass it on undivided."""
+    """Returns what the children of these anchors share. Anchors at the smallest scale pass it on undivided."""
     scale = anchors.log_scales
     divided = (scale - rule.split).clamp(MIN_SPLIT_LOG_SCALE, 0)
     is_smallest = scale.detach().amax(dim=1, keepdim=True) <= rule.smallest
@@ -116,7 +116,7 @@ def frame_of(anchors: Attributes, rule: ScaleRule) -> Frame:
 
 
 def children(raw: Attributes, frame: Frame) -> Attributes:
-    """Anchors or splats that hang on anchors, r on each: raw [A r, rows, M], frame [A, rows, M] -> [A r, rows, M].
+    """Hangs anchors or splats on anchors, r on each: raw [A r, rows, M], frame [A, rows, M], result [A r, rows, M].
 
     Positions are offsets in the parent's ellipsoid, scales at most the frame's; the other attributes are added to the
     parent's.

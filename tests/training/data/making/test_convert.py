@@ -1,4 +1,4 @@
-"""convert, fix, show-cameras and rebalance: pictures move, intrinsics follow, nothing is destroyed."""
+"""Tests convert, fix, show-cameras and rebalance: images move, intrinsics follow, nothing is destroyed."""
 
 import json
 import os
@@ -54,7 +54,7 @@ POINT = (0.11, 0.07, 0.13)  # world units, off the axes
 
 @pytest.fixture(scope="module")
 def spheres(tmp_path_factory):
-    """Pictures 256x256 of a small black sphere at POINT, with cx, cy off the middle, fx and cameras all different."""
+    """Renders 256x256 images of a small black sphere at POINT, with cx, cy off-centre, fx and cameras all different."""
     folder = tmp_path_factory.mktemp("spheres")
     cameras = sample_cameras(0, range(6), CameraSpread(cx=0.46, cy=0.53, focal=3.9)).to(dtype=torch.float64)
     entries = []
@@ -68,7 +68,7 @@ def spheres(tmp_path_factory):
 
 
 def worst_miss(images) -> float:
-    """Largest distance in pixels between the sphere's centroid in the pictures and where the labels put POINT."""
+    """Returns the largest distance in pixels between the sphere's centroid in the images and POINT under the labels."""
     dataset = ImageDataset(images)
     batch = dataset.load(range(len(dataset)))
     dark = 255.0 - batch.images[:, 0].double()

@@ -1,4 +1,4 @@
-"""The same scene from COLMAP and from transforms.json, and what cannot be imported."""
+"""Imports the same scene from COLMAP and from transforms.json, and tests what is refused."""
 
 import json
 import shutil

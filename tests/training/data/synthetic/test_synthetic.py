@@ -1,4 +1,4 @@
-"""The ray-cast heads: their camera convention against the rasteriser's, their determinism, their masks."""
+"""Tests the ray-cast heads: the camera convention against the rasteriser's, determinism, masks."""
 
 import json
 
@@ -18,7 +18,7 @@ OFF_CENTRE = CameraSpread(roll_std=0.4, cx=0.46, cy=0.55)
 
 
 def centroid(weights: torch.Tensor) -> torch.Tensor:
-    """Images [N, H, W] -> pixel positions [N, 2] (x, y) of their mass."""
+    """Returns the centres of mass [N, 2] (x, y) of images [N, H, W], in pixels."""
     height, width = weights.shape[-2:]
     x = (weights.sum(-2) * (torch.arange(width) + 0.5)).sum(-1)
     y = (weights.sum(-1) * (torch.arange(height) + 0.5)).sum(-1)
@@ -208,7 +208,7 @@ def test_a_plane_cuts_the_ellipsoid_and_closes_it():
 
 
 def test_the_windows_hold_the_whole_outline(monkeypatch):
-    """The same picture when every solid is tried on every ray."""
+    """Expects the same image when every solid is tried on every ray."""
     head = build_head(sample_traits(0, 3))
     camera = sample_cameras(0, [3], OFF_CENTRE)
     matrices = camera.cam2world[0].double().numpy(), camera.intrinsics[0].double().numpy()

@@ -165,7 +165,7 @@ def test_at_first_all_latents_give_one_scene():
 
 def test_truncation_ends_in_w_avg_and_in_w():
     G, z = awake(), latents()
-    G.update_w_avg(torch.randn(G.w_dim), batch=4000)
+    G.update_average(torch.randn(1, G.w_dim), batch=4000)
     w = G.mapping(z)
     assert torch.equal(G.mapping(z, psi=0.0), G.w_avg.expand(3, 1, -1))
     assert torch.equal(G.mapping(z, psi=1.0), w)
@@ -177,13 +177,20 @@ def test_truncation_ends_in_w_avg_and_in_w():
 def test_w_avg_decays_by_the_images_seen():
     G = awake()
     mean = torch.randn(G.w_dim)
-    G.update_w_avg(mean, batch=8)
+    G.update_average(mean[None], batch=8)
     torch.testing.assert_close(G.w_avg, 0.002 * mean)
-    G.update_w_avg(mean, batch=8)
+    G.update_average(mean[None], batch=8)
     torch.testing.assert_close(G.w_avg, (1 - 0.998**2) * mean)
     H = awake()
-    H.update_w_avg(mean, batch=16)
+    H.update_average(mean[None], batch=16)
     torch.testing.assert_close(H.w_avg, G.w_avg)
+
+
+def test_a_scene_says_how_large_it_is():
+    G = awake()
+    assert (G.scene_numbers, G.scene_size(), G.makes_splats) == (156, "156 splats", True)
+    with pytest.raises(ValueError, match="no geometry"):
+        _ = G.geometry
 
 
 @pytest.mark.parametrize("shape", [(3, TINY.w_dim), (3, 2, TINY.w_dim), (3, 1, TINY.z_dim)])

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from dnnlib import ROOT
 from training.families.cgs.generator import Generator, GeneratorConfig, published_constants
+from training.families.cgs.published import from_published
 from training.losses import center_distance, knn_distance
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
-from training.published.records import from_official
 
 GOLDEN = json.loads((ROOT / "tests" / "data" / "golden_cgs.json").read_text())
 TOLERANCE = 5e-5  # absolute; worst seen 7.4e-6 (log scales and opacities, whose values reach 12)
@@ -91,7 +91,7 @@ def test_generator(resolution: int) -> None:
         G.dataset_label_std.zero_()
         for name, value in published_constants(G.config).items():
             getattr(G.point_gen, name).copy_(value)
-        config, state = from_official("G", G.state_dict(), "scale=torch.tensor(-5., device=d)")
+        config, state = from_published(G.state_dict(), "scale=torch.tensor(-5., device=d)")
         assert config == G.config and state.keys() == G.state_dict().keys()
 
 

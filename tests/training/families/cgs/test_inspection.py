@@ -5,7 +5,8 @@ import torch
 
 from gaussian.ply import MAX_LOGIT
 from training.checkpoint import load_generator
-from training.families.cgs.inspection import LEVEL_COLORS, Inspection, nearest_points
+from training.families.cgs.inspection import _kept, inspect_hierarchy, nearest_points
+from training.families.inspection import LEVEL_COLORS, Inspection
 from training.visualization.latents import seed_latents
 
 
@@ -20,17 +21,17 @@ def scene(G):
 
 
 def test_by_default_nothing_changes(G, scene):
-    assert Inspection().apply(scene, G) is scene
+    assert inspect_hierarchy(G, Inspection())(scene) is scene
 
 
 def test_levels_in_their_order(G, scene):
-    shown = Inspection(levels=(0, 2)).apply(scene, G)
+    shown = inspect_hierarchy(G, Inspection(levels=(0, 2)))(scene)
     expected = torch.cat([scene.select(0).means, scene.select(2).means], dim=1)
     torch.testing.assert_close(shown.means, expected, rtol=0, atol=0)
 
 
 def test_anchors_in_place_of_splats(G, scene):
-    shown = Inspection(anchors=True, levels=(1,)).apply(scene, G)
+    shown = inspect_hierarchy(G, Inspection(anchors=True, levels=(1,)))(scene)
     torch.testing.assert_close(shown.means, scene.anchors.select(1).means, rtol=0, atol=0)
     assert shown.num_splats == scene.level_sizes[1]
 
@@ -54,7 +55,7 @@ def test_descendants_are_what_moves_with_the_point(G, scene):
         for hook in hooks:
             hook.remove()
     changed = (moved.log_scales != scene.log_scales).any(-1)[0]
-    kept = Inspection(point=point)._kept(scene.level_sizes, G)
+    kept = _kept(scene.level_sizes, G, Inspection(point=point))
     assert features[0][1] == G.config.num_points
     assert torch.equal(changed, kept)
     assert kept.sum() == sum(G.config.children_per_point)
@@ -71,12 +72,12 @@ def test_nearest_points_by_brute_force(G):
 
 
 def test_nearest_adds_their_descendants(G, scene):
-    alone, more = (Inspection(point=3, nearest=k).apply(scene, G).num_splats for k in (0, 4))
+    alone, more = (inspect_hierarchy(G, Inspection(point=3, nearest=k))(scene).num_splats for k in (0, 4))
     assert more == 5 * alone
 
 
 def test_opacity_size_and_colour(G, scene):
-    shown = Inspection(opaque=True, scale=0.5, color_levels=True).apply(scene, G)
+    shown = inspect_hierarchy(G, Inspection(opaque=True, scale=0.5, color_levels=True))(scene)
     assert (shown.opacity_logits == MAX_LOGIT).all() and (shown.opacities() == 1).all()
     torch.testing.assert_close(shown.scales(), scene.scales() / 2)
     torch.testing.assert_close(shown.means, scene.means, rtol=0, atol=0)
@@ -97,4 +98,4 @@ def test_opacity_size_and_colour(G, scene):
 )
 def test_what_is_not_there_is_refused(G, inspection, message):
     with pytest.raises(ValueError, match=message):
-        inspection.check(G)
+        inspect_hierarchy(G, inspection)

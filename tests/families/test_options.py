@@ -1,0 +1,77 @@
+"""The command line of a family that only these tests know: its options, --set, --help."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train
+from tests.families import ball
+from tests.families.conftest import run
+from training.families import FAMILIES, family, register
+
+
+def resolved(heads: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(train.main, f"--data={heads}", "--dry-run", *arguments, code=code))
+    return found
+
+
+def refusal(heads: Path, *arguments: str) -> str:
+    return " ".join(run(train.main, f"--data={heads}", "--dry-run", *arguments, code=2).split())
+
+
+def test_help_shows_the_options_of_the_presets_family_alone() -> None:
+    text = run(train.main, "--preset=ball", "--help")
+    heading, own = text.index("Family balls:"), text.index("--radius")
+    assert heading < own < text.index("Optimisation:") and "[default: 0.2; x>=0]" in " ".join(text.split())
+    assert "--gamma FLOAT" not in text and "Family cgs" not in text and "--specks" not in text
+    assert "--specks" in run(train.main, "--preset", "speck", "--help")
+    default = run(train.main, "--help")
+    assert "--gamma FLOAT" in default and "--radius" not in default
+
+
+def test_an_option_of_another_family_is_refused_with_its_name(heads: Path) -> None:
+    text = refusal(heads, "--preset=ball", "--gamma=1")
+    assert "--gamma is an option of the family cgs, and this run is of balls" in text
+    text = refusal(heads, "--preset=micro", "--radius=1")
+    assert "--radius is an option of the family balls, and this run is of cgs; --preset chooses (ball)" in text
+
+
+def test_options_and_settings_are_typed(heads: Path) -> None:
+    arguments = ("--preset=ball", "--radius=0.5", "--set=objective.decay=0.75", "--set=discriminator.width=3")
+    config = resolved(heads, *arguments, "--set", "batch=32", "--set=metrics=none,swd16", "--set=mirror=no")
+    assert (config["family"], config["preset"]) == ("balls", "ball")
+    assert config["generator"] == {"resolution": 32, "z_dim": 8, "radius": 0.5}
+    assert config["objective"] == {"decay": 0.75} and config["discriminator"] == {"width": 3}
+    assert config["batch"] == 32 and config["mirror"] is False
+    assert "'x' is not a number" in refusal(heads, "--preset=ball", "--set=objective.decay=x")
+    assert "'1.5' is not a whole number" in refusal(heads, "--preset=ball", "--set=discriminator.width=1.5")
+    assert "'--radius': -1.0 is not in the range" in refusal(heads, "--preset=ball", "--radius=-1")
+
+
+def test_unknown_settings_are_refused_with_the_legal_ones(heads: Path) -> None:
+    assert "there is no value 'objective.gamma'; legal are objective.decay" in refusal(
+        heads, "--preset=ball", "--set=objective.gamma=1"
+    )
+    assert "legal are" in refusal(heads, "--preset=ball", "--set=nothing=1")
+    assert "objective.gamma" in refusal(heads, "--preset=micro", "--set=objective.decay=1")
+
+
+def test_a_run_of_several_stages_keeps_them_in_its_configuration(heads: Path) -> None:
+    stages = resolved(heads, "--preset=grown")["stages"]
+    assert [stage["resolution"] for stage in stages] == [16, 32] and [stage["batch"] for stage in stages] == [8, 4]
+
+
+def test_names_are_taken_once() -> None:
+    assert family("balls") is ball.FAMILY
+    with pytest.raises(ValueError, match="'balls' exists already"):
+        register(ball.FAMILY)
+    with pytest.raises(ValueError, match="preset called 'ball' exists already, in the family 'balls'"):
+        register(dataclasses.replace(ball.FAMILY, name="others"))
+    with pytest.raises(ValueError, match="unknown family 'others'; legal are cgs"):
+        family("others")
+    assert "others" not in FAMILIES

@@ -1,0 +1,60 @@
+"""Defines balls whose mapping insists on a camera, seen from two views a step, of which two averages are kept.
+
+They note what they are told. One preset has two stages, in which the images grow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from gaussian import Cameras, Rendering
+from tests.families import ball
+from training.families import base
+from training.samples import Stage
+
+
+class Generator(ball.Generator):
+    """Moves the ball with the camera that its mapping is told."""
+
+    mapped: ClassVar[list[Cameras]] = []  # what mapping was told
+    rendered: ClassVar[list[Cameras]] = []  # what render was told
+
+    def mapping(self, z: Tensor, cameras: Cameras | None = None, psi: float = 1.0) -> Tensor:
+        assert cameras is not None and cameras.shape == (len(z),)
+        self.mapped.append(cameras)
+        return super().mapping(z, psi=psi) + cameras.positions[:, :1, None]
+
+    def render(self, scene: ball.Balls, cameras: Cameras, *arguments: Any, **named: Any) -> Rendering:
+        self.rendered.append(cameras)
+        return super().render(scene, cameras, *arguments, **named)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(ball.ObjectiveConfig):
+    @property
+    def views(self) -> range:
+        return range(2)
+
+
+class Objective(ball.Objective):
+    def averages(self) -> Mapping[str, Callable[[int], float]]:
+        return {"G_ema": lambda nimg: self.decay, "G_slow": lambda nimg: 0.99}
+
+
+STAGES = (Stage(0, 16, 8, 8, 0.002, 0.003), Stage(32, 32, 4, 2, 0.001, 0.0005))
+PRESET = base.Preset(ball.GeneratorConfig(), ball.DiscriminatorConfig(), ObjectiveConfig())
+FAMILY = dataclasses.replace(
+    ball.FAMILY,
+    name="told",
+    title="balls that move with the camera",
+    generator=Generator,
+    objective_config=ObjectiveConfig,
+    objective=Objective,
+    presets={"told": PRESET, "grown": dataclasses.replace(PRESET, run=base.RunFields(stages=STAGES))},
+    options=(),
+)

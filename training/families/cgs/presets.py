@@ -1,0 +1,104 @@
+"""Lists the members of CGS-GAN in one table. The published values stay for 256 px and up.
+
+For the small members: a coarse splat starts as many pixels wide as at 512 px (log scale -5 + ln(512 / R)), the initial
+blur is 10 R / 512 px and fades within the first 5 % of the run, and at most an eighth of the points are neighbours.
+"""
+
+from __future__ import annotations
+
+from math import log
+
+from training.families.base import Preset, RunFields
+from training.families.cgs.generator import GeneratorConfig
+from training.families.cgs.objective import CgsObjectiveConfig
+from training.networks.discriminator import DiscriminatorConfig, channel_counts
+
+
+def _published(resolution: int) -> Preset:
+    return Preset(
+        generator=GeneratorConfig.published(resolution),
+        discriminator=DiscriminatorConfig.published(resolution),
+        objective=CgsObjectiveConfig(),
+        for_resolution=True,
+    )
+
+
+def _small(
+    resolution: int,  # pixels
+    points: int,  # splats of level 0
+    ratios: tuple[int, ...],
+    widths: tuple[int, ...],
+    w_dim: int,
+    blocks: int,  # transformer blocks before level 0
+    heads: int,
+    channel_base: int,  # D has base / size channels at each size,
+    channel_max: int,  # and at most so many
+    mapping_depth: int,  # layers of D's camera mapping
+    num_views: int,
+    gamma: float,
+    ema_halflife_kimg: float,
+    run: RunFields,
+) -> Preset:
+    channels = channel_counts(resolution, channel_base, channel_max)
+    return Preset(
+        generator=GeneratorConfig(
+            resolution=resolution,
+            z_dim=w_dim,
+            w_dim=w_dim,
+            num_points=points,
+            ratios=ratios,
+            widths=widths,
+            first_blocks=blocks,
+            num_heads=heads,
+            point_encoding="fourier+code",
+            coarse_log_scale=-5.0 + log(512 / resolution),
+            camera_embedding=False,
+            published_keys=False,
+        ),
+        discriminator=DiscriminatorConfig(
+            resolution=resolution,
+            channels=channels,
+            embedding_dim=channels[-1],
+            mapping_depth=mapping_depth,
+            conv_clamp=None,  # guards float16's range in the published networks
+            published_keys=False,
+        ),
+        objective=CgsObjectiveConfig(
+            gamma=gamma,
+            num_views=num_views,
+            knn_neighbours=points // 8,
+            blur_sigma=10 * resolution / 512,
+            blur_fade_kimg=0.05 * run["total_kimg"],
+            ema_halflife_kimg=ema_halflife_kimg,
+        ),
+        run=run,
+        for_resolution=True,
+    )
+
+
+# fmt: off
+PRESETS = {
+    "micro": _small(
+        resolution=32, points=32, ratios=(1, 4, 4), widths=(64, 32, 16), w_dim=64, blocks=2, heads=4,
+        channel_base=1024, channel_max=128, mapping_depth=2, num_views=2, gamma=2.0, ema_halflife_kimg=2.0,
+        run=RunFields(total_kimg=20, batch=16, batch_gpu=16, g_lr=0.002, d_lr=0.002, tick_kimg=1, image_ticks=5,
+                      snapshot_ticks=10, metrics=("swd1k",)),
+    ),
+    "tiny": _small(
+        resolution=64, points=64, ratios=(1, 4, 4, 4), widths=(128, 64, 32, 16), w_dim=128, blocks=3, heads=4,
+        channel_base=2048, channel_max=128, mapping_depth=4, num_views=2, gamma=4.0, ema_halflife_kimg=3.0,
+        run=RunFields(total_kimg=30, batch=16, batch_gpu=16, g_lr=0.002, d_lr=0.002, tick_kimg=1, image_ticks=5,
+                      snapshot_ticks=10, metrics=("swd1k",)),
+    ),
+    "small": _small(
+        resolution=128, points=128, ratios=(1, 4, 4, 4, 2), widths=(256, 128, 64, 32, 16), w_dim=256, blocks=4, heads=8,
+        channel_base=4096, channel_max=256, mapping_depth=6, num_views=2, gamma=4.0, ema_halflife_kimg=5.0,
+        run=RunFields(total_kimg=1000, batch=16, batch_gpu=8, g_lr=0.002, d_lr=0.002, tick_kimg=1, image_ticks=10,
+                      snapshot_ticks=50, metrics=("swd2k",)),
+    ),
+    "cgs256": _published(256),
+    "cgs512": _published(512),
+    "cgs1024": _published(1024),
+    "cgs2048": _published(2048),
+}
+# fmt: on

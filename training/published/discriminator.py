@@ -1,0 +1,94 @@
+"""Reads published StyleGAN2 discriminators (training/networks/discriminator.py) into our class, and writes them back.
+
+Our modules and parameters carry the published names, so reading is: find the configuration that the shapes tell, then
+account for every name, shape and type. Nothing is skipped and nothing is filled in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from torch_utils import ops
+from training.networks.discriminator import PUBLISHED_CLAMP, Discriminator, DiscriminatorConfig
+from training.published.pickle_file import StoredNetwork
+from training.published.state_dicts import (
+    Shapes,
+    check_room,
+    check_tensors,
+    commonest,
+    count_entries,
+    lengths,
+    shapes_of,
+    without_memory,
+)
+
+MAX_RESOLUTION = 2048
+
+
+def from_published(tensors: Mapping[str, Tensor]) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
+    """Returns the configuration and our state dict of a published state dict, with which it shares memory.
+
+    Raises ValueError that names every unknown or missing tensor, every wrong shape or type, and every resampling filter
+    that is not ours.
+    """
+    config = config_from(shapes_of(tensors))
+    _check(config, tensors)
+    return config, dict(tensors)
+
+
+def from_stored(stored: StoredNetwork, tensors: Mapping[str, Tensor]) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
+    """Does the same for a network of a file, whose modules tell the clamp and the minibatch-std group besides."""
+    config, state_dict = from_published(tensors)
+    clamp = stored.attribute(f"b{config.resolution}.conv0", "conv_clamp", config.conv_clamp)
+    group = stored.attribute("b4.mbstd", "group_size", config.minibatch_std_group)
+    if not isinstance(clamp, int | float | None) or not isinstance(group, int):
+        raise ValueError("conv_clamp or group_size is not a number")
+    clamp = None if clamp is None else float(clamp)
+    return dataclasses.replace(config, conv_clamp=clamp, minibatch_std_group=group), state_dict
+
+
+def to_published(config: DiscriminatorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverts `from_published`. Raises ValueError for a network that the published layout cannot hold."""
+    check_room(config.to_dict(), dataclasses.replace(config, published_keys=True).to_dict())
+    _check(config, state_dict)
+    return dict(state_dict)
+
+
+def _check(config: DiscriminatorConfig, tensors: Mapping[str, Tensor]) -> None:
+    expected = expected_tensors(config)
+    filters = {name: ops.fir_filter() for name in expected if name.endswith("resample_filter")}
+    check_tensors(tensors, expected, filters)
+
+
+@functools.lru_cache(maxsize=8)
+def expected_tensors(config: DiscriminatorConfig) -> dict[str, Tensor]:
+    """Returns the state dict that the configuration has, without memory for it."""
+    return without_memory(lambda: Discriminator(config))
+
+
+def config_from(shapes: Shapes) -> DiscriminatorConfig:
+    """Returns the configuration that the shapes of a published discriminator tell."""
+    firsts = (re.fullmatch(r"b(\d{1,4})\.fromrgb\.\w+", name) for name in shapes)
+    resolution = commonest([int(m[1]) for m in firsts if m], "its first block (b*.fromrgb)")
+    if resolution > MAX_RESOLUTION:
+        raise ValueError(f"not a published discriminator: {resolution} px, legal are up to {MAX_RESOLUTION}")
+    sizes = [resolution >> i for i in range(resolution.bit_length() - 3)]
+    channels = [
+        commonest(lengths(shapes, rf"b{size}\.conv0\.(?:weight|bias)", 0), f"b{size}.conv0.weight") for size in sizes
+    ]
+    channels.append(commonest(lengths(shapes, r"b4\.conv\.(?:weight|bias)", 0), "b4.conv.weight"))
+    try:
+        return DiscriminatorConfig(
+            resolution=resolution,
+            channels=tuple(channels),
+            embedding_dim=commonest(lengths(shapes, r"mapping\.\w+\.(?:weight|bias)", 0), "the width of its mapping"),
+            mapping_depth=max(count_entries(shapes, r"mapping\.fc(\d+)\.\w+"), 1),
+            conv_clamp=PUBLISHED_CLAMP,
+        )
+    except ValueError as error:
+        raise ValueError(f"not a published discriminator: {error}") from None
