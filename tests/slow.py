@@ -6,6 +6,7 @@ that takes longer than 3 seconds belongs in here; `pytest --durations=20` finds 
 
 SLOW = {
     "tests/bad_input/test_bad_input.py::test_as_a_process": 57,  # the same lines are tested in process
+    "tests/families/test_runs.py::test_a_stopped_run_goes_on_bit_equal": 13,
     "tests/faults/": 123,
     "tests/gaussian/test_backend_torch.py::test_every_single_derivative_is_that_of_finite_differences": 3,
     "tests/gaussian/test_exactness.py": 4,

@@ -36,7 +36,7 @@ FLOORS = (
     ("samples",),
     ("families.inspection",),
     ("families.base",),
-    ("families.options",),
+    ("families.options", "families.adversarial"),
     ("families.*",),  # a room for each family; one imports another only as FAMILY_PAIRS says
     ("families",),  # the registry: training/families/__init__.py alone
     ("config",),

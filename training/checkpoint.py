@@ -44,7 +44,7 @@ from training.published.records import is_published, read_published
 
 FORMAT = 2
 READABLE_FORMATS = (1, 2)
-REVISION = "splatgan 0.1.0"
+REVISION = f"splatgan {dnnlib.__version__}"
 STATE_NAME = "state-latest.pkl"
 SNAPSHOT_PATTERN = "network-snapshot-*.pkl"
 RECORDS = {  # that every checkpoint has

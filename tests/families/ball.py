@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gaussian import Cameras, Rendering
-from training import losses
 from training.families import base
-from training.families.base import AT_REST, Conditioning, Loss, Phase, StepContext
-from training.samples import MicroBatch, RunConfig, Stage
+from training.families.adversarial import AdversarialConfig, AdversarialObjective
+from training.families.base import AT_REST, Conditioning, StepContext
 
 
 @dataclass(frozen=True)
@@ -106,49 +105,6 @@ class Discriminator(base.Discriminator):
         return base.DiscriminatorOutput(self.layers(torch.cat([pixels, conditioning.labels], dim=1)))
 
 
-@dataclass(frozen=True)
-class ObjectiveConfig(base.ObjectiveConfig):
-    decay: float = 0.9  # what the moving average keeps in a step
-
-
-class Objective:
-    """The logistic loss, for G and then for D."""
-
-    def __init__(self, config: RunConfig, G: base.Generator, D: base.Discriminator) -> None:
-        self.G, self.D, self.decay = G, D, config.objective.decay
-        self.adam = {name: torch.optim.Adam(module.parameters(), fused=True) for name, module in (("G", G), ("D", D))}
-
-    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
-        return self.adam
-
-    def learning_rates(self, stage: Stage) -> Mapping[str, float]:
-        return {"G": stage.g_lr, "D": stage.d_lr}
-
-    def averages(self) -> Mapping[str, Callable[[int], float]]:
-        return {"G_ema": lambda nimg: self.decay}
-
-    def phases(self) -> Sequence[Phase]:
-        return [
-            Phase("G", self.G, self.adam["G"], 1, 10.0, self.generator_losses),
-            Phase("D", self.D, self.adam["D"], 1, 10.0, self.discriminator_losses),
-        ]
-
-    def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        scene = self.G.synthesis(self.G.mapping(micro.g_z, micro.g_cameras[:, 0]), at)
-        fake = self.G.render(scene, micro.g_cameras, micro.resolution, micro.g_background, at).image[:, 0]
-        loss = losses.logistic(self.D(fake, micro.g_labels[:, 0])[:, 0], real=True)
-        yield Loss(loss, {"Loss/G/adversarial": loss} | scene.statistics(micro.g_cameras))
-
-    def discriminator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        with torch.no_grad():
-            scene = self.G.synthesis(self.G.mapping(micro.d_z, micro.d_cameras[:, 0]), at)
-            fake = self.G.render(scene, micro.d_cameras, micro.resolution, micro.d_background[:, None], at).image[:, 0]
-        loss = losses.logistic(self.D(fake, micro.d_labels)[:, 0], real=False)
-        yield Loss(loss, {"Loss/D/fake": loss})
-        loss = losses.logistic(self.D(micro.real, micro.real_labels)[:, 0], real=True)
-        yield Loss(loss, {"Loss/D/real": loss})
-
-
 FAMILY = base.Family(
     name="balls",
     title="one soft ball a scene",
@@ -156,14 +112,14 @@ FAMILY = base.Family(
     generator=Generator,
     discriminator_config=DiscriminatorConfig,
     discriminator=Discriminator,
-    objective_config=ObjectiveConfig,
-    objective=Objective,
+    objective_config=AdversarialConfig,
+    objective=AdversarialObjective,
     presets={
         "ball": base.Preset(
             GeneratorConfig(),
             DiscriminatorConfig(),
-            ObjectiveConfig(),
-            base.RunFields(total_kimg=20, batch=16, batch_gpu=16, metrics=("swd1k",)),
+            AdversarialConfig(gamma=0.0, ema_halflife_kimg=0.1),
+            base.RunFields(total_kimg=20, batch=8, batch_gpu=4, metrics=("swd1k",)),
         )
     },
     options=[base.Option(("--radius",), "generator.radius", "of the first balls, in world units", least=0)],

@@ -18,8 +18,8 @@ from training import checkpoint
 from training.data.synthetic.synthesize import synthesize_heads
 from training.families import FAMILIES, register
 
-TRAIN = ("--tick=0.016", "--network-snap=1", "--img-snap=1", "--batch=8", "--batch-gpu=4", "--metrics=none",
-         "--device=cpu", "--no-validate", "--workers=0")  # fmt: skip
+TRAIN = ("--tick=0.016", "--network-snap=1", "--img-snap=1", "--metrics=none", "--device=cpu",
+         "--no-validate", "--workers=0")  # fmt: skip
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from gaussian import Cameras, Gaussians, Rendering, render
 from tests.families import ball
 from training.families import base
-from training.families.base import AT_REST, Loss, StepContext
-from training.samples import MicroBatch
+from training.families.adversarial import AdversarialConfig
+from training.families.base import AT_REST, StepContext
 
 
 @dataclass(frozen=True)
@@ -66,23 +65,20 @@ class Generator(base.Generator):
         self.get_buffer("w_avg").lerp_(mean_ws[0], 0.1)
 
 
-class Objective(ball.Objective):
-    """The losses of balls, which also move the truncation centre."""
-
-    def discriminator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        fake, real = super().discriminator_losses(micro, at)
-        yield dataclasses.replace(fake, ws=self.G.mapping(micro.d_z).detach())
-        yield real
-
-
 FAMILY = dataclasses.replace(
     ball.FAMILY,
     name="specks",
     title="a few splats a scene",
     generator_config=GeneratorConfig,
     generator=Generator,
-    objective=Objective,
-    presets={"speck": base.Preset(GeneratorConfig(), ball.DiscriminatorConfig(), ball.ObjectiveConfig())},
+    presets={
+        "speck": base.Preset(
+            GeneratorConfig(),
+            ball.DiscriminatorConfig(),
+            AdversarialConfig(gamma=0.5, r1_interval=2, ema_halflife_kimg=0.1),
+            base.RunFields(batch=8, batch_gpu=4),
+        )
+    },
     options=[base.Option(("--specks",), "generator.num_splats", "splats of a scene", least=1)],
     curves=(),
 )

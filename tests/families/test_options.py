@@ -42,20 +42,20 @@ def test_an_option_of_another_family_is_refused_with_its_name(heads: Path) -> No
 
 
 def test_options_and_settings_are_typed(heads: Path) -> None:
-    arguments = ("--preset=ball", "--radius=0.5", "--set=objective.decay=0.75", "--set=discriminator.width=3")
+    arguments = ("--preset=ball", "--radius=0.5", "--set=objective.gamma=0.75", "--set=discriminator.width=3")
     config = resolved(heads, *arguments, "--set", "batch=32", "--set=metrics=none,swd16", "--set=mirror=no")
     assert (config["family"], config["preset"]) == ("balls", "ball")
     assert config["generator"] == {"resolution": 32, "z_dim": 8, "radius": 0.5}
-    assert config["objective"] == {"decay": 0.75} and config["discriminator"] == {"width": 3}
+    assert config["objective"]["gamma"] == 0.75 and config["discriminator"] == {"width": 3}
     assert config["batch"] == 32 and config["mirror"] is False
-    assert "'x' is not a number" in refusal(heads, "--preset=ball", "--set=objective.decay=x")
+    assert "'x' is not a number" in refusal(heads, "--preset=ball", "--set=objective.gamma=x")
     assert "'1.5' is not a whole number" in refusal(heads, "--preset=ball", "--set=discriminator.width=1.5")
     assert "'--radius': -1.0 is not in the range" in refusal(heads, "--preset=ball", "--radius=-1")
 
 
 def test_unknown_settings_are_refused_with_the_legal_ones(heads: Path) -> None:
-    assert "there is no value 'objective.gamma'; legal are objective.decay" in refusal(
-        heads, "--preset=ball", "--set=objective.gamma=1"
+    assert "there is no value 'objective.knn_weight'; legal are objective.gamma" in refusal(
+        heads, "--preset=ball", "--set=objective.knn_weight=1"
     )
     assert "legal are" in refusal(heads, "--preset=ball", "--set=nothing=1")
     assert "objective.gamma" in refusal(heads, "--preset=micro", "--set=objective.decay=1")

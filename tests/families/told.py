@@ -6,7 +6,7 @@ They note what they are told. One preset has two stages, in which the images gro
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +15,9 @@ from torch import Tensor
 from gaussian import Cameras, Rendering
 from tests.families import ball
 from training.families import base
-from training.samples import Stage
+from training.families.adversarial import AdversarialConfig, AdversarialObjective
+from training.families.base import Loss, StepContext
+from training.samples import MicroBatch, Stage
 
 
 class Generator(ball.Generator):
@@ -35,19 +37,28 @@ class Generator(ball.Generator):
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig(ball.ObjectiveConfig):
+class ObjectiveConfig(AdversarialConfig):
     @property
     def views(self) -> range:
         return range(2)
 
 
-class Objective(ball.Objective):
+class Objective(AdversarialObjective):
     def averages(self) -> Mapping[str, Callable[[int], float]]:
-        return {"G_ema": lambda nimg: self.decay, "G_slow": lambda nimg: 0.99}
+        return {"G_ema": lambda nimg: 0.9, "G_slow": lambda nimg: 0.99}
+
+    def discriminator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
+        for loss in super().discriminator_losses(micro, at):
+            yield dataclasses.replace(loss, ws=None)  # no truncation centre
 
 
 STAGES = (Stage(0, 16, 8, 8, 0.002, 0.003), Stage(32, 32, 4, 2, 0.001, 0.0005))
-PRESET = base.Preset(ball.GeneratorConfig(), ball.DiscriminatorConfig(), ObjectiveConfig())
+PRESET = base.Preset(
+    ball.GeneratorConfig(),
+    ball.DiscriminatorConfig(),
+    ObjectiveConfig(gamma=0.0),
+    base.RunFields(batch=8, batch_gpu=4),
+)
 FAMILY = dataclasses.replace(
     ball.FAMILY,
     name="told",
