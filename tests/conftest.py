@@ -45,6 +45,7 @@ def geometry() -> Geometry:
 def checkpoint_path(tmp_path_factory, geometry):
     """A whole checkpoint of the 32 px member as it is before the first step, w_avg apart, so that truncation acts."""
     # Imported here so that the tests of gaussian/ need no training/.
+    from tests.training.gan import awaken
     from training import presets
     from training.checkpoint import save_checkpoint
     from training.families.cgs.generator import Generator
@@ -53,11 +54,8 @@ def checkpoint_path(tmp_path_factory, geometry):
     torch.manual_seed(0)
     config = presets.resolve("micro", data="unused")
     G, D = Generator(config.generator), Discriminator(config.discriminator)
+    awaken(G, std=0.5)
     with torch.no_grad():
-        # Before the first step every w gives the same scene; these gates let identities differ.
-        for name, parameter in G.named_parameters():
-            if ".ls_" in name:
-                parameter.normal_(std=0.5)
         G.update_average(G.mapping(torch.randn(64, G.z_dim)).mean(0), batch=10**6)
     yaws = torch.linspace(-0.6, 0.5, 5)
     path = tmp_path_factory.mktemp("checkpoint") / "network-snapshot-000000.pkl"

@@ -13,7 +13,7 @@ import calc_metrics
 from calc_metrics import main
 from gaussian import Cameras
 from metrics import MetricUnavailable, compute_metric
-from tests.metrics.conftest import write_dataset
+from tests.metrics.toys import write_dataset
 from training.checkpoint import load_checkpoint, load_generator, save_checkpoint
 from training.dataset import ImageDataset
 

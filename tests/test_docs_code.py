@@ -12,7 +12,7 @@ import pytest
 import gaussian
 from dnnlib import ROOT
 from docs import interfaces
-from tests.test_architecture import FLOORS
+from tests.imports import FLOORS
 from training.data.synthetic.synthesize import synthesize_heads
 
 # Promised: what docs/api.md must show at work.

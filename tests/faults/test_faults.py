@@ -1,32 +1,10 @@
 """Real training processes that are killed, in short; benchmarks/soak.py is the long version."""
 
 import json
-import os
 import socket
 
-import pytest
-
 from benchmarks.soak import Run, different, kill_at_random, kill_one_rank
-from training.data.synthetic.synthesize import synthesize_heads
-
-# 20 steps; a state every 0.3 s.
-RUN = {"preset": "micro", "kimg": 0.16, "state_minutes": 0.005}
-FLAGS = ("--batch=8", "--batch-gpu=4", "--tick=0.04", "--precision=fp32")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return synthesize_heads(tmp_path_factory.mktemp("faults") / "heads", 16, 32, seed=0, workers=1).images
-
-
-@pytest.fixture(autouse=True)
-def one_core():
-    """Processes started here train with one thread each: two that spin on shared cores are many times slower."""
-    before = os.sched_getaffinity(0)
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.sched_setaffinity(0, {sorted(before)[worker % len(before)]})
-    yield
-    os.sched_setaffinity(0, before)
+from tests.faults.runs import FLAGS, RUN
 
 
 def test_killed_at_random_it_ends_bit_equal(data, tmp_path):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks.soak import ROOT, Run, different
-from tests.faults.test_faults import FLAGS, RUN, data, one_core  # noqa: F401 (fixtures)
+from tests.faults.runs import FLAGS, RUN
 
 NODES = ("10.213.77.1", "10.213.77.2")
 
@@ -41,7 +41,7 @@ def network_namespaces():
 
 
 @pytest.fixture(scope="module")
-def one_machine(data, tmp_path_factory):  # noqa: F811
+def one_machine(data, tmp_path_factory):
     """The same run by --gpus=2, one thread a rank."""
     run = Run(data, tmp_path_factory.mktemp("nodes") / "whole", **RUN, flags=(*FLAGS, "--gpus=2"))
     before = os.sched_getaffinity(0)
@@ -68,9 +68,7 @@ def train_on_two_nodes(run, prefixes, address):
             *run.flags,
         ]
         env = os.environ | {"GLOO_SOCKET_IFNAME": interface, "OMP_NUM_THREADS": "1"}
-        agents.append(
-            subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
+        agents.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     try:
         said = [agent.communicate(timeout=240)[0] for agent in agents]
     finally:
@@ -79,7 +77,7 @@ def train_on_two_nodes(run, prefixes, address):
     assert [agent.returncode for agent in agents] == [0, 0], "\n".join(text[-3000:] for text in said)
 
 
-def test_two_nodes_train_as_one_machine(data, one_machine, network_namespaces, tmp_path):  # noqa: F811
+def test_two_nodes_train_as_one_machine(data, one_machine, network_namespaces, tmp_path):
     run = Run(data, tmp_path / "nodes", **RUN, flags=FLAGS)
     train_on_two_nodes(run, network_namespaces, NODES[0])
     assert different(one_machine.end(), run.end()) == []

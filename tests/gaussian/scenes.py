@@ -1,6 +1,8 @@
 """Makes small scenes and cameras for the tests of gaussian/, and lists the back ends that they run on."""
 
+import dataclasses
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -65,3 +67,16 @@ def centroid(alpha):
     x = (alpha.sum(-2) * (torch.arange(width) + 0.5)).sum(-1) / total
     y = (alpha.sum(-1) * (torch.arange(height) + 0.5)).sum(-1) / total
     return torch.stack([x, y], dim=-1)
+
+
+@dataclass(frozen=True)
+class Anchored(Gaussians):
+    """Splats that know others, as those of a hierarchy know their anchors."""
+
+    anchors: Gaussians | None = None
+
+
+def anchored():
+    scene, anchors = make_scene(2, 6), make_scene(2, 4, seed=1)
+    fields = {field.name: getattr(scene, field.name) for field in dataclasses.fields(scene)}
+    return Anchored(**{**fields, "level_sizes": (2, 4)}, anchors=anchors)

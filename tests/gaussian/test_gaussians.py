@@ -2,26 +2,13 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from gaussian import Gaussians
 from gaussian.spherical_harmonics import basis
-from tests.gaussian.scenes import make_scene
-
-
-@dataclass(frozen=True)
-class Anchored(Gaussians):
-    anchors: Gaussians | None = None
-
-
-def anchored():
-    scene, anchors = make_scene(2, 6), make_scene(2, 4, seed=1)
-    fields = {field.name: getattr(scene, field.name) for field in dataclasses.fields(scene)}
-    return Anchored(**{**fields, "level_sizes": (2, 4)}, anchors=anchors)
+from tests.gaussian.scenes import Anchored, anchored, make_scene
 
 
 def test_subclasses_survive_every_operation():

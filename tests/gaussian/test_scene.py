@@ -8,8 +8,7 @@ import torch
 
 from gaussian import Density, Gaussians, Scene, Splats
 from gaussian.statistics import scene_statistics
-from tests.gaussian.scenes import make_cameras, make_scene
-from tests.gaussian.test_gaussians import anchored
+from tests.gaussian.scenes import anchored, make_cameras, make_scene
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 from gaussian import Cameras, Geometry, render
 from gaussian.rotations import matrices_to_quats, multiply_quats, quats_to_matrices
 from gaussian.spherical_harmonics import basis, rotation
-from tests.gaussian.scenes import BACKENDS, make_cameras, make_scene
-from tests.gaussian.test_gaussians import anchored
+from tests.gaussian.scenes import BACKENDS, anchored, make_cameras, make_scene
 
 TRANSLATION = (0.4, -1.1, 0.7)
 

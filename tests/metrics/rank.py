@@ -14,7 +14,7 @@ import torch
 
 from metrics import MetricUnavailable, compute_metric, load_detector
 from metrics.detectors import Detector
-from tests.metrics.conftest import ToyGenerator
+from tests.metrics.toys import ToyGenerator
 from torch_utils import distributed
 from training.dataset import ImageDataset
 

@@ -10,22 +10,12 @@ import torch
 
 from metrics import Evaluator, MetricUnavailable, compute_metric
 from metrics.generators import Generator
-from tests.metrics.conftest import ToyGenerator
+from tests.metrics.toys import Settings, ToyGenerator
 from torch_utils import distributed
 from training.dataset import ImageDataset
 
 CPU = torch.device("cpu")
 SNAPSHOT = "network-snapshot-000007.pkl"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Holds what an evaluator reads of a configuration."""
-
-    metrics: tuple[str, ...] = ("swd16", "fid20_full")
-    detector: str | None = "tiny"
-    detector_vgg: str | None = None
-    shown_background: str = "white"
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from metrics import measuring
-from tests.metrics.conftest import ToyGenerator
-from tests.metrics.test_evaluator import Settings
+from tests.metrics.toys import Settings, ToyGenerator
 from training.dataset import ImageDataset
 
 CPU = torch.device("cpu")

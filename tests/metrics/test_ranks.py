@@ -10,8 +10,8 @@ import pytest
 
 from dnnlib import ROOT
 from metrics import compute_metric
-from tests.metrics.conftest import ToyGenerator
 from tests.metrics.rank import METRICS
+from tests.metrics.toys import ToyGenerator
 from training.dataset import ImageDataset
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from metrics import compute_metric
-from tests.metrics.conftest import ToyGenerator
+from tests.metrics.toys import ToyGenerator
 from training.dataset import ImageDataset
 
 DISTANCES = ("fid96_full", "fid3d_96_full", "kid96_full")

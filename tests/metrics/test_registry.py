@@ -13,7 +13,7 @@ import metrics
 from metrics import MetricUnavailable, compute_metric, parse_metric, write_result
 from metrics.cache import StatisticsCache
 from metrics.samples import Sampling, fake_images, random_items, real_images
-from tests.metrics.conftest import ToyGenerator
+from tests.metrics.toys import ToyGenerator
 from training.dataset import ImageDataset
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metrics import MetricUnavailable, compute_metric, write_result
-from tests.metrics.conftest import ToyGenerator
+from tests.metrics.toys import ToyGenerator
 from training.dataset import ImageDataset
 
 

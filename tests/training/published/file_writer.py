@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.training.gan import awaken
 from training.families.cgs.generator import Generator, GeneratorConfig
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
 
@@ -127,9 +128,7 @@ def networks(seed: int = 0, coarse_log_scale: float = -5.0) -> dict[str, nn.Modu
         for name in ("G", "G_ema"):
             found[name].dataset_label_std.uniform_()
             found[name].mapping_network.w_avg.normal_(std=0.1)
-            for key, parameter in found[name].named_parameters():
-                if ".ls_" in key:
-                    parameter.normal_(std=0.5)
+            awaken(found[name], std=0.5)
     return found
 
 
