@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gaussian.spherical_harmonics import Y00
+
 if TYPE_CHECKING:  # `Gaussians.statistics` calls this module
     from gaussian.cameras import Cameras
     from gaussian.gaussians import Gaussians
 
 NEAR_TRANSPARENT = 0.05  # opacity below which a splat counts as near transparent
+BLACK = 1e-5  # RGB up to which a splat counts as black; an 8-bit step is 4e-3
 _NEAR = 0.2  # the rasterisers' near cut, world units
 
 
@@ -22,18 +25,21 @@ def scene_statistics(scene: Gaussians, cameras: Cameras) -> dict[str, Tensor]:
     """
     with torch.no_grad():
         opacity = scene.opacities()[..., 0]  # [B, N]
+        black = (Y00 * scene.sh[:, :, 0] + 0.5 <= BLACK).all(-1).float()  # [B, N], seen from no special side
         stats: dict[str, Tensor] = {}
         sizes = scene.level_sizes or (scene.num_splats,)
         columns = zip(
             scene.log_scales.mean(-1).split(sizes, 1),
             opacity.split(sizes, 1),
             scene.means.norm(dim=-1).split(sizes, 1),
+            black.split(sizes, 1),
             strict=True,
         )
-        for level, (log_scale, alpha, distance) in enumerate(columns):
+        for level, (log_scale, alpha, distance, dark) in enumerate(columns):
             stats[f"Gaussians/level{level}/log_scale"] = log_scale
             stats[f"Gaussians/level{level}/opacity"] = alpha
             stats[f"Gaussians/level{level}/distance"] = distance
+            stats[f"Gaussians/level{level}/black"] = dark
         stats["Gaussians/near_transparent"] = (opacity < NEAR_TRANSPARENT).float()
         stats["Gaussians/visible"] = visible(scene.means, cameras[:, 0]).float()
         stats["Gaussians/flatness"] = flatness(scene.means, opacity)

@@ -1,10 +1,12 @@
 """Tests the statistics of scenes whose values are known."""
 
+import dataclasses
 import math
 
 import torch
 
 from gaussian import Cameras, Gaussians
+from gaussian.spherical_harmonics import Y00
 from gaussian.statistics import flatness, scene_statistics, visible
 
 
@@ -60,3 +62,14 @@ def test_statistics_of_a_scene():
     assert abs(figures["Gaussians/level0/opacity"] - 0.01) < 1e-6
     assert figures["Gaussians/level0/distance"] == 0 and abs(figures["Gaussians/level1/distance"] - 0.1) < 1e-6
     assert figures["Gaussians/level1/log_scale"] == -4
+
+
+def test_black_splats_are_counted_by_level():
+    """Black is what shows no channel: -0.5 / Y00 and below. One channel above it is no longer black."""
+    scene = scene_of(torch.zeros(1, 10, 3), levels=(4, 6))
+    sh = scene.sh.clone()
+    sh[:, :2], sh[:, 4] = -0.5 / Y00, -5.0
+    sh[:, 5, 0, :2] = -5.0
+    stats = scene_statistics(dataclasses.replace(scene, sh=sh), frontal())
+    assert float(stats["Gaussians/level0/black"].mean()) == 0.5
+    assert abs(float(stats["Gaussians/level1/black"].mean()) - 1 / 6) < 1e-6

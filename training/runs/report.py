@@ -24,8 +24,12 @@ COMMON_CURVES: Sequence[tuple[str, Sequence[str]]] = (  # title, names in stats.
         ("Gradient/G/skipped", "Gradient/D/skipped", "Gradient/*/skipped"),
     ),
 )
-LEVEL_CURVES = (("Opacity by level", "opacity"), ("ln of the scale by level", "log_scale"),
-                ("Distance from the origin by level", "distance"))  # fmt: skip
+LEVEL_CURVES = (  # title, last part of the names of statistics by level
+    ("Opacity by level", "opacity"),
+    ("ln of the scale by level", "log_scale"),
+    ("Distance from the origin by level", "distance"),
+    ("Share of black splats by level", "black"),
+)
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#222;--soft:#777;--paper:#fff;--grid:#e4e4e4}
