@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import click
 import torch
 from tqdm import tqdm
 
+import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from torch_utils import distributed, launcher
@@ -109,7 +111,7 @@ def main(**options: Any) -> None:
     try:
         compute(request)
     except (metrics.MetricUnavailable, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(dnnlib.format_error(error)) from None
     finally:
         distributed.finalise()
 
@@ -126,24 +128,26 @@ def compute(request: Request) -> None:
     names = _names(request.metrics, config)
     detector, detector_vgg = _detectors(names, request, config, device)
     dataset = _dataset(request, config)
+    folder = Path(request.network).parent if request.outdir is None else Path(request.outdir)
+    dnnlib.require_place(folder)
     main_rank = distributed.rank() == 0
     for name in names:
-        result = metrics.compute_metric(
-            name,
-            G,
-            dataset,
-            seed=request.seed,
-            detector=detector,
-            detector_vgg=detector_vgg,
-            device=device,
-            batch_size=request.batch_size,
-            cache=request.cache,
-            progress=ProgressBar(name) if main_rank else None,
-        )
+        with _named(name):
+            result = metrics.compute_metric(
+                name,
+                G,
+                dataset,
+                seed=request.seed,
+                detector=detector,
+                detector_vgg=detector_vgg,
+                device=device,
+                batch_size=request.batch_size,
+                cache=request.cache,
+                progress=ProgressBar(name) if main_rank else None,
+            )
         if main_rank:
             if "cache" in result.real_statistics:
                 click.echo(f"{name}: features of the real images: {result.real_statistics}", err=True)
-            folder = request.outdir or Path(request.network).parent
             click.echo(json.dumps(metrics.write_result(result, folder, request.network)))
 
 
@@ -155,8 +159,9 @@ def _device(name: str) -> torch.device:
         raise click.ClickException(f"--device={name} names one device; with --gpus, auto, cpu and cuda are legal")
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
-        raise click.ClickException(f"--device={name} cannot be used: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
+        legal = "auto, cpu, cuda and cuda:N are legal"
+        raise click.ClickException(f"--device={name}: this PyTorch has no such device; {legal}") from None
     return torch.device(name)
 
 
@@ -166,7 +171,13 @@ def _names(given: str | None, config: Mapping[str, Any]) -> list[str]:
     if not names:
         raise click.ClickException("--metrics names no metric, and the checkpoint has none of its own")
     for name in names:
-        metrics.parse_metric(name)
+        if given is None:
+            metrics.parse_metric(name)
+        else:
+            try:
+                metrics.parse_metric(name)
+            except ValueError as error:
+                raise click.ClickException(f"--metrics={given}: {error}") from None
     return names
 
 
@@ -176,12 +187,23 @@ def _detectors(
     """Loads Inception and VGG-16 once where a metric needs them; else returns what names their weights."""
     inception: str | metrics.Detector | None = request.detector or config["detector"]
     vgg: str | metrics.Detector | None = request.detector_vgg or config["detector_vgg"]
-    needed = {metrics.needs_detector(name) for name in names}
-    if "inception" in needed:
-        inception = metrics.load_on_all_ranks(inception, "inception", device)
-    if "vgg" in needed:
-        vgg = metrics.load_on_all_ranks(vgg, "vgg", device)
+    needed_by = {metrics.needs_detector(name): name for name in reversed(names)}  # the first that needs it
+    if "inception" in needed_by:
+        with _named(needed_by["inception"]):
+            inception = metrics.load_on_all_ranks(inception, "inception", device)
+    if "vgg" in needed_by:
+        with _named(needed_by["vgg"]):
+            vgg = metrics.load_on_all_ranks(vgg, "vgg", device)
     return inception, vgg
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Within it, the reason why a metric cannot be computed begins with its name."""
+    try:
+        yield
+    except metrics.MetricUnavailable as reason:
+        raise metrics.MetricUnavailable(f"{name}: {reason}") from None
 
 
 def _dataset(request: Request, config: Mapping[str, Any]) -> ImageDataset:

@@ -11,9 +11,8 @@ import click
 import torch
 
 import dnnlib
-from dnnlib.command import version
-from training.checkpoint import RECORDS, CheckpointError, load_checkpoint, save_checkpoint
-from training.config import TrainingConfig
+from dnnlib.command import in_a_folder, version
+from training.checkpoint import RECORDS, CheckpointError, config_of, load_checkpoint, save_checkpoint
 from training.dataset import ImageDataset
 from training.families import FAMILIES, family
 from training.families.base import Option
@@ -43,7 +42,7 @@ def _add_published_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
-@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False))
+@click.argument("target", metavar="OUT", type=click.Path(dir_okay=False), callback=in_a_folder)
 @click.option("--to", "layout", type=click.Choice(["splatgan", "published", "official"]), default="splatgan",
               metavar="[splatgan|published]",
               help="our checkpoint, or the tensors of the published layout (for torch.load)")  # fmt: skip
@@ -63,9 +62,9 @@ def main(source: str, target: str, layout: str, ema_only: bool, data: str | None
         state = _read(source, ema_only, {name: value for name, value in stated.items() if value is not None})
         if data is not None:
             state["geometry"] = ImageDataset(data).geometry.to_dict()
-        dropped = _write(target, state) if layout == "splatgan" else _write_published(target, state)
+        dropped = _write(target, state) if layout == "splatgan" else _write_published(source, target, state)
     except (CheckpointError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(dnnlib.format_error(error)) from error
     _report(state, data, says_origin=layout == "splatgan")
     click.echo(f"Dropped {', '.join(dict.fromkeys(dropped)) or 'nothing'}")
     before, after = (dnnlib.format_bytes(os.path.getsize(path)) for path in (source, target))
@@ -97,14 +96,17 @@ def _is_empty(record: dict[str, Any]) -> bool:
     return not any(record.values()) if all(isinstance(v, dict) for v in record.values()) else not record
 
 
-def _write_published(target: str, state: dict[str, Any]) -> list[str]:
+def _write_published(source: str, target: str, state: dict[str, Any]) -> list[str]:
     """Writes the published state dicts, whole or not at all; returns the names of what they have no room for."""
-    config = TrainingConfig.from_dict(state["config"])
+    config = config_of(source, state)
     published = family(config.family).published
     if published is None:
         raise ValueError(f"--to=published: the family {config.family!r} has no published layout")
     networks = {name: state[name] for name in NETWORKS if state[name]}
-    content = published.to_published(config.generator, config.discriminator, networks)
+    try:
+        content = published.to_published(config.generator, config.discriminator, networks)
+    except ValueError as error:
+        raise ValueError(f"--to=published: {error}") from None
     temporary = Path(f"{target}.part")
     try:
         torch.save(content, temporary)

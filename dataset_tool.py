@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
-from dnnlib.command import version
+import dnnlib
+from dnnlib.command import in_a_folder, version
 from training.data.synthetic.traits import CameraSpread
 
 if TYPE_CHECKING:  # imported by the commands that use them: --help waits for no torch
@@ -59,8 +60,8 @@ def synthesize(
             made = synthesize_heads(
                 dest, num, resolution, seed, CameraSpread(**spread), samples, workers, progress=bar.update
             )
-    except (ValueError, FileExistsError) as error:
-        raise click.ClickException(str(error)) from error
+    except (ValueError, OSError) as error:
+        raise click.ClickException(dnnlib.format_error(error)) from error
     if made.fresh:
         click.echo(f"{num} images in {made.seconds:.1f} s ({num / made.seconds:.0f} images/s): {made.images}")
     else:
@@ -95,7 +96,8 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
             click.echo(f"left out: {line}")
         click.echo(f"{report.count} images of {report.resolution} px, {len(report.dropped)} left out: {report.images}")
     elif problems:
-        raise click.ClickException(f"{len(problems)} problems in {path}; --fix --dest=... writes a copy without them")
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {path}, the first: {problems[0]}"
+        raise click.ClickException(f"{count}; --fix --dest=... writes a copy without them")
     else:
         dataset = ImageDataset(path, "all")
         masks = "with masks" if dataset.has_masks else "without masks"
@@ -108,7 +110,7 @@ def _written(write: Callable[[Callable[[int], None]], Report]) -> Report:
         with tqdm(unit="img", desc="write", delay=0.5, disable=None) as bar:
             return write(bar.update)
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(dnnlib.format_error(error)) from error
 
 
 class Crop(click.ParamType):
@@ -213,7 +215,9 @@ class Point(click.ParamType):
 
 @main.command("show-cameras")
 @click.argument("path", type=click.Path(exists=True))
-@click.option("--out", default="cameras.png", type=click.Path(dir_okay=False), help="PNG to write.")
+@click.option(
+    "--out", default="cameras.png", type=click.Path(dir_okay=False), callback=in_a_folder, help="PNG to write."
+)
 @click.option("--point", type=Point(), help="Point to project, in label units.", show_default="the pivot")
 @click.option("--index-list", metavar="FILE|NAME", help="As in train.py.")
 def show_cameras(path: str, out: str, point: tuple[float, float, float] | None, index_list: str | None) -> None:
@@ -224,7 +228,7 @@ def show_cameras(path: str, out: str, point: tuple[float, float, float] | None, 
     try:
         spots = save_camera_overview(ImageDataset(path, index_list), out, point)
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(dnnlib.format_error(error)) from error
     click.echo(f"{out}: the point lies at {'; '.join(f'{x:.2f}, {y:.2f}' for x, y in spots)} px of the images shown")
 
 
@@ -234,6 +238,7 @@ def show_cameras(path: str, out: str, point: tuple[float, float, float] | None, 
     "--out",
     required=True,
     type=click.Path(dir_okay=False),
+    callback=in_a_folder,
     help="List to write: <root>/<name>.json beside dataset.json is found by its name.",
 )
 @click.option("--num", type=click.IntRange(min=1), show_default="the number of images", help="Length of the list.")
@@ -251,7 +256,7 @@ def rebalance(
         found = balance(path, num, bin_degrees, max_repeat, None if scores is None else Path(scores), seed)
         Path(out).write_text(json.dumps(found.entries))
     except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(dnnlib.format_error(error)) from error
     click.echo(
         f"{out}: {len(found.entries)} items, {found.images} images; evenness over yaw and pitch {found.before:.2f} -> "
         f"{found.after:.2f} (1: all bins equally full)"

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from torch import Tensor
 
 import dnnlib
-from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
+from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, in_a_folder, option, version
 from gaussian import Gaussians, Scene, Splats, save_ply
 from torch_utils import distributed
 from training.checkpoint import CheckpointError, load_generator
@@ -45,7 +45,7 @@ HEADS = group(
            help="with --num-ids: all heads from one seed, drawn as by the published sample script"),
     option("--num-ids", type=AT_LEAST_1, show_default=str(PUBLISHED_IDS), help="how many"),
     option("--w-file", metavar="NPZ", help="heads from such a file, in place of seeds"),
-    option("--w-out", metavar="NPZ", help="also keep the heads' ws in this file"),
+    option("--w-out", metavar="NPZ", callback=in_a_folder, help="also keep the heads' ws in this file"),
     option("--trunc", "--truncation-psi", "trunc", type=float, default=0.8, help="psi: 0 the mean head, 1 as drawn"),
 )
 
@@ -101,7 +101,7 @@ class HeadChoice:
             z = latents.published_latents(seed, self.num_ids or PUBLISHED_IDS, G.z_dim)
             names = [f"seed{seed:04d}-{i}" for i in range(len(z))]
         else:
-            numbers = dnnlib.parse_ints(self.seeds)
+            numbers = dnnlib.parse_flag("--seeds", self.seeds, dnnlib.parse_ints)
             z = latents.seed_latents(numbers, G.z_dim)
             names = [f"seed{number:04d}" for number in numbers]
         return names, latents.frontal_ws(G, z, self.trunc)
@@ -215,8 +215,7 @@ def main(
         scene = G.synthesis(ws.to(G.device))
         splats = splat_choice.splats(G, scene)
         cameras = geometry.orbit(angles).to(G.device).reshape(1, -1).expand(len(names), -1)
-        Path(outdir).mkdir(parents=True, exist_ok=True)
-        output = Output(f"{Path(outdir) / Path(network).stem}", names, enlarge)
+        output = Output(f"{dnnlib.make_folder(outdir) / Path(network).stem}", names, enlarge)
         written = []
         for kind in show:
             pictures = video.render_panels(G, scene, cameras, dataclasses.replace(look, show=(kind,)))
@@ -228,7 +227,7 @@ def main(
             latents.save_ws(w_out, ws)
             written.append(Path(w_out))
     except (CheckpointError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(dnnlib.format_error(error)) from error
     for path in written:
         click.echo(path)
 

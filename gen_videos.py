@@ -91,7 +91,8 @@ class HeadChoice:
     def ws(self, G: Generator) -> Tensor:
         """Returns ws [K, num_ws, w_dim] of all heads. Raises ValueError if the choice contradicts itself."""
         if self.w_file is None:
-            return latents.frontal_ws(G, latents.seed_latents(dnnlib.parse_ints(self.seeds), G.z_dim), self.trunc)
+            seeds = dnnlib.parse_flag("--seeds", self.seeds, dnnlib.parse_ints)
+            return latents.frontal_ws(G, latents.seed_latents(seeds, G.z_dim), self.trunc)
         for name in ("seeds", "trunc"):
             if name in self.given:
                 raise ValueError(
@@ -122,7 +123,8 @@ class CameraChoice:
                 )
             return read_cameras(self.path, G.geometry)
         yaw_limits = video.checkpoint_info(G).yaw_limits
-        return camera_path(self.path, G.geometry, heads_per_cell * self.w_frames, yaw_limits)
+        frames = heads_per_cell * self.w_frames
+        return dnnlib.parse_flag("--path", self.path, lambda kind: camera_path(kind, G.geometry, frames, yaw_limits))
 
 
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
@@ -151,7 +153,7 @@ def main(
     head_choice, camera_choice = HeadChoice(seeds, w_file, trunc, given), CameraChoice(path, w_frames, given)
     inspection = Inspection(levels, anchors, point, nearest, opaque, scale, color_levels)
     try:
-        columns, rows = dnnlib.parse_grid(grid)
+        columns, rows = dnnlib.parse_flag("--grid", grid, dnnlib.parse_grid)
         G = load_generator(network, distributed.initialise(device))
         view = video.view_of(G, inspection)
         look = video.Look(resolution, video.shown_background(G, background), show, view)
@@ -161,12 +163,13 @@ def main(
             raise ValueError(f"--grid={grid} has {columns * rows} cells: {len(heads)} heads are no multiple of that")
         cameras = camera_choice.cameras(G, heads_per_cell)
         ws = _changing(heads, columns * rows, len(cameras)) if heads_per_cell > 1 else heads
-        with video.VideoWriter(Path(outdir) / f"{Path(network).stem}-{camera_choice.name}.mp4", fps) as film:
+        target = dnnlib.make_folder(outdir) / f"{Path(network).stem}-{camera_choice.name}.mp4"
+        with video.VideoWriter(target, fps) as film:
             frames = video.render_frames(G, ws.to(G.device), cameras, columns, look)
             for frame in tqdm(frames, total=len(cameras), unit="frame", leave=False, disable=None):
                 film.write(grids.enlarge(frame, enlarge))
     except (CheckpointError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(dnnlib.format_error(error)) from error
     if not film.has_ffmpeg:
         click.echo("No ffmpeg was found (pip install imageio-ffmpeg), so the frames are PNG files.")
     click.echo(film.target)

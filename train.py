@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 import torch
 
+import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, group, option, refuse, version
 from gaussian.rendering import BACKENDS
@@ -85,7 +86,7 @@ def raise_line(ctx: click.Context, error: Exception) -> NoReturn:
     """Ends with the message of an error that explains itself, or with --debug with its traceback."""
     if ctx.meta.get("debug"):
         raise error
-    raise click.ClickException(str(error)) from error
+    raise click.ClickException(dnnlib.format_error(error)) from error
 
 
 def _metrics(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:

@@ -2,9 +2,9 @@
 
 from dnnlib.console import Logger
 from dnnlib.download import cache_dir, download
-from dnnlib.formatting import format_bytes, format_time
-from dnnlib.options import parse_color, parse_grid, parse_ints
-from dnnlib.paths import ROOT
+from dnnlib.formatting import format_bytes, format_error, format_time
+from dnnlib.options import parse_color, parse_flag, parse_grid, parse_ints
+from dnnlib.paths import ROOT, make_folder, require_place
 from dnnlib.version import __version__
 
 __all__ = [
@@ -14,8 +14,12 @@ __all__ = [
     "cache_dir",
     "download",
     "format_bytes",
+    "format_error",
     "format_time",
+    "make_folder",
     "parse_color",
+    "parse_flag",
     "parse_grid",
     "parse_ints",
+    "require_place",
 ]

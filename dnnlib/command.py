@@ -6,6 +6,7 @@ Not imported by `dnnlib` itself, so that the packages below the scripts run with
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import click
@@ -67,6 +68,13 @@ class ChoiceList(click.ParamType):
             if word not in self.words:
                 self.fail(f"{word!r} is not one of {', '.join(self.words)}", param, ctx)
         return chosen
+
+
+def in_a_folder(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuses a file to be written into a folder that is not there, before any work. A callback of options."""
+    if value is not None and not Path(value).parent.is_dir():
+        raise click.BadParameter(f"{str(value)!r}: the folder {Path(value).parent} does not exist", ctx, parameter)
+    return value
 
 
 def option(*declarations: str, **attributes: Any) -> Decorator:

@@ -56,7 +56,9 @@ def _fetch_with_retries(url: str, target: Path, sha256: str | None, attempts: in
             # A 4xx answer stays the same however often it is asked for.
             refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
             if refused or attempt == attempts:
-                raise OSError(f"could not download {url} (attempt {attempt} of {attempts}): {error}") from error
+                inner = getattr(error, "reason", None)  # of a URLError, which wraps what happened
+                cause = (isinstance(inner, OSError) and inner.strerror) or error
+                raise OSError(f"could not download {url} (attempt {attempt} of {attempts}): {cause}") from error
             time.sleep(0.5 * 2 ** (attempt - 1))
 
 

@@ -26,3 +26,10 @@ def format_bytes(count: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
         size /= 1024
     raise AssertionError("the last unit takes every size")
+
+
+def format_error(error: Exception) -> str:
+    """Returns what an error says, without the number that the system has for it: "none.pkl: No such file"."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

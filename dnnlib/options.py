@@ -2,6 +2,18 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def parse_flag(flag: str, text: str, parse: Callable[[str], T]) -> T:
+    """Returns parse(text). The ValueError of a wrong text begins with the flag that it was given to."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{flag}={text}: {error}") from None
 
 
 def parse_ints(text: str) -> list[int]:

@@ -113,7 +113,8 @@ def resolve_backend(name: str = "auto", device: torch.device | str = "cpu", dtyp
     there = DEVICE_BACKENDS.get(device.type, ())
     if name != "auto" and (name not in there or dtype != torch.float32):
         legal = ", ".join(repr(n) for n in ("auto", "torch", *(there if dtype == torch.float32 else ())))
-        raise ValueError(f"backend {name!r} does not render {dtype} on {device.type}; legal there: {legal}")
+        kind = f"{str(dtype).removeprefix('torch.')} on {device.type}"
+        raise ValueError(f"backend {name!r} does not render {kind}; legal there: {legal}")
     if not there:
         return "torch"
     wanted = there[0] if name == "auto" else name

@@ -94,7 +94,11 @@ def load_detector(
     if isinstance(source, Detector):
         return source
     known = REGISTRY[kind]
-    source = source or os.environ.get(known.environment) or _downloaded(known)
+    where = f"{known.flag}={source}"
+    if not source and (source := os.environ.get(known.environment)):
+        where = f"${known.environment}={source}"
+    if not source and (source := _downloaded(known)):
+        where = source
     if not source:
         raise MetricUnavailable(
             f"it needs the weights of the {known.title}: {known.flag}=PATH|URL or ${known.environment}"
@@ -108,9 +112,11 @@ def load_detector(
         network = known.untrained().to(device)
         key = f"{kind}-{UNTRAINED}-{VERSION}"
         return Detector(f"{kind}-{UNTRAINED}", key, network, known.num_features, NOTES[UNTRAINED], _classifier(network))
-    path, name = _local_file(source)
-    digest = _check_hash(path, name)
-    network = _read_weights(path, known).to(device)
+    path, name = _local_file(source, where)
+    if "://" in source:
+        where = f"{where}: {path}"
+    digest = _check_hash(path, name, where)
+    network = _read_weights(path, known, where).to(device)
     return Detector(Path(name).stem, f"sha256:{digest}", network, known.num_features, None, _classifier(network))
 
 
@@ -125,45 +131,60 @@ def _downloaded(known: _Registered) -> str | None:
     return str(found[0]) if found else None
 
 
-def _local_file(source: str) -> tuple[Path, str]:
-    """Returns the file on this machine and the name it was published under."""
+def _local_file(source: str, where: str) -> tuple[Path, str]:
+    """Returns the file on this machine and the name it was published under. where: for messages."""
     if "://" in source:
         try:
             path = dnnlib.download(source)
         except (OSError, ValueError) as error:
-            raise MetricUnavailable(f"detector: {one_line(error)}") from None
+            raise MetricUnavailable(f"{where}: {one_line(error)}") from None
         return path, source.rsplit("/", 1)[-1].split("?")[0]
     path = Path(source).expanduser()
     if not path.is_file():
-        raise MetricUnavailable(f"detector: no such file: {source}")
+        what = "is a folder; a file of weights is legal" if path.is_dir() else "no such file"
+        raise MetricUnavailable(f"{where}: {what}")
     return path, path.name
 
 
-def _check_hash(path: Path, name: str) -> str:
+def _check_hash(path: Path, name: str, where: str) -> str:
     """Returns the file's SHA-256 in hexadecimal. Raises MetricUnavailable if the name has the start of another."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     stated = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
     if stated and not digest.startswith(stated[1]):
         raise MetricUnavailable(
-            f"detector: {path} is damaged or not what its name says: SHA-256 {digest[:16]}..., expected {stated[1]}..."
+            f"{where}: is damaged or not what its name says: SHA-256 {digest[:16]}..., expected {stated[1]}..."
         )
     return digest
 
 
-def _read_weights(path: Path, known: _Registered) -> nn.Module:
+def _read_weights(path: Path, known: _Registered, where: str) -> nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise MetricUnavailable(f"detector: {path} does not load as a PyTorch state dict ({reason})") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile):
+        reason = "it is none, is damaged, or holds more than tensors"
+        raise MetricUnavailable(f"{where}: does not load as a PyTorch state dict: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise MetricUnavailable(f"detector: {path} holds no state dict of tensors")
+        raise MetricUnavailable(f"{where}: holds no state dict of tensors")
     network = known.make()
     # The batch counters mean nothing outside training, and not every port of the weights has them.
     counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    try:
-        network.load_state_dict({**counters, **state})
-    except RuntimeError as error:
-        raise MetricUnavailable(f"detector: {path} is not the {known.title}: {one_line(error)}") from None
+    state = {**counters, **state}
+    if differences := _differences(state, network.state_dict()):
+        raise MetricUnavailable(f"{where}: is not the {known.title}: {differences}")
+    network.load_state_dict(state)
     return network
+
+
+def _differences(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
+    """Says in a few words which tensors of a state dict keep it out of a network; nothing if none does."""
+    kinds = (
+        ("it lacks", [name for name in wanted if name not in state]),
+        ("of another shape is", [n for n, value in wanted.items() if n in state and state[n].shape != value.shape]),
+        ("unknown is", [name for name in state if name not in wanted]),
+    )
+    return "; ".join(
+        f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        for what, names in kinds
+        if names
+    )

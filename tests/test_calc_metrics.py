@@ -148,9 +148,9 @@ def test_two_processes(network, data, tmp_path):
     [
         (["--metrics=fid2k"], "metric 'fid2k' does not exist; legal are fid<N>_full"),
         (["--metrics=fid20_full"], "needs the weights of the 2015 Inception network"),
-        (["--metrics=fid20_full", "--detector=absent.pth"], "no such file: absent.pth"),
+        (["--metrics=fid20_full", "--detector=absent.pth"], "fid20_full: --detector=absent.pth: no such file"),
         (["--data=absent"], "absent"),
-        (["--device=abacus"], "--device=abacus cannot be used"),
+        (["--device=abacus"], "--device=abacus: this PyTorch has no such device"),
         (["--metrics=,"], "--metrics names no metric"),
         (["--network=absent.pkl"], "absent.pkl"),
     ],

@@ -27,6 +27,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ READABLE_FORMATS = (1, 2)
 REVISION = f"splatgan {dnnlib.__version__}"
 STATE_NAME = "state-latest.pkl"
 SNAPSHOT_PATTERN = "network-snapshot-*.pkl"
+_ZIP = b"PK\x03\x04"  # the first bytes of every file of torch.save
 RECORDS = {  # that every checkpoint has
     "format", "config", "geometry", "progress", "G", "D", "G_ema", "opt", "grid", "best", "revision", "checksum",
 }  # fmt: skip
@@ -184,19 +186,35 @@ def read_progress(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike, mmap: bool = False) -> dict[str, Any]:
+    if problem := _unreadable(path):
+        raise CheckpointError(f"{path}: {problem}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError as error:
         reason = _first_line(error)
         raise CheckpointError(f"{path}: refused, it holds more than tensors and plain values ({reason})") from None
     except Exception as error:  # a damaged file can make the unpickler stumble over anything
-        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)})") from None
+        raise CheckpointError(f"{path}: is damaged, it cannot be unpacked ({_first_line(error)})") from None
     found = state.get("format") if isinstance(state, dict) else type(state).__name__
     if type(found) is not int or found not in READABLE_FORMATS:
         raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT} (found {found!r})")
     return state
+
+
+def _unreadable(path: str | os.PathLike) -> str | None:
+    """Says why a file cannot be what torch.save writes, a whole zip; None if it may be one."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_ZIP))
+    except FileNotFoundError:
+        return "no such checkpoint"
+    except IsADirectoryError:
+        return "is a folder; a file of it, such as network-snapshot-000000.pkl, is legal"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if start != _ZIP:
+        return "is no checkpoint" if start else "is an empty file and no checkpoint"
+    return None if zipfile.is_zipfile(path) else "is damaged or cut short; copy it again or take another snapshot"
 
 
 def _first_line(error: BaseException) -> str:
@@ -217,7 +235,7 @@ def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") 
     background, so that nobody needs to read the file again.
     """
     state = _read_published(path, ema_only=True) if is_published(path) else load_checkpoint(path)
-    config = _config_of(path, state)
+    config = config_of(path, state)
     G = family(config.family).generator(config.generator)
     G.load_state_dict(state["G_ema"])
     G.rasterizer = config.rasterizer
@@ -232,7 +250,8 @@ def run_info(config: TrainingConfig, geometry: Geometry, grid_labels: torch.Tens
     return CheckpointInfo(config.to_dict(), geometry, limits, config.shown_background)
 
 
-def _config_of(path: str | os.PathLike, state: dict[str, Any]) -> TrainingConfig:
+def config_of(path: str | os.PathLike, state: dict[str, Any]) -> TrainingConfig:
+    """Returns the configuration among the records that were read at `path`. Raises CheckpointError if none knows it."""
     try:
         return TrainingConfig.from_dict(state["config"])
     except ValueError as error:  # of a family or a version that this one does not know
@@ -244,7 +263,7 @@ def load_discriminator(path: str | os.PathLike, device: str | torch.device = "cp
     state = load_checkpoint(path)
     if not state["D"]:
         raise CheckpointError(f"{path}: it holds no discriminator")
-    config = _config_of(path, state)
+    config = config_of(path, state)
     D = family(config.family).discriminator(config.discriminator)
     D.load_state_dict(state["D"])
     return D.to(device).eval().requires_grad_(False)

@@ -11,7 +11,6 @@ from torch import nn
 
 from torch_utils import distributed
 from training import checkpoint
-from training.config import TrainingConfig
 from training.dataset import ImageDataset
 from training.runs.resume import Start
 from training.safety.watchdog import name_some
@@ -28,15 +27,17 @@ def replay(path: Path, say: Callable[[str], None]) -> bool:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--replay={path}: cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a diagnosis: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{path}: not a diagnosis: it is not JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(record, dict) or (missing := _KEYS - set(record)):
         what = f"missing {', '.join(sorted(missing))}" if isinstance(record, dict) else "no JSON object"
         raise ValueError(f"{path}: not a diagnosis: {what}")
     device = distributed.initialise(torch.device(record["device"]).type)
     torch.set_num_threads(record["threads"])
     state = checkpoint.load_checkpoint(path.parent / record["state"])
-    config = TrainingConfig.from_dict(state["config"])
+    config = checkpoint.config_of(path.parent / record["state"], state)
     dataset = ImageDataset(config.data, config.index_list)
     trainer = Trainer(config, Options(path.parent, device, Start(state=state)), dataset)
     run = trainer.state

@@ -18,6 +18,9 @@ from click.testing import CliRunner
 from dnnlib import ROOT
 
 LONGEST_MESSAGE = 400  # characters, after the paths of the test are out: a line that can be read
+INTERNALS = (
+    r"\[Errno|Error\(|<urlopen|\b[A-Z]\w+Error\b|PytorchStreamReader|to unpack|load_state_dict|\(\d+\)$|\btorch\.\w"
+)
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,20 @@ def check(case: Case, place: Place, run: Callable[[Case, Place], Answer]) -> str
     line = place.blank(errors[0].removeprefix("Error: ")).strip()
     assert len(line) <= LONGEST_MESSAGE, f"{case.command}: {len(line)} characters: {line}"
     assert re.search(case.message, line), f"{case.command}: {line!r} lacks {case.message!r}"
+    assert not re.search(INTERNALS, line), f"{case.command}: {line!r} is the language of Python or of a library"
+    assert _says_where(case, line), f"{case.command}: {line!r} names no option, no argument and no file"
     after = _contents(place.tmp)
     changed = [name for name, content in before.items() if after.get(name) != content]
     assert not changed, f"{case.command}: changed or removed {changed}"
     added = [n for n in sorted(after.keys() - before.keys()) if not (case.leaves and re.fullmatch(case.leaves, n))]
     assert not added, f"{case.command}: left {added}"
     return line
+
+
+def _says_where(case: Case, line: str) -> bool:
+    """Whether the line names an option, an argument or a file: the user may have given many."""
+    words = [word for argument in case.argv for word in argument.rsplit("=", 1)[-1].split(",") if word[:1] != "{"]
+    return re.search(r"--[a-z]|\b(TMP|DATA|NETWORK)\b", line) is not None or any(word in line for word in words if word)
 
 
 def empty(folder: Path) -> Path:

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,12 +56,12 @@ _LABELS = [
     _train("dataset.json is no JSON", "dataset.json: is not JSON", _json("labels: yes")),
     _train("dataset.json ends in the middle", "dataset.json: is not JSON", _json('{"labels": [["00000.png", [1.0, ')),
     _train("10 million nested brackets", "dataset.json: is nested too deeply", _json("[" * 10_000_000)),
-    _train("labels are null", 'has no list "labels"', _json('{"labels": null}')),
+    _train("labels are null", 'dataset.json: has no list "labels"', _json('{"labels": null}')),
     _train("labels are NaN", 'has no list "labels"', _json('{"labels": NaN}')),
     _train("labels are an object", 'has no list "labels"', _json('{"labels": {"00000.png": []}}')),
     _train("a label without a name", r"labels\[0\] is not", _json('{"labels": [[1, 2]]}')),
     _train("an image without a label", "00003.png: has no label", spoil.labels(lambda e: e.pop(3) and None)),
-    _train("an image with two labels", "has two labels", spoil.labels(lambda e: [*e, e[3]])),
+    _train("an image with two labels", "00003.png: has two labels", spoil.labels(lambda e: [*e, e[3]])),
     _train("a label 16 long", "00003.png: label: must be 25 numbers.*got 16", spoil.labels(lambda e: _set16(e[3]))),
     _train("a label of words", "holds something that is not a number", spoil.number(4, "one")),
     _train("a label with null", "holds something that is not a number", spoil.number(4, None)),
@@ -70,7 +71,7 @@ _LABELS = [
     _train("a number of 400 digits in a label", "holds something that is not a number", spoil.number(7, 10**400)),
     _train("a transposed pose", "00003.png: pose .*is transposed", _matrices(lambda m, k: _set(m, m.T.copy()), 3)),
     _train("a pose whose last row is not 0 0 0 1", "last row must be 0 0 0 1", spoil.number(15, 2.0)),
-    _train("a pose with a scale", "rotation .*must be orthonormal", _matrices(lambda m, k: _set(m[:3, :3], 1.1 * m[:3, :3]), 3)),
+    _train("a pose with a scale", "00003.png: rotation .*must be orthonormal", _matrices(lambda m, k: _set(m[:3, :3], 1.1 * m[:3, :3]), 3)),
     _train("a pose with a flipped axis", r"determinant \+1", _matrices(lambda m, k: _set(m[:3, 0], -m[:3, 0]), 3)),
     _train("world-to-camera poses", "is world-to-camera", _matrices(lambda m, k: _set(m, np.linalg.inv(m)))),
     _train("OpenGL axes", "OpenGL axes\\?", _matrices(lambda m, k: _set(m[:, 1:3], -m[:, 1:3]))),
@@ -98,7 +99,8 @@ def _cut(path: Path) -> None:
 
 def _promise(path: Path) -> None:
     data = path.read_bytes()
-    path.write_bytes(data[:16] + struct.pack(">II", 60000, 60000) + data[24:])
+    header = b"IHDR" + struct.pack(">II", 60000, 60000) + data[24:29]
+    path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
 
 
 def _link_out(path: Path) -> None:
@@ -130,14 +132,14 @@ _FILES = [
     _train("the first image is not square", "is 32x16 pixels; images must be square", _picture(lambda p: Image.new("RGB", (32, 16)).save(p), "00000.png")),
     _train("a link out of the set", "is a link out of the set", _picture(_link_out)),
     _train("a link to a folder", "is a link to a folder", _picture(lambda p: os.symlink(".", p.with_name("again")))),
-    _train("a file name that is not UTF-8", "must be UTF-8", _picture(_latin)),
-    _tool("validate: a truncated PNG", f"validate {_SET}", "1 problems in .*--fix", _picture(_cut)),
-    _tool("validate: an empty PNG", f"validate {_SET}", "1 problems in", _picture(lambda p: p.write_bytes(b""))),
-    _tool("validate: a GIF called PNG", f"validate {_SET}", "1 problems in", _picture(lambda p: Image.new("L", (32, 32)).save(p, "GIF"))),
-    _tool("validate: a PNG that promises 60000x60000 pixels", f"validate {_SET}", "1 problems in", _picture(_promise)),
-    _tool("validate: an image of another size", f"validate {_SET}", "1 problems in", _picture(lambda p: Image.new("RGB", (8, 8)).save(p))),
-    _tool("validate: a 16-bit image", f"validate {_SET}", "1 problems in", _picture(lambda p: Image.fromarray(np.zeros((32, 32), np.uint16)).save(p))),
-    _tool("validate: a CMYK image", f"validate {_SET}", "1 problems in", _picture(lambda p: Image.new("CMYK", (32, 32)).save(p, "JPEG"))),
+    _train("a file name that is not UTF-8", "caf.*: the file name must be UTF-8", _picture(_latin)),
+    _tool("validate: a truncated PNG", f"validate {_SET}", "1 problem in TMP/set/32, the first: .*00003.png: cannot be read: image file is truncated", _picture(_cut)),
+    _tool("validate: an empty PNG", f"validate {_SET}", "1 problem in TMP/set/32, the first: .*00003.png: cannot be read: is no PNG", _picture(lambda p: p.write_bytes(b""))),
+    _tool("validate: a GIF called PNG", f"validate {_SET}", "1 problem in TMP/set/32, the first: .*00003.png: cannot be read: is no PNG", _picture(lambda p: Image.new("L", (32, 32)).save(p, "GIF"))),
+    _tool("validate: a PNG that promises 60000x60000 pixels", f"validate {_SET}", "1 problem in TMP/set/32, the first: .*00003.png: cannot be read: Image size .3600000000 pixels. exceeds limit", _picture(_promise)),
+    _tool("validate: an image of another size", f"validate {_SET}", "1 problem in TMP/set/32, the first: .*00003.png: is 8x8 pixels, the set is 32x32", _picture(lambda p: Image.new("RGB", (8, 8)).save(p))),
+    _tool("validate: a 16-bit image", f"validate {_SET}", "1 problem in TMP/set/32, the first: .*00003.png: has pixels of 16 bits", _picture(lambda p: Image.fromarray(np.zeros((32, 32), np.uint16)).save(p))),
+    _tool("validate: a CMYK image", f"validate {_SET}", "1 problem in TMP/set/32, the first: .*00003.png: has pixels of mode CMYK", _picture(lambda p: Image.new("CMYK", (32, 32)).save(p, "JPEG"))),
     _tool("validate: --fix without --dest", "validate {DATA} --fix", "--fix and --dest go together"),
     _tool("validate: nothing there", "validate {TMP}/none", "does not exist"),
     _tool("convert: a truncated PNG", f"convert {_SET} --dest={{TMP}}/out", "00003.png: cannot be read", _picture(_cut), real=True),
@@ -193,7 +195,7 @@ _ZIPS = [
     _zip("zip with a member compressed 10,000 to 1", "compression method 12", _packed(lambda a: a.writestr("32/9.png", _BIG, zipfile.ZIP_BZIP2))),
     _zip("zip with a member that is there twice", "is in the zip twice", _packed(_twice)),
     _zip("zip with a link", "is a link; files are legal", _packed(_link)),
-    _zip("zip with a name that is not UTF-8", "must be UTF-8", _archive(lambda data: data.replace(b"32/00003", b"32/000\xe93"))),
+    _zip("zip with a name that is not UTF-8", "set.zip/32/000.*: the file name must be UTF-8", _archive(lambda data: data.replace(b"32/00003", b"32/000\xe93"))),
     _zip("zip cut in half", "set.zip: is not a whole zip", _archive(lambda data: data[: len(data) // 2])),
     _zip("zip that is empty", "set.zip: is not a whole zip", _archive(lambda data: b"")),
     _zip("zip without labels", "dataset.json: not found", _archive(lambda data: data.replace(b"dataset.json", b"dataset.jsox"))),
@@ -229,37 +231,41 @@ _MAKING = [
     _tool("import: an unknown kind", "import {DATA} --dest={TMP}/out --from=llff", "'llff' is not one of"),
     _tool("import: no COLMAP model", _FROM + "colmap", "holds no COLMAP model"),
     _tool("import: COLMAP with lens distortion", _FROM + "colmap", "the model OPENCV with lens distortion", _colmap("1 OPENCV 32 32 100 100 16 16 0.1 0 0 0\n", "")),
-    _tool("import: COLMAP with a camera of two words", _FROM + "colmap", "cameras.txt: is damaged", _colmap("1 PINHOLE\n", "")),
+    _tool("import: COLMAP with a camera of two words", _FROM + "colmap", "cameras.txt: is damaged or no COLMAP file: the line '1 PINHOLE' is not number, model", _colmap("1 PINHOLE\n", "")),
+    _tool("import: COLMAP with a camera of words", _FROM + "colmap", "cameras.txt: .*the line '1 PINHOLE wide .*' is not number, model", _colmap("1 PINHOLE wide 32 100 100 16 16\n", "")),
+    _tool("import: COLMAP with a pose of words", _FROM + "colmap", "images.txt: .*the line '1 1 0 up .*' is not number, four", _colmap(_PINHOLE, "1 1 0 up 0 0 0 3 1 a.png\n\n")),
     _tool("import: COLMAP without registered pictures", _FROM + "colmap", "holds no registered picture", _colmap(_PINHOLE, "# none\n")),
     _tool("import: COLMAP without the pictures", _FROM + "colmap", "a.png: no such picture", _colmap(_PINHOLE, "1 1 0 0 0 0 0 3 1 a.png\n\n")),
     _tool("import: COLMAP with a camera that is not there", _FROM + "colmap", "has camera 7, which", _colmap(_PINHOLE, "1 1 0 0 0 0 0 3 7 a.png\n\n")),
     _tool("import: COLMAP with a quaternion of zeros", _FROM + "colmap", "holds no rotation", _colmap(_PINHOLE, "1 0 0 0 0 0 0 3 1 a.png\n\n")),
-    _tool("import: no transforms.json", _FROM + "transforms", "transforms.json: not found"),
-    _tool("import: transforms.json is no JSON", _FROM + "transforms", "is not JSON", spoil.file("transforms.json", "{")),
+    _tool("import: no transforms.json", _FROM + "transforms", "transforms.json: not found; --from=transforms reads it"),
+    _tool("import: transforms.json is no JSON", _FROM + "transforms", "transforms.json: is not JSON", spoil.file("transforms.json", "{")),
     _tool("import: transforms.json without frames", _FROM + "transforms", 'has no list "frames"', spoil.file("transforms.json", "{}")),
     _tool("import: a frame without its picture", _FROM + "transforms", "b.png: no such picture", _transforms(file_path="b.png")),
     _tool("import: a frame without a matrix", _FROM + "transforms", "transform_matrix must be 4x4", _transforms(transform_matrix=[1, 2])),
     _tool("import: a frame with NaN", _FROM + "transforms", "transform_matrix must be 4x4 finite", _transforms(transform_matrix=[[float("nan")] * 4] * 4)),
     _tool("import: a frame with lens distortion", _FROM + "transforms", r"lens distortion \(k1\)", _transforms(k1=0.1)),
     _tool("import: a frame of another shape", _FROM + "transforms", "its camera is for 64x32", _transforms(w=64, h=32)),
-    _tool("convert: --dest is in use", "convert {DATA} --dest={TMP}", "exists already", spoil.file("thesis.tex")),
-    _tool("convert: --dest below a file", "convert {DATA} --dest={TMP}/thesis.tex/out", "cannot be written", spoil.file("thesis.tex")),
+    _tool("convert: --dest is in use", "convert {DATA} --dest={TMP}", "TMP: exists already; choose another --dest", spoil.file("thesis.tex")),
+    _tool("convert: --dest below a file", "convert {DATA} --dest={TMP}/thesis.tex/out", "--dest=TMP/thesis.tex/out: .* TMP/thesis.tex is no folder", spoil.file("thesis.tex")),
     _tool("convert: a crop that leaves the picture", "convert {DATA} --dest={TMP}/out --crop=0,0,40,40", "--crop=0,0,40,40 leaves it"),
     _tool("convert: a crop that is not square", "convert {DATA} --dest={TMP}/out --crop=0,0,10,20", "of a square are legal"),
     _tool("convert: a crop of words", "convert {DATA} --dest={TMP}/out --crop=face", "'face': centre, or left,top"),
-    _tool("convert: resolution 0", "convert {DATA} --dest={TMP}/out --resolution=0", "'--resolution'"),
-    _tool("show-cameras: a point of two numbers", "show-cameras {DATA} --out={TMP}/c.png --point=1,2", "three numbers"),
-    _tool("show-cameras: an unknown list", f"show-cameras {_SET} --out={{TMP}}/c.png --index-list=mine", "'mine': not found; put it at", spoil.copied_set(lambda root: None)),
+    _tool("convert: resolution 0", "convert {DATA} --dest={TMP}/out --resolution=0", "'--resolution': 0 is not in the range"),
+    _tool("show-cameras: a point of two numbers", "show-cameras {DATA} --out={TMP}/c.png --point=1,2", "'--point': '1,2': three numbers"),
+    _tool("show-cameras: an unknown list", f"show-cameras {_SET} --out={{TMP}}/c.png --index-list=mine", "--index-list=mine: not found; put it at", spoil.copied_set(lambda root: None)),
     _tool("show-cameras: a list that is not there", "show-cameras {DATA} --out={TMP}/c.png --index-list={TMP}/l.json", "no such index list"),
-    _tool("show-cameras: a list of other images", "show-cameras {DATA} --out={TMP}/c.png --index-list={TMP}/l.json", "names no image", spoil.file("l.json", "[99999]")),
-    _tool("show-cameras: a list of fractions", "show-cameras {DATA} --out={TMP}/c.png --index-list={TMP}/l.json", "JSON list of whole numbers", spoil.file("l.json", "[1.5]")),
-    _tool("show-cameras: a picture that cannot be written", "show-cameras {DATA} --out={TMP}/none/c.png", "No such file"),
-    _tool("rebalance: scores below 0", "rebalance {DATA} --out={TMP}/l.json --scores={TMP}/s.json", "a score must be", spoil.file("s.json", '{"00000.png": -1}')),
-    _tool("rebalance: scores that are no JSON", "rebalance {DATA} --out={TMP}/l.json --scores={TMP}/s.json", "is not JSON", spoil.file("s.json", "smile")),
-    _tool("rebalance: bins of 0 degrees", "rebalance {DATA} --out={TMP}/l.json --bin-degrees=0", "'--bin-degrees'"),
-    _tool("synthesize: no images", "synthesize --dest={TMP}/h --num=0", "'--num'"),
-    _tool("synthesize: a camera within the head", "synthesize --dest={TMP}/h --num=1 --radius=0.2", "radius"),
-    _tool("synthesize: --dest is in use", "synthesize --dest={TMP} --num=1", "is not empty", spoil.file("thesis.tex")),
+    _tool("show-cameras: a list of other images", "show-cameras {DATA} --out={TMP}/c.png --index-list={TMP}/l.json", "l.json: names no image of the set", spoil.file("l.json", "[99999]")),
+    _tool("show-cameras: a list of fractions", "show-cameras {DATA} --out={TMP}/c.png --index-list={TMP}/l.json", "l.json: must be a JSON list of whole numbers", spoil.file("l.json", "[1.5]")),
+    _tool("show-cameras: a picture that cannot be written", "show-cameras {DATA} --out={TMP}/none/c.png", "'--out': .*the folder TMP/none does not exist"),
+    _tool("rebalance: scores below 0", "rebalance {DATA} --out={TMP}/l.json --scores={TMP}/s.json", "s.json: 00000.png: a score must be", spoil.file("s.json", '{"00000.png": -1}')),
+    _tool("rebalance: scores that are no JSON", "rebalance {DATA} --out={TMP}/l.json --scores={TMP}/s.json", "s.json: is not JSON", spoil.file("s.json", "smile")),
+    _tool("rebalance: a list that cannot be written", "rebalance {DATA} --out={TMP}/none/l.json", "'--out': .*the folder TMP/none does not exist"),
+    _tool("rebalance: bins of 0 degrees", "rebalance {DATA} --out={TMP}/l.json --bin-degrees=0", "'--bin-degrees': 0.0 is not in the range"),
+    _tool("synthesize: no images", "synthesize --dest={TMP}/h --num=0", "'--num': 0 is not in the range"),
+    _tool("synthesize: a camera within the head", "synthesize --dest={TMP}/h --num=1 --radius=0.2", "--radius=0.2: more than 0.45 is legal"),
+    _tool("synthesize: --dest is in use", "synthesize --dest={TMP} --num=1", "TMP is not empty and holds no dataset.json", spoil.file("thesis.tex")),
+    _tool("synthesize: --dest below a file", "synthesize --dest={TMP}/thesis.tex/h --num=1", "--dest=TMP/thesis.tex/h: .* TMP/thesis.tex is no folder", spoil.file("thesis.tex")),
 ]  # fmt: skip
 
 CASES = [*_LABELS, *_FILES, *_ZIPS, *_MAKING]

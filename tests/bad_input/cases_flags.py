@@ -26,15 +26,30 @@ TYPED = (click.types.IntParamType, click.types.FloatParamType, click.types.BoolP
 def _of_type(script: str, option: click.Option, flag: str) -> Iterator[Case]:
     needed = tuple(a for a in SCRIPTS[script] if not a.startswith(f"{flag}="))
     if isinstance(option.type, TYPED) and not option.is_flag and not option.multiple:
-        yield Case(f"{script}: {flag} of words", script, (*needed, f"{flag}=banana"), f"'{flag}'.*'banana'")
+        yield Case(
+            f"{script}: {flag} of words",
+            script,
+            (*needed, f"{flag}=banana"),
+            rf"'{flag}'( / '[^']+')?: 'banana' is not (one of|a valid) ",
+        )
     low = getattr(option.type, "min", None)
     if low is not None:
         below = low - (1 if isinstance(option.type, click.types.IntParamType) else 0.5)
-        yield Case(f"{script}: {flag} too small", script, (*needed, f"{flag}={below}"), rf"'{flag}'.*{below}.* range")
+        yield Case(
+            f"{script}: {flag} too small",
+            script,
+            (*needed, f"{flag}={below}"),
+            rf"'{flag}'( / '[^']+')?: {below}(\.0)? is not in the range",
+        )
     high = getattr(option.type, "max", None)
     if high is not None:
         above = high + 1
-        yield Case(f"{script}: {flag} too large", script, (*needed, f"{flag}={above}"), rf"'{flag}'.*{above}.* range")
+        yield Case(
+            f"{script}: {flag} too large",
+            script,
+            (*needed, f"{flag}={above}"),
+            rf"'{flag}'( / '[^']+')?: {above}(\.0)? is not in the range",
+        )
 
 
 def _all() -> Iterator[Case]:

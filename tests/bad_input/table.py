@@ -15,6 +15,8 @@ What the scripts answer to wrong input: one line on stderr and a failing exit co
 refuses), nothing that was there before changed, and no traceback. The tests run every line of this page and write it
 (`tests/bad_input`). DATA is a good image folder, NETWORK a good checkpoint, TMP the folder where the case's own input
 lies; the first column says what is bad about it. Cases with a * also run as processes of their own.
+
+A wrong value is named by its option, a wrong file by its path.
 """
 
 

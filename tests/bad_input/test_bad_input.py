@@ -60,15 +60,19 @@ def test_the_page_lists_these_cases():
 @pytest.mark.parametrize(
     ("stderr", "exit_code", "writes"),
     [
-        ("Error: no such thing\n", 0, None),
-        ("Traceback (most recent call last):\nError: no such thing\n", 1, None),
-        ("Error: no such thing\nand more\n", 1, None),
-        ("Error: no such thing\nError: no such thing\n", 1, None),
-        ("no such thing\n", 1, None),
-        ("Error: something else\n", 1, None),
-        ("Error: no such thing " + "x" * 500, 1, None),
-        ("Error: no such thing\n", 1, "left.txt"),
-        ("Error: no such thing\n", 1, "kept.txt"),
+        ("Error: no such thing: --data\n", 0, None),
+        ("Traceback (most recent call last):\nError: no such thing: --data\n", 1, None),
+        ("Error: no such thing: --data\nand more\n", 1, None),
+        ("Error: no such thing: --data\nError: no such thing: --data\n", 1, None),
+        ("no such thing: --data\n", 1, None),
+        ("Error: something else: --data\n", 1, None),
+        ("Error: no such thing: --data" + "x" * 500, 1, None),
+        ("Error: no such thing: --data: [Errno 2] No such file\n", 1, None),
+        ("Error: no such thing: --data (KeyError: 105)\n", 1, None),
+        ("Error: no such thing: --data (101)\n", 1, None),
+        ("Error: there is no such thing\n", 1, None),
+        ("Error: no such thing: --data\n", 1, "left.txt"),
+        ("Error: no such thing: --data\n", 1, "kept.txt"),
     ],
 )
 def test_the_check_itself_can_fail(place, stderr, exit_code, writes):
@@ -82,3 +86,8 @@ def test_the_check_itself_can_fail(place, stderr, exit_code, writes):
 
     with pytest.raises(AssertionError):
         check(case, place, run)
+
+
+def test_the_check_passes_what_is_right(place):
+    case = Case("x", "train", ("--data={DATA}",), "no such thing")
+    assert check(case, place, lambda c, p: Answer(1, "Error: no such thing: --data\n")) == "no such thing: --data"

@@ -7,7 +7,20 @@ import threading
 
 import pytest
 
-from dnnlib import Logger, cache_dir, download, format_bytes, format_time, parse_color, parse_grid, parse_ints
+from dnnlib import (
+    Logger,
+    cache_dir,
+    download,
+    format_bytes,
+    format_error,
+    format_time,
+    make_folder,
+    parse_color,
+    parse_flag,
+    parse_grid,
+    parse_ints,
+    require_place,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +52,31 @@ def test_format_time(seconds, text):
 )
 def test_format_bytes(count, text):
     assert format_bytes(count) == text
+
+
+def test_format_error_leaves_out_what_only_the_system_knows(tmp_path):
+    with pytest.raises(OSError) as caught:
+        open(tmp_path / "none").close()
+    assert format_error(caught.value) == f"{tmp_path}/none: No such file or directory"
+    assert format_error(OSError("full")) == "full" and format_error(ValueError("wrong")) == "wrong"
+
+
+def test_parse_flag_names_the_option():
+    assert parse_flag("--seeds", "0-2", parse_ints) == [0, 1, 2]
+    with pytest.raises(ValueError, match=r"^--seeds=x: 'x' is not a list"):
+        parse_flag("--seeds", "x", parse_ints)
+
+
+def test_make_folder_says_what_is_in_its_way(tmp_path):
+    assert make_folder(tmp_path / "a" / "b").is_dir() and make_folder(tmp_path / "a").is_dir()
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("file", "file/deep/er", "loop"):
+        there = tmp_path / name.split("/")[0]
+        with pytest.raises(ValueError, match=f"^--dest={tmp_path}/{name}: no folder can be made there: {there} is no"):
+            make_folder(tmp_path / name, "--dest")
+    require_place(tmp_path / "new" / "er", "--dest")
+    assert not (tmp_path / "new").exists()
 
 
 def test_parse_ints_takes_lists_and_ranges():

@@ -126,7 +126,7 @@ def unavailable(source):
 
 def test_one_line_per_defect(tmp_path, weights_file):
     assert "--detector=PATH|URL" in unavailable(None)
-    assert "no such file: nowhere.pth" in unavailable("nowhere.pth")
+    assert "--detector=nowhere.pth: no such file" in unavailable("nowhere.pth")
     assert "could not download" in unavailable((tmp_path / "absent.pth").as_uri())
     assert "must start with" in unavailable("ftp://host/weights.pth")
 

@@ -56,7 +56,7 @@ def resolve_index_list(layout: Layout, wanted: str | os.PathLike[str] | None) ->
     if value == FFHQ_LIST:
         return everything._replace(description=f"all {count} labelled images ({FFHQ_LIST}.json is not there)")
     raise DatasetError(
-        f"index list {printable(value)!r}: not found; put it at {_place_beside(layout, value)} or as "
+        f"--index-list={printable(value)}: not found; put it at {_place_beside(layout, value)} or as "
         f"{CUSTOM_LISTS.name}/{printable(value)}.json into the working folder, or give a file"
     )
 

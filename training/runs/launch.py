@@ -62,7 +62,12 @@ def resolve_config(
     """
     if base is not None and preset not in (None, base.preset):
         raise ValueError(f"--preset={preset}: the run to be resumed has --preset={base.preset}; leave it out")
-    config = base or presets.resolve(preset or dataset.resolution, data="")
+    if base is not None:
+        config = base
+    elif preset is not None:
+        config = dnnlib.parse_flag("--preset", preset, lambda name: presets.resolve(name, data=""))
+    else:
+        config = presets.resolve(dataset.resolution, data="")
     if config.resolution != dataset.resolution:
         raise ValueError(
             f"--preset={config.preset} is for {config.resolution} px, the images in {data} have "
@@ -144,8 +149,8 @@ def check_devices(device: str, gpus: int) -> None:
 
 def check_machine(config: TrainingConfig, device: torch.device) -> None:
     """Raises ValueError if the rasteriser or the precision asked for does not run on the device."""
-    resolve_backend(config.rasterizer, device)
-    precision.resolve(config.precision, device)
+    dnnlib.parse_flag("--rasterizer", config.rasterizer, lambda name: resolve_backend(name, device))
+    dnnlib.parse_flag("--precision", config.precision, lambda name: precision.resolve(name, device))
 
 
 def validate_data(data: str, dataset: ImageDataset) -> None:
@@ -166,8 +171,8 @@ def validate_data(data: str, dataset: ImageDataset) -> None:
 def make_run_dir(outdir: Path, desc: str, job_id: str = "") -> Path:
     """Makes `<outdir>/NNNNN-<desc>[_jobid-ID]` with the next free number."""
     name = run_name(desc, job_id)
+    dnnlib.make_folder(outdir)
     try:
-        outdir.mkdir(parents=True, exist_ok=True)
         numbers = [int(m[1]) for p in outdir.iterdir() if (m := re.match(r"(\d{5})-", p.name))]
         number = max(numbers, default=-1) + 1
         while True:
@@ -178,4 +183,4 @@ def make_run_dir(outdir: Path, desc: str, job_id: str = "") -> Path:
             except FileExistsError:  # another run took the number
                 number += 1
     except OSError as error:
-        raise ValueError(f"--outdir={outdir}: no run folder can be made there: {error}") from None
+        raise ValueError(f"--outdir={outdir}: no run folder can be made there: {error.strerror}") from None

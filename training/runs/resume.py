@@ -41,7 +41,7 @@ class Start:
     @property
     def config(self) -> TrainingConfig | None:
         """The configuration that the checkpoint holds."""
-        return None if self.state is None else TrainingConfig.from_dict(self.state["config"])
+        return None if self.state is None else checkpoint.config_of(self.path or "", self.state)
 
 
 def find_start(resume: str | None, outdir: Path, name: str, kimg: float | None = None) -> Start:

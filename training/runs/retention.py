@@ -67,7 +67,10 @@ def parse_keep(text: str, larger_is_better: Callable[[str], bool]) -> Retention 
         if found := re.fullmatch(r"last:([1-9]\d*)", rule):
             last = int(found[1])
         elif found := re.fullmatch(r"best:([^:]+):([1-9]\d*)", rule):
-            best.append((found[1], int(found[2]), larger_is_better(found[1])))
+            try:
+                best.append((found[1], int(found[2]), larger_is_better(found[1])))
+            except ValueError as error:
+                raise ValueError(f"--keep={text}: {error}") from None
         elif found := re.fullmatch(r"every:([1-9]\d*)", rule):
             every = int(found[1])
         else:

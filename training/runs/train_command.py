@@ -13,7 +13,7 @@ import click
 
 from dnnlib.command import GroupedCommand, GroupedOption
 from training import presets
-from training.checkpoint import CheckpointError, read_family
+from training.checkpoint import read_family
 from training.config import record_types, settable
 from training.families import DEFAULT_FAMILY, FAMILIES, family
 from training.families.base import Family, Option
@@ -87,7 +87,7 @@ def _family_of(args: list[str]) -> Family:
     if preset in table:
         return table[preset][0]
     if preset is None and resumed not in (None, LATEST):
-        with contextlib.suppress(CheckpointError, OSError):  # which find_start will tell
+        with contextlib.suppress(ValueError, OSError):  # which find_start will tell
             return family(read_family(resumed))
     return FAMILIES[DEFAULT_FAMILY]
 

@@ -61,10 +61,13 @@ def read_cameras(path: str | Path, geometry: Geometry) -> Cameras:
 
     The file is JSON: a list of labels of 25 numbers each (camera-to-world 4x4, then intrinsics 3x3 normalised by the
     image size, row by row), or a dataset.json, whose labels are taken in their order. Both in the units of the data
-    set's own labels. Raises ValueError if it is neither, is empty, or holds what is no camera; OSError if unreadable.
+    set's own labels. Raises ValueError if it is not there, is neither, is empty, or holds what is no camera; OSError.
     """
-    name = Path(path).name
-    content = parse_json(name, Path(path).read_bytes())
+    name = str(path)
+    try:
+        content = parse_json(name, Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{name}: no such file of cameras") from None
     entries = content.get("labels") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{name}: no cameras; legal is [[25 numbers], ...], or a dataset.json with its labels")

@@ -57,13 +57,13 @@ def load_ws(path: str | Path, G: Generator) -> Tensor:
 
     Raises ValueError if the file is no such thing, or if its ws are of another generator's shape or not finite.
     """
-    name = Path(path).name
+    name = str(path)
     try:
         with np.load(path, allow_pickle=False) as content:
             key = next((k for k in ("ws", "w") if k in content), None)
             ws = None if key is None else content[key]
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(f"{name}: no such file of ws") from None
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{name}: not an .npz of ws as gen_samples.py --w-out writes it") from error
     if ws is None:

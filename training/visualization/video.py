@@ -41,9 +41,11 @@ def checkpoint_info(G: Generator) -> CheckpointInfo:
 def shown_background(G: Generator, asked: str | None) -> tuple[float, float, float]:
     """Returns the RGB 0..1 behind pictures and films: the colour asked for, or the one that the run's pictures have.
 
-    Raises ValueError for what is no colour.
+    Raises ValueError, naming the option, for what is no colour.
     """
-    return dnnlib.parse_color(checkpoint_info(G).background if asked is None else asked)
+    if asked is None:
+        return dnnlib.parse_color(checkpoint_info(G).background)
+    return dnnlib.parse_flag("--background", asked, dnnlib.parse_color)
 
 
 def view_of(G: Generator, inspection: Inspection) -> View:

@@ -4,6 +4,7 @@ A pose is world to camera with OpenCV axes: x_cam = R(q) x_world + t, q = (w, x,
 (0.5, 0.5), so that dividing the intrinsics by the image size normalises them.
 """
 
+import contextlib
 import math
 import struct
 from collections.abc import Callable, Iterator
@@ -84,7 +85,11 @@ def _parsed(file: Path, text: Callable[[Path], Iterator[T]], binary: Callable[[P
         return list((binary if file.suffix == ".bin" else text)(file))
     except DatasetError:
         raise
-    except (OSError, struct.error, ValueError, KeyError) as error:
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read: {error.strerror}") from error
+    except struct.error as error:
+        raise DatasetError(f"{file}: is damaged or no COLMAP file: it ends in the middle") from error
+    except (ValueError, KeyError) as error:
         raise DatasetError(f"{file}: is damaged or no COLMAP file: {error}") from error
 
 
@@ -117,11 +122,24 @@ def _lines(file: Path) -> list[str]:
     return [line for line in file.read_text("utf-8").splitlines() if not line.startswith("#")]
 
 
+@contextlib.contextmanager
+def _told(line: str, legal: str) -> Iterator[None]:
+    """Within it, what cannot be unpacked or converted is told as a fault of the line."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except ValueError:
+        raise ValueError(f"the line {line.strip()[:80]!r} is not {legal}") from None
+
+
 def _text_cameras(file: Path) -> Iterator[tuple[int, Camera]]:
     for line in _lines(file):
         if line.strip():
-            identity, model, width, height, *values = line.split()
-            yield _camera(file, int(identity), model, int(width), int(height), [float(v) for v in values])
+            with _told(line, "number, model, width, height and the model's parameters"):
+                identity, model, width, height, *values = line.split()
+                camera = _camera(file, int(identity), model, int(width), int(height), [float(v) for v in values])
+            yield camera
 
 
 def _text_images(file: Path) -> Iterator[tuple[str, int, list[float], list[float]]]:
@@ -130,9 +148,10 @@ def _text_images(file: Path) -> Iterator[tuple[str, int, list[float], list[float
     while lines and not lines[-1].strip():
         lines.pop()
     for line in lines[::2]:
-        _, *pose, camera, name = line.split(maxsplit=9)
-        numbers = [float(v) for v in pose]
-        yield name.strip(), int(camera), numbers[:4], numbers[4:]
+        with _told(line, "number, four of a quaternion, three of a translation, camera and name"):
+            _, *pose, camera, name = line.split(maxsplit=9)
+            numbers, number = [float(v) for v in pose], int(camera)
+        yield name.strip(), number, numbers[:4], numbers[4:]
 
 
 class _Reader:

@@ -32,6 +32,8 @@ class Frame(NamedTuple):
 def read_transforms(source: Path) -> list[Frame]:
     """Reads the frames in the order of their file names; `source` is the file or its folder. Raises DatasetError."""
     file = source / FILE if source.is_dir() else source
+    if not file.exists():
+        raise DatasetError(f"{file}: not found; --from=transforms reads it")
     data = FolderStore(file.parent).read(file.name, MAX_JSON_BYTES)
     try:
         content = parse_json(str(file), data)
@@ -39,7 +41,8 @@ def read_transforms(source: Path) -> list[Frame]:
         raise DatasetError(str(error)) from error
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
-        raise DatasetError(f'{file}: has no list "frames"')
+        frame = '{"file_path": "a.png", "transform_matrix": 4x4}'
+        raise DatasetError(f'{file}: has no list "frames"; legal is {{"frames": [{frame}, ...]}}')
     found = [_frame(file, i, {**content, **frame}) for i, frame in enumerate(frames)]
     return sorted(found, key=lambda frame: frame.picture.as_posix())
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import dnnlib
 from gaussian import Cameras
 from training.data.image_store import DatasetError, printable
 from training.data.pixels import has_alpha, open_image
@@ -219,6 +220,7 @@ class _Destination:
         self._lock = threading.Lock()
 
     def __enter__(self) -> "_Destination":
+        dnnlib.require_place(self.dest, "--dest")
         try:
             self.dest.parent.mkdir(parents=True, exist_ok=True)
             self._building = Path(tempfile.mkdtemp(prefix=f"{self.dest.name}.partial-", dir=self.dest.parent))

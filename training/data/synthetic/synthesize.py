@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import dnnlib
 from gaussian import Cameras
 from training.data.synthetic import heads
 from training.data.synthetic.raycast import EMPTY, Solids, cast, resolve_samples
@@ -142,6 +143,7 @@ def synthesize_heads(
     if _holds(dest, recipe):
         return Synthesis(images, num, 0.0, fresh=False)
     started = time.perf_counter()
+    dnnlib.require_place(dest, "--dest")
     dest.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f"{dest.name}.partial-", dir=dest.parent))
     try:

@@ -173,12 +173,13 @@ class CameraSpread:
         for field in fields(self):
             value = getattr(self, field.name)
             if not math.isfinite(value) or (field.name not in ("cx", "cy") and value < 0.0):
-                raise ValueError(f"{field.name} = {value}: a finite number, not negative, is legal")
+                flag = "--" + field.name.replace("_", "-")
+                raise ValueError(f"{flag}={value}: a finite number, not negative, is legal")
         if self.radius <= HEAD_RADIUS:
-            raise ValueError(f"radius = {self.radius}: more than {HEAD_RADIUS} is legal (the head fills that ball)")
+            raise ValueError(f"--radius={self.radius}: more than {HEAD_RADIUS} is legal (the head fills that ball)")
         if self.focal == 0.0 or self.pitch_std >= math.pi / 4:
             raise ValueError(
-                f"focal = {self.focal}, pitch_std = {self.pitch_std}: focal > 0 and pitch_std < pi/4 are legal"
+                f"--focal={self.focal}, --pitch-std={self.pitch_std}: more than 0 and less than pi/4 are legal"
             )
 
 

@@ -168,7 +168,7 @@ def test_camera_options_reach_the_labels():
     [
         ({"radius": 0.3}, "radius"),
         ({"focal": 0.0}, "focal"),
-        ({"yaw_std": -1.0}, "yaw_std"),
+        ({"yaw_std": -1.0}, "--yaw-std=-1.0: "),
         ({"cx": float("nan")}, "cx"),
     ],
 )
