@@ -39,7 +39,7 @@ import dnnlib
 from gaussian import Cameras, Geometry
 from torch_utils import distributed
 from training.config import TrainingConfig, upgraded
-from training.families import DEFAULT_FAMILY, family
+from training.families import family
 from training.families.base import CheckpointInfo, Discriminator, Generator
 from training.published.records import is_published, read_published
 
@@ -164,17 +164,23 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged, it holds unknown values ({_first_line(error)})") from None
     if not whole:
         raise CheckpointError(f"{path}: damaged, its checksum does not match its content")
+    return _upgraded(path, state)
+
+
+def _upgraded(path: str | os.PathLike, state: dict[str, Any]) -> dict[str, Any]:
+    """Returns the records of any readable format as those of the newest."""
+    if not isinstance(state.get("config"), dict):
+        raise CheckpointError(f"{path}: damaged, it does not say what its run was")
     if state["format"] == 1:
         state |= {"format": FORMAT, "config": upgraded(state["config"])}
     return state
 
 
-def read_family(path: str | os.PathLike) -> str:
-    """Reads the name of a checkpoint's family without its tensors; nothing is verified. Raises CheckpointError."""
+def read_config(path: str | os.PathLike) -> TrainingConfig:
+    """Reads the configuration of a checkpoint, of ours without its tensors and unverified. Raises CheckpointError."""
     if is_published(path):
-        return DEFAULT_FAMILY
-    config = _read(path, mmap=True).get("config")
-    return str(config.get("family", DEFAULT_FAMILY)) if isinstance(config, dict) else DEFAULT_FAMILY
+        return config_of(path, _read_published(path, ema_only=True))
+    return config_of(path, _upgraded(path, _read(path, mmap=True)))
 
 
 def read_progress(path: str | os.PathLike) -> dict[str, Any]:

@@ -88,6 +88,8 @@ class TrainingConfig:
             raise ValueError(f"training configuration: unknown field {', '.join(unknown)}")
         if missing := sorted({"family", *NESTED, "preset", "data"} - set(values)):
             raise ValueError(f"training configuration: missing field {', '.join(missing)}")
+        if not isinstance(values["family"], str):
+            raise ValueError(f"training configuration: {values['family']!r} is no name of a family")
         types = record_types(family(values["family"]))
         nested = {name: kind.from_dict(values[name]) for name, kind in types.items()}
         stages = tuple(Stage.from_dict(stage) for stage in values.get("stages", ()))

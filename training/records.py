@@ -18,7 +18,9 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Inverts `to_dict`. Raises ValueError for unknown and for missing names."""
+        """Inverts `to_dict`. Raises ValueError for unknown and for missing names, and for what is no dict."""
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__}: {values!r} is no record")
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         required = {f.name for f in fields(cls) if f.default is MISSING}  # type: ignore[arg-type]
         if unknown := sorted(set(values) - known):
@@ -34,7 +36,13 @@ class Record:
         return {f.name: hints[f.name] for f in fields(cls)}  # type: ignore[arg-type]
 
     def changed(self, **values: Any) -> Self:
-        """Returns the record with other values. Subclasses let one name set all that follows from it."""
+        """Returns the record with other values. Subclasses let one name set all that follows from it.
+
+        Raises ValueError for a name that is no field.
+        """
+        known = [f.name for f in fields(self)]  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"{type(self).__name__} does not know {', '.join(unknown)}; legal are {', '.join(known)}")
         return dataclasses.replace(self, **values)  # type: ignore[type-var]
 
 

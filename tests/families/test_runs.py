@@ -22,7 +22,7 @@ from gaussian import Gaussians, load_ply
 from metrics.measuring import measure_metrics
 from tests.families import ball, told
 from tests.families.conftest import TRAIN, assert_equal, run, snapshots, train_run
-from training import measure, presets
+from training import checkpoint, measure, presets
 from training.checkpoint import load_checkpoint, load_discriminator, load_generator
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
@@ -230,6 +230,43 @@ def test_splats_are_exported_and_looked_into(trained: dict[str, Path], tmp_path:
     assert isinstance(scene, Gaussians)
     torch.testing.assert_close(load_ply(tmp_path / f"{network.stem}-seed0003.ply").sh, scene.sh, rtol=0, atol=1e-6)
     film(network, tmp_path, "--seeds=0", "--w-frames=1", "--opaque", "--scale=0.5")
+
+
+def test_a_file_is_gone_on_from_with_the_options_of_its_family(
+    trained: dict[str, Path], heads: Path, tmp_path: Path
+) -> None:
+    """Without --preset, where the images' resolution would pick another family's preset."""
+    given = (
+        f"--resume={trained['ball']}",
+        "--radius=0.2",
+        "--set=objective.gamma=0.5",
+        "--dry-run",
+        f"--outdir={tmp_path}",
+    )
+    for more in ((), ("--gpus=2",)):
+        config = json.loads(run(train.main, f"--data={heads}", *given, *more))
+        assert (config["family"], config["preset"], config["objective"]["gamma"]) == ("balls", "ball", 0.5)
+    latest = (f"--data={heads}", f"--outdir={trained['ball'].parent}", "--resume=latest", "--knn-dists=0", "--dry-run")
+    assert "AdversarialConfig does not know knn_weight" in run(train.main, *latest, code=1)
+
+
+def test_a_file_of_an_unknown_family_is_refused_with_its_path(
+    trained: dict[str, Path], heads: Path, tmp_path: Path
+) -> None:
+    state = load_checkpoint(trained["ball"])
+    for config, reason in (
+        (state["config"] | {"family": "martians"}, "unknown family 'martians'; legal are cgs"),
+        (state["config"] | {"family": ["balls"]}, "['balls'] is no name of a family"),
+        (state["config"] | {"generator": None}, "None is no record"),
+        (state["config"] | {"stages": [3]}, "3 is no record"),
+        (None, "damaged, it does not say what its run was"),
+    ):
+        path = tmp_path / "network.pkl"
+        checkpoint.save_checkpoint(path, {k: v for k, v in state.items() if k != "checksum"} | {"config": config})
+        said = run(train.main, f"--data={heads}", f"--resume={path}", "--dry-run", code=1)
+        assert f"{path}: " in said and reason in said, said
+        with pytest.raises(checkpoint.CheckpointError, match=r"network\.pkl: "):
+            load_generator(path)
 
 
 def _latent(seed: int, z_dim: int) -> Any:

@@ -13,7 +13,7 @@ import click
 
 from dnnlib.command import GroupedCommand, GroupedOption
 from training import presets
-from training.checkpoint import read_family
+from training.checkpoint import read_config
 from training.config import record_types, settable
 from training.families import DEFAULT_FAMILY, FAMILIES, family
 from training.families.base import Family, Option
@@ -87,8 +87,8 @@ def _family_of(args: list[str]) -> Family:
     if preset in table:
         return table[preset][0]
     if preset is None and resumed not in (None, LATEST):
-        with contextlib.suppress(ValueError, OSError):  # which find_start will tell
-            return family(read_family(resumed))
+        with contextlib.suppress(ValueError, OSError):  # which make_plan will tell
+            return family(read_config(resumed).family)
     return FAMILIES[DEFAULT_FAMILY]
 
 
