@@ -30,7 +30,7 @@ from training.replay import replay
 from training.runs import launch
 from training.runs.resume import LATEST, Start, check_compatible, data_mark, find_start, nothing_left, open_run
 from training.runs.retention import Retention, parse_keep
-from training.runs.train_command import TrainCommand, field, read_settings
+from training.runs.train_command import Request, TrainCommand, field, read_settings
 from training.runs.transfer import LEAST_SHARE, read_weights
 from training.safety import rank_check
 from training.safety.alarms import Collapsed
@@ -203,33 +203,6 @@ TRYING_OUT = group(
 
 
 # ---------------------------------------------------------------- from choices to a plan
-
-
-@dataclass(frozen=True)
-class Request:
-    """Holds what a command line asks for besides values of the configuration and of the loop."""
-
-    data: str  # folder or archive of the images
-    index_list: str | None  # file or name of an index list; None: the default
-    validate: bool  # decode every image first
-    outdir: str  # folder of run folders
-    desc: str | None  # part of the run folder's name; None: the preset
-    job_id: str  # further part of it
-    preset: str | None  # name of the preset; None: by the images' resolution
-    background: str  # what stands behind images, see launch.BACKGROUNDS
-    resume: str | None  # "latest", a file, or None
-    resume_kimg: float | None  # thousands of images that a published file counts as
-    init_from: str | None  # checkpoint whose weights the run starts from
-    device: str  # auto, cpu or cuda
-    gpus: int  # processes on this machine
-    max_restarts: int  # how often a crashed run goes on
-    dry_run: bool  # print the configuration only
-    measure: bool  # print what the run costs
-
-    @property
-    def trains(self) -> bool:
-        """Whether this process trains, and starts no others that do."""
-        return not self.dry_run and (self.gpus == 1 or distributed.is_launched())
 
 
 @dataclass(frozen=True)

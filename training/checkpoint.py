@@ -220,7 +220,11 @@ def _unreadable(path: str | os.PathLike) -> str | None:
         return f"cannot be read: {error.strerror}"
     if start != _ZIP:
         return "is no checkpoint" if start else "is an empty file and no checkpoint"
-    return None if zipfile.is_zipfile(path) else "is damaged or cut short; copy it again or take another snapshot"
+    try:
+        whole = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        whole = False
+    return None if whole else "is damaged or cut short; copy it again or take another snapshot"
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Builds the part of train.py's command line that families declare: their options, and --set for every value."""
+"""Builds what train.py's command line is made of: options that families declare, --set, and the request they make."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import copy
 import itertools
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from dnnlib.command import GroupedCommand, GroupedOption
+from torch_utils import distributed
 from training import presets
 from training.checkpoint import read_config
 from training.config import record_types, settable
@@ -131,3 +133,30 @@ def read_settings(ctx: click.Context, parameter: click.Parameter, value: tuple[s
         except ValueError as error:
             raise click.UsageError(f"--set={text}: {error}", ctx) from None
     return found
+
+
+@dataclass(frozen=True)
+class Request:
+    """Holds what a command line asks for besides values of the configuration and of the loop."""
+
+    data: str  # folder or archive of the images
+    index_list: str | None  # file or name of an index list; None: the default
+    validate: bool  # decode every image first
+    outdir: str  # folder of run folders
+    desc: str | None  # part of the run folder's name; None: the preset
+    job_id: str  # further part of it
+    preset: str | None  # name of the preset; None: by the images' resolution
+    background: str  # what stands behind images, see launch.BACKGROUNDS
+    resume: str | None  # "latest", a file, or None
+    resume_kimg: float | None  # thousands of images that a published file counts as
+    init_from: str | None  # checkpoint whose weights the run starts from
+    device: str  # auto, cpu or cuda
+    gpus: int  # processes on this machine
+    max_restarts: int  # how often a crashed run goes on
+    dry_run: bool  # print the configuration only
+    measure: bool  # print what the run costs
+
+    @property
+    def trains(self) -> bool:
+        """Whether this process trains, and starts no others that do."""
+        return not self.dry_run and (self.gpus == 1 or distributed.is_launched())
