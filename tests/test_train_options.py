@@ -244,6 +244,28 @@ def test_set_reaches_every_value_with_its_type(heads, setting, place, value):
     assert found == value and type(found) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--set=image_ticks=0", "--img-snap=0: must be 1 or greater"),
+        ("--set=snapshot_ticks=-1", "--network-snap=-1: must be 1 or greater"),
+        ("--set=max_bad_steps=0", "--max-bad-steps=0: must be 1 or greater"),
+        ("--set=seed=-1", "--seed=-1: must be 0 or greater"),
+        ("--set=batch_gpu=0", "--batch-gpu=0: must be 1 or greater"),
+        ("--set=objective.r1_interval=0", "objective.r1_interval=0: must be 1 or greater"),
+        ("--set=objective.beta2=1", "objective.beta2=1.0: must be 0 or greater and less than 1"),
+        ("--set=objective.g_clip=nan", "objective.g_clip=nan: must be greater than 0"),
+        ("--set=objective.ema_rampup=nan", "objective.ema_rampup=nan: must be 0 or greater"),
+        ("--set=objective.blur_sigma=inf", "objective.blur_sigma=inf: must be finite and 0 or greater"),
+        ("--batch=8 --glr=-1", "--glr=-1.0: must be finite and greater than 0"),  # --batch-gpu shrinks besides
+        ("--batch=8 --knn-num-ks=99", "--knn-num-ks=99: legal are 1 to 31"),
+    ],
+)
+def test_a_setting_that_cannot_be_trained_with_is_refused(heads, arguments, message):
+    result = invoke(f"--data={heads}", *arguments.split(), "--dry-run")
+    assert result.exit_code == 1 and f"Error: {message}" in result.output, result.output
+
+
 # ---------------------------------------------------------------- backgrounds and lists
 
 

@@ -97,9 +97,15 @@ class TrainingConfig:
 
     def check(self, ranks: int = 1) -> None:
         """Raises ValueError with a line a user can act on if options contradict each other."""
-        self._check_batch("--batch", self._whole, ranks)
-        for stage in self.stages:
-            self._check_stage(stage, ranks)
+        for flag, count, least in (
+            ("--seed", self.seed, 0),
+            ("--batch-gpu", min([self.batch_gpu, *(stage.batch_gpu for stage in self.stages)]), 1),
+            ("--img-snap", self.image_ticks, 1),
+            ("--network-snap", self.snapshot_ticks, 1),
+            ("--max-bad-steps", self.max_bad_steps, 1),
+        ):
+            if count < least:
+                raise ValueError(f"{flag}={count}: must be {least} or greater")
         for flag, value in (
             ("--kimg", self.total_kimg),
             ("--tick", self.tick_kimg),
@@ -116,6 +122,10 @@ class TrainingConfig:
         if self.background != "random":
             dnnlib.parse_color(self.background)
         self.objective.check(self)
+        # Last, as --batch-gpu shrinks in search of a value that passes all checks: what it cannot mend is said first.
+        self._check_batch("--batch", self._whole, ranks)
+        for stage in self.stages:
+            self._check_stage(stage, ranks)
 
     def _check_batch(self, flag: str, stage: Stage, ranks: int) -> None:
         share = ranks * stage.batch_gpu

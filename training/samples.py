@@ -6,6 +6,7 @@ All draws are functions of (seed, stream, i), so a step has no random state (tor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,6 +54,8 @@ class RunConfig(Protocol):
     def discriminator(self) -> Any: ...
     @property
     def objective(self) -> Any: ...
+    @property
+    def stages(self) -> Sequence[Stage]: ...
     def stage_at(self, nimg: int) -> Stage: ...
 
 

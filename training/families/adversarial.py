@@ -43,6 +43,16 @@ class AdversarialConfig(ObjectiveConfig):
         """Raises ValueError with the option's name for an illegal value."""
         if not 0 <= self.gamma < math.inf:
             raise ValueError(f"--gamma={self.gamma}: must be finite and 0 or greater")
+        if self.r1_interval < 1:
+            raise ValueError(f"objective.r1_interval={self.r1_interval}: must be 1 or greater")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"objective.beta2={self.beta2}: must be 0 or greater and less than 1")
+        for name in ("g_clip", "d_clip"):
+            if not getattr(self, name) > 0:  # inf: no clipping
+                raise ValueError(f"objective.{name}={getattr(self, name)}: must be greater than 0")
+        for name in ("ema_halflife_kimg", "ema_rampup"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"objective.{name}={getattr(self, name)}: must be 0 or greater")
 
 
 class AdversarialObjective:

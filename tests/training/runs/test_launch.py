@@ -38,3 +38,6 @@ def test_a_stage_that_cannot_be_is_named():
         dataclasses.replace(staged(), stages=(Stage(0, 24, 16, 8, 0.1, 0.1),)).check()
     with pytest.raises(ValueError, match="stages must begin one after the other"):
         dataclasses.replace(staged(), stages=staged().stages[::-1]).check()
+    with pytest.raises(ValueError, match="--batch=1 leaves multi-view"):
+        stages = (staged().stages[0], Stage(4000, 32, 1, 1, 0.002, 0.001))
+        dataclasses.replace(staged(), stages=stages).check()

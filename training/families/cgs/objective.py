@@ -54,7 +54,8 @@ class CgsObjectiveConfig(AdversarialConfig):
         super().check(config)
         if self.num_views < 1:
             raise ValueError(f"--num-multiview={self.num_views}: at least 1 view is needed")
-        if self.multiview and config.stage_at(0).batch == 1:
+        starts = [0, *(stage.from_nimg for stage in config.stages)]
+        if self.multiview and any(config.stage_at(nimg).batch == 1 for nimg in starts):
             raise ValueError(
                 "--batch=1 leaves multi-view regularisation only the scene's own camera; use --batch=2 or more"
             )
@@ -65,6 +66,7 @@ class CgsObjectiveConfig(AdversarialConfig):
             ("--center-dists", self.center_weight),
             ("--knn-dists", self.knn_weight),
             ("--blur-fade-kimg", self.blur_fade_kimg),
+            ("objective.blur_sigma", self.blur_sigma),
         ):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
