@@ -234,18 +234,13 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
             dataset, request.data, ranks, request.preset, request.background, base, fields=fields
         )
 
-    resume, resume_kimg = request.resume, request.resume_kimg
-    if distributed.restarts():  # the launcher started the ranks anew: go on in the folder of the first start
-        resume, resume_kimg = LATEST, None
-    reads, outdir = request.trains or request.dry_run, Path(request.outdir)
-    start = Start()
-    if resume in (None, LATEST):
-        config = resolve()
-        start = find_start(resume, outdir, request.desc or config.preset, resume_kimg) if reads else start
-    elif reads:
-        start = find_start(resume, outdir, "", resume_kimg)
-    else:  # a file's preset is its own: the data's resolution may have another, or none
-        config = resolve(read_config(resume))
+    # Ranks that the launcher started anew go on in the folder of the first start.
+    resume, resume_kimg = (LATEST, None) if distributed.restarts() else (request.resume, request.resume_kimg)
+    # A file's preset is its own: the data's resolution may have another one, or none.
+    config = resolve(read_config(resume) if resume and resume != LATEST else None)
+    reads = request.trains or request.dry_run
+    name = request.desc or config.preset
+    start = find_start(resume, Path(request.outdir), name, resume_kimg) if reads else Start()
     if start.state is not None:
         if request.index_list is None:
             assert start.config is not None

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import train
 from tests.families import ball
 from tests.families.conftest import run
-from training.families import FAMILIES, family, register
+from training.families import FAMILIES, base, family, register
+from training.runs import train_command
 
 
 def resolved(heads: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -75,3 +77,11 @@ def test_names_are_taken_once() -> None:
     with pytest.raises(ValueError, match="unknown family 'others'; legal are cgs"):
         family("others")
     assert "others" not in FAMILIES
+
+
+def test_an_option_of_a_tuple_takes_a_list() -> None:
+    cgs = FAMILIES["cgs"]
+    option = train_command._family_option(cgs, base.Option(("--ratios",), "generator.ratios", "of the levels"))
+    assert option.type.convert("1,4,2", option, None) == (1, 4, 2)
+    with pytest.raises(click.BadParameter, match="'x' is not a whole number"):
+        option.type.convert("1,x", option, None)

@@ -27,6 +27,7 @@ from training.checkpoint import load_checkpoint, load_discriminator, load_genera
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
 from training.runs import launch
+from training.runs.transfer import init_from, read_weights
 from training.safety.requests import EXIT_STOPPED
 from training.step import GanStep
 
@@ -99,6 +100,10 @@ def test_two_averages_are_kept(heads: Path, tmp_path: Path) -> None:
         for key, value in state[name].items():
             torch.testing.assert_close(value, before[name][key].lerp(state["G"][key], 1 - decay), rtol=1e-5, atol=1e-7)
     source = snapshots(run_dir)[16]
+    averages = torch.nn.ModuleDict({name: load_generator(source) for name in ("G_ema", "G_slow")})
+    init_from(read_weights(str(source), TrainingConfig.from_dict(state["config"]), 1.0), dict(averages.items()), 1.0)
+    for name, average in averages.items():
+        assert all(torch.equal(value, state[name][key]) for key, value in average.state_dict().items()), name
     new = train_run(heads, tmp_path / "new", "--preset=told", "--kimg=0.008", f"--init-from={source}", "--img-snap=9")
     started = load_checkpoint(snapshots(new)[8])
     for name in ("G", "G_ema", "G_slow"):

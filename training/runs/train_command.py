@@ -104,11 +104,30 @@ def _value_of(args: list[str], flag: str) -> str | None:
     return value
 
 
+class _List(click.ParamType):
+    """Reads comma-separated values of a field that is a tuple."""
+
+    name = "list"
+
+    def __init__(self, kind: Any):
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads and checks the values; called by click."""
+        try:
+            return parse_value(value, self.kind) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 def _family_option(of: Family, added: Option) -> click.Option:
     """Makes an option of the command line from what a family declares."""
     owner, _, name = added.target.rpartition(".")
     kind = record_types(of)[owner].field_types()[name]
-    kind = next((k for k in typing.get_args(kind) if k is not type(None)), kind)
+    if typing.get_origin(kind) is tuple:
+        kind = _List(kind)
+    else:
+        kind = next((k for k in typing.get_args(kind) if k is not type(None)), kind)
     if added.least is not None:
         kind = click.IntRange(min=int(added.least)) if kind is int else click.FloatRange(min=added.least)
     made = ConfigOption([*added.flags, parameter_name(added.target)], target=added.target, type=kind, help=added.help)
