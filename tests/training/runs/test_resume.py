@@ -288,7 +288,7 @@ def test_what_cannot_change_is_refused(heads, whole, tmp_path):
     source = whole / "network-snapshot-000000_00000072.pkl"
     for arguments, line in [
         (["--map-depth=4"], "its generator cannot become another one (map_depth"),
-        (["--preset=tiny"], "--preset=tiny is for 64 px"),
+        (["--preset=tiny"], "--preset=tiny: the run to be resumed has --preset=micro; leave it out"),
     ]:
         assert line in run(heads, tmp_path, f"--resume={source}", *arguments, code=1)
     synthesize_heads(tmp_path / "other", 24, 32, seed=1)
