@@ -28,9 +28,18 @@ from training.dataset import ImageDataset
 from training.measure import MeasureFailed, OutOfMemory, measure_run, report
 from training.replay import replay
 from training.runs import launch
-from training.runs.resume import LATEST, Start, check_compatible, data_mark, find_start, nothing_left, open_run
+from training.runs.resume import (
+    LATEST,
+    Start,
+    check_compatible,
+    data_mark,
+    find_start,
+    latest_config,
+    nothing_left,
+    open_run,
+)
 from training.runs.retention import Retention, parse_keep
-from training.runs.train_command import Request, TrainCommand, field, read_settings
+from training.runs.train_command import DEFAULT_OUTDIR, Request, TrainCommand, field, read_settings
 from training.runs.transfer import LEAST_SHARE, read_weights
 from training.safety import rank_check
 from training.safety.alarms import Collapsed
@@ -117,7 +126,7 @@ DATA = group(
 
 REPORTS = group(
     "Run folder and reports",
-    option("--outdir", default="training-runs", metavar="DIR", help="where run folders are made"),
+    option("--outdir", default=DEFAULT_OUTDIR, metavar="DIR", help="where run folders are made"),
     option("--desc", metavar="TEXT", show_default="the preset", help="goes into the run folder's name"),
     option("--job-id", metavar="TEXT", default="", help="of a cluster's queue; goes into the run folder's name"),
     field("--tick", "tick_kimg", type=float, help="kimg between two status lines"),
@@ -197,7 +206,8 @@ TRYING_OUT = group(
     option("--measure", is_flag=True,
            help="with --dry-run: run three steps and a batch of each metric, and print memory, speed and days"),
     option("--set", "settings", multiple=True, metavar="NAME=VALUE", callback=read_settings,
-           help="set any value of the configuration that --dry-run prints: objective.knn_weight=0; may be repeated"),
+           help="set a value of the networks, losses or schedule that --dry-run prints, and beat its option: "
+           "objective.knn_weight=0; may be repeated"),
 )
 # fmt: on
 
@@ -236,11 +246,16 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
 
     # Ranks that the launcher started anew go on in the folder of the first start.
     resume, resume_kimg = (LATEST, None) if distributed.restarts() else (request.resume, request.resume_kimg)
-    # A file's preset is its own: the data's resolution may have another one, or none.
-    config = resolve(read_config(resume) if resume and resume != LATEST else None)
-    reads = request.trains or request.dry_run
-    name = request.desc or config.preset
-    start = find_start(resume, Path(request.outdir), name, resume_kimg) if reads else Start()
+    # The preset of a file, or of the latest run, is its own: the data's resolution may have another one, or none.
+    reads, outdir, base = request.trains or request.dry_run, Path(request.outdir), None
+    if resume and resume != LATEST:
+        base = read_config(resume)
+    elif resume and request.preset is None:
+        base = latest_config(outdir, request.desc)
+    config = resolve(base)
+    start = find_start(resume, outdir, request.desc or config.preset, resume_kimg) if reads else Start()
+    if reads and resume == LATEST and start.state is None:  # nothing to go on from: the preset's values hold
+        config = resolve()
     if start.state is not None:
         if request.index_list is None:
             assert start.config is not None

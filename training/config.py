@@ -122,6 +122,9 @@ class TrainingConfig:
         if self.background != "random":
             dnnlib.parse_color(self.background)
         self.objective.check(self)
+        judged = getattr(self.discriminator, "resolution", self.resolution)
+        if judged != self.resolution:
+            raise ValueError(f"discriminator.resolution={judged}: the generator makes images of {self.resolution} px")
         # Last, as --batch-gpu shrinks in search of a value that passes all checks: what it cannot mend is said first.
         self._check_batch("--batch", self._whole, ranks)
         for stage in self.stages:

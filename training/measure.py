@@ -93,7 +93,8 @@ def measure_run(config: TrainingConfig, device: str, ranks: int, workers: int, w
         return found
     asked = f"out of memory with --batch-gpu={config.batch_gpu}"
     free = f"{dnnlib.format_bytes(memory.available_bytes())} of CPU memory free"
-    for batch_gpu in batch_sizes(config, ranks, config.batch_gpu - 1):
+    most = max([config.batch_gpu, *(stage.batch_gpu for stage in config.stages)])
+    for batch_gpu in batch_sizes(config, ranks, most - 1):
         found = _attempt(at_most(config, batch_gpu), device, ranks, workers, worker)
         if found is not None:
             raise OutOfMemory(
@@ -115,8 +116,9 @@ def report(found: Measurement, config: TrainingConfig, ranks: int) -> str:
     steps = _timed_steps([phases.every for phases in found.lazy])
     shares = [f", {sum(s % phases.every == 0 for s in steps)} of them with {phases.name}" for phases in found.lazy]
     extras = [f", and {phases.sec:.3g} s for {phases.name} in every {phases.every}th" for phases in found.lazy]
+    batch = batch_line(config, _last_stage(config), ranks)
     lines = [
-        f"Measured    {len(steps)} steps{''.join(shares)}, of {config.preset}: {batch_line(config, ranks)}",
+        f"Measured    {len(steps)} steps{''.join(shares)}, of {config.preset}: {batch}",
         f"Memory      {found.peak_gib:.2f} GiB at the peak ({found.training_peak_gib:.2f} GiB while training)"
         + (f"; {found.cpu_peak_gib:.2f} GiB on the CPU side" if found.cpu_peak_gib != found.peak_gib else "")
         + (" in each process" if ranks > 1 else ""),

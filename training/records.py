@@ -58,6 +58,8 @@ def parse_value(text: str, kind: Any) -> Any:
         return parse_value(text, options[0])
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
+        if text == "none":
+            return ()
         return tuple(parse_value(part, inner) for part in text.split(",") if part)
     if kind is bool:
         if text.lower() not in _BOOLEANS:

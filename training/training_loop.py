@@ -159,7 +159,7 @@ class Trainer:
         if distributed.rank() != 0:
             return None
         options = self.options
-        print(describe(self.config, self.dataset, self.G, self.D, self.device))
+        print(describe(self.config, self.dataset, self.G, self.D, self.device, self.state.nimg))
         print(f"Run folder  {options.run_dir}", flush=True)
         self._keep_going("pictures", lambda: monitor.save_reals(self.config, self.dataset, options.run_dir))
         return StatsLogger(options.run_dir, options.tensorboard, options.wandb_mode, self.config.to_dict())

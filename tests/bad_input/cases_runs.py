@@ -21,7 +21,7 @@ CASES = [
     _case("resume from a file that is no checkpoint", "--resume={TMP}/net.pkl", "net.pkl: is no checkpoint", spoil.file("net.pkl", "hello")),
     _case("resume from a folder", "--resume={TMP}", "TMP: is a folder; a file"),
     _case("resume with another network", "--resume={NETWORK} --map-depth=7", "--resume=NETWORK: its generator cannot become another one .map_depth"),
-    _case("resume with another preset", "--resume={NETWORK} --preset=small", "--preset=small is for 128 px"),
+    _case("resume with another preset", "--resume={NETWORK} --preset=small", "--preset=small: the run to be resumed has --preset=micro; leave it out"),
     _case("count the images of the latest state", "--resume=latest --resume-kimg=5", "--resume-kimg is for a file; --resume=latest knows"),
     _case("count the images of a checkpoint of ours", "--resume={NETWORK} --resume-kimg=5000", "--resume-kimg=5000: NETWORK is ours and has seen 0 kimg"),
     _case("keep by an unknown rule", "--keep=newest:3", "--keep=newest:3: 'newest:3' is no rule; legal are last:N"),

@@ -12,7 +12,7 @@ import pytest
 
 import train
 from tests.families import ball
-from tests.families.conftest import run
+from tests.families.conftest import run, train_run
 from training.families import FAMILIES, base, family, register
 from training.runs import train_command
 
@@ -28,7 +28,7 @@ def refusal(heads: Path, *arguments: str) -> str:
 
 def test_help_shows_the_options_of_the_presets_family_alone() -> None:
     text = run(train.main, "--preset=ball", "--help")
-    heading, own = text.index("Family balls:"), text.index("--radius")
+    heading, own = text.index("Family balls, one soft ball a scene:"), text.index("--radius")
     assert heading < own < text.index("Optimisation:") and "[default: 0.2; x>=0]" in " ".join(text.split())
     assert "--gamma FLOAT" not in text and "Family cgs" not in text and "--specks" not in text
     assert "--specks" in run(train.main, "--preset", "speck", "--help")
@@ -85,3 +85,13 @@ def test_an_option_of_a_tuple_takes_a_list() -> None:
     assert option.type.convert("1,4,2", option, None) == (1, 4, 2)
     with pytest.raises(click.BadParameter, match="'x' is not a whole number"):
         option.type.convert("1,x", option, None)
+
+
+def test_the_latest_run_brings_its_family(heads: Path, tmp_path: Path) -> None:
+    """Without --preset: its own options are known, and what is not given stays as the run has it."""
+    common = (f"--outdir={tmp_path}", "--desc=mine", "--resume=latest", "--kimg=0.008")
+    train_run(heads, tmp_path, "--desc=mine", "--preset=ball", "--radius=0.5", "--kimg=0.008", "--img-snap=9")
+    found = resolved(heads, *common, "--set=objective.gamma=2")
+    assert (found["family"], found["preset"], found["generator"]["radius"]) == ("balls", "ball", 0.5)
+    assert found["objective"]["gamma"] == 2 and found["batch"] == 8
+    assert "--knn-dists is an option of the family cgs" in refusal(heads, *common, "--knn-dists=1")

@@ -127,7 +127,7 @@ def test_stages_have_resolutions_batches_and_rates_of_their_own(whole: dict[str,
     steps = {nimg: load_checkpoint(path)["progress"]["step"] for nimg, path in snapshots(whole["grown"]).items()}
     assert steps == {8: 1, 24: 3, 40: 6, 48: 8}  # of 8 images up to 32, then of 4
     log = (whole["grown"] / "log.txt").read_text()
-    assert "from 0.032 kimg: 32 px, batch 4, learning rates 0.001 and 0.0005" in " ".join(log.split())
+    assert "from 0.032 kimg: 32 px, batch 4, 2 at once, learning rates 0.001 and 0.0005" in " ".join(log.split())
     pixels = {state["nimg"]: state for state in statistics(whole["grown"])}
     assert pixels.keys() == steps.keys()
 
@@ -252,7 +252,7 @@ def test_a_file_is_gone_on_from_with_the_options_of_its_family(
         config = json.loads(run(train.main, f"--data={heads}", *given, *more))
         assert (config["family"], config["preset"], config["objective"]["gamma"]) == ("balls", "ball", 0.5)
     latest = (f"--data={heads}", f"--outdir={trained['ball'].parent}", "--resume=latest", "--knn-dists=0", "--dry-run")
-    assert "AdversarialConfig does not know knn_weight" in run(train.main, *latest, code=1)
+    assert "--knn-dists is an option of the family cgs" in run(train.main, *latest, code=2)
 
 
 def test_a_file_of_an_unknown_family_is_refused_with_its_path(

@@ -30,6 +30,9 @@ def save_reals(config: TrainingConfig, dataset: ImageDataset, run_dir: Path) -> 
 
 def save_fakes(path: Path, G: Generator, grid: dict[str, torch.Tensor], config: TrainingConfig) -> None:
     """Draws one identity a row, one yaw a column, of the `grid` from `make_grid`; mapped under the frontal camera."""
+    if not all(bool(p.isfinite().all()) for p in G.parameters()):
+        print(f"Warning: {path.name} not drawn: the averaged generator is no longer finite", flush=True)
+        return
     device = G.device
     background = torch.tensor(dnnlib.parse_color(config.shown_background))
     with torch.no_grad():

@@ -20,7 +20,7 @@ import dnnlib
 from torch_utils import distributed
 from training import checkpoint
 from training.checkpoint import CheckpointError
-from training.config import TrainingConfig
+from training.config import TrainingConfig, upgraded
 from training.dataset import ImageDataset
 
 LATEST = "latest"
@@ -114,6 +114,16 @@ def newest_run(outdir: Path, name: str) -> Path | None:
     pattern = re.compile(rf"(\d{{5}})-{re.escape(run_name(name))}(_jobid-.*)?")
     runs = [(m[1], p) for p in outdir.iterdir() if (m := pattern.fullmatch(p.name)) and p.is_dir()]
     return max(runs)[1] if runs else None
+
+
+def latest_config(outdir: Path, desc: str | None) -> TrainingConfig | None:
+    """Reads the configuration of the run that --resume=latest means; None if there is none, or it cannot be told."""
+    run_dir = newest_run(outdir, desc) if desc else outdir
+    try:
+        values = json.loads(((run_dir or outdir) / "training_options.json").read_text(encoding="utf-8"))
+        return TrainingConfig.from_dict(values if "family" in values else upgraded(values))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # find_start has the last word
+        return None
 
 
 def is_run_dir(path: Path) -> bool:

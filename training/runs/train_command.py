@@ -8,6 +8,7 @@ import itertools
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,7 +22,9 @@ from training.families import DEFAULT_FAMILY, FAMILIES, family
 from training.families.base import Family, Option
 from training.records import parse_value
 from training.runs import launch
-from training.runs.resume import LATEST
+from training.runs.resume import LATEST, latest_config
+
+DEFAULT_OUTDIR = "training-runs"  # the folder of run folders
 
 
 class ConfigOption(GroupedOption):
@@ -88,7 +91,11 @@ def _family_of(args: list[str]) -> Family:
     table = presets.presets()
     if preset in table:
         return table[preset][0]
-    if preset is None and resumed not in (None, LATEST):
+    if preset is None and resumed == LATEST:
+        outdir = Path(_value_of(args, "--outdir") or DEFAULT_OUTDIR)
+        if config := latest_config(outdir, _value_of(args, "--desc")):
+            return family(config.family)
+    elif preset is None and resumed is not None:
         with contextlib.suppress(ValueError, OSError):  # which make_plan will tell
             return family(read_config(resumed).family)
     return FAMILIES[DEFAULT_FAMILY]
@@ -131,7 +138,7 @@ def _family_option(of: Family, added: Option) -> click.Option:
     if added.least is not None:
         kind = click.IntRange(min=int(added.least)) if kind is int else click.FloatRange(min=added.least)
     made = ConfigOption([*added.flags, parameter_name(added.target)], target=added.target, type=kind, help=added.help)
-    made.heading = f"Family {of.name}"
+    made.heading = f"Family {of.name}, {of.title}"
     return made
 
 

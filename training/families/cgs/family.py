@@ -53,7 +53,7 @@ CURVES = (
 
 FAMILY = Family(
     name="cgs",
-    title="CGS-GAN (Barthel et al. 2025): hierarchical Gaussians of a point transformer",
+    title="CGS-GAN (Barthel et al. 2025)",
     generator_config=GeneratorConfig,
     generator=Generator,
     discriminator_config=DiscriminatorConfig,
