@@ -135,6 +135,12 @@ class TrainingConfig:
         if stage.batch <= 0 or stage.batch % share:
             shares = f"--gpus x --batch-gpu = {ranks} x {stage.batch_gpu} = {share}"
             raise ValueError(f"{flag}={stage.batch} is not a multiple of {shares}")
+        views = len(self.objective.views)
+        if self.objective.paired and stage.batch_gpu % views:
+            raise ValueError(
+                f"--batch-gpu={stage.batch_gpu} is not a multiple of the {views} views of a scene, whose "
+                "real images must be at hand where real and generated ones are paired"
+            )
         group = self.discriminator.minibatch_std_group
         if group > 1 and stage.batch_gpu % group:
             raise ValueError(f"--batch-gpu={stage.batch_gpu} is not a multiple of the minibatch-std group of {group}")

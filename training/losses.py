@@ -24,10 +24,20 @@ def logistic(logits: Tensor, real: bool) -> Tensor:
     return F.softplus(-logits if real else logits)
 
 
-def r1_penalty(judge: Judge, images: Tensor) -> Tensor:
+def relativistic(preferred: Tensor, other: Tensor) -> Tensor:
+    """Returns softplus(other - preferred) of paired logits, element by element (Jolicoeur-Martineau 2019; R3GAN).
+
+    preferred: of the image that the one who is trained wants D to find the more real: D its real one, G its own.
+    What both have in common, such as D's last bias, gets no gradient.
+    """
+    return F.softplus(other - preferred)
+
+
+def gradient_penalty(judge: Judge, images: Tensor) -> Tensor:
     """Returns the squared gradient norm of the logit with respect to the images [N, 3, R, R] that D sees: [N].
 
-    The expectation's integrand of R1 (Mescheder et al. 2018, equation 9), without its factor gamma / 2.
+    The expectation's integrand of R1 at real and of R2 at generated images (Mescheder et al. 2018, equations 9 and 10),
+    without its factor gamma / 2. No gradient reaches whatever made the images.
     """
     seen = images.detach().requires_grad_(True)
     logits = judge(seen)

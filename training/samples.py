@@ -6,6 +6,7 @@ All draws are functions of (seed, stream, i), so a step has no random state (tor
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -89,6 +90,7 @@ class MicroBatch:
     d_labels: Tensor  # [b, 25]
     d_background: Tensor  # [b, 3], shared by the real and the generated image of one index
     first: bool  # of this rank's share: carries the scene statistics
+    pairs: Tensor | None = None  # [b, V] row of the real image of each view's camera; None: cameras are of other items
 
     @property
     def resolution(self) -> int:
@@ -150,7 +152,7 @@ class SampleStream:
         views = torch.stack([g_labels[(own - v) % len(total)] for v in offsets], dim=1)  # [b, V, 25]
         views = views.to(self.device)
         d_labels = self.camera_labels("D", indices).to(self.device)
-        return MicroBatch(
+        micro = MicroBatch(
             draws=Draws(self.config.seed, indices, self.device),
             real=shrink(composite(images, masks, background), resolution),
             real_labels=self._noisy("real", indices, labels),
@@ -164,6 +166,7 @@ class SampleStream:
             d_background=background,
             first=start == 0,
         )
+        return paired(micro, labels, offsets) if self.config.objective.paired else micro
 
     def camera_labels(self, phase: str, indices: range) -> Tensor:
         """Draws labels of data items uniformly, mirrored at random like the real ones: [len(indices), 25]."""
@@ -191,6 +194,27 @@ class SampleStream:
 
     def _normal(self, stream: str, indices: range) -> Tensor:
         return random.normal(self.config.seed, stream, indices, (self.z_dim,)).to(self.device)
+
+
+def paired(micro: MicroBatch, labels: Tensor, views: range) -> MicroBatch:
+    """Returns the micro-batch with generated images of the cameras of its real ones, over their backgrounds.
+
+    labels [b, 25]: the real images' cameras, without noise. The scenes of V consecutive samples are seen from the V
+    cameras of these samples, each in an order of its own. A block never crosses micro-batches (`TrainingConfig.check`),
+    so every view's real image is at hand, whatever the split. The published order would ask for those of other ranks.
+    """
+    own, offsets = torch.arange(len(labels))[:, None], torch.tensor(list(views))  # [b, 1], [V]
+    rows = own - own % len(views) + (own - offsets) % len(views)  # [b, V]
+    rows = rows.to(labels.device)
+    return dataclasses.replace(
+        micro,
+        g_cameras=Cameras.from_labels(labels[rows]),
+        g_labels=micro.real_labels[rows],  # the very noise that the real image's label has
+        g_background=micro.d_background[rows],
+        d_cameras=Cameras.from_labels(labels[:, None]),
+        d_labels=micro.real_labels,
+        pairs=rows,
+    )
 
 
 def shrink(images: Tensor, resolution: int) -> Tensor:

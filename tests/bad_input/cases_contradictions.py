@@ -19,6 +19,8 @@ CASES = [
     _case("learning rate is negative", "--glr=-0.1", "--glr=-0.1: must be finite and greater than 0"),
     _case("learning rate is NaN", "--dlr=nan", "--dlr=nan: must be finite and greater than 0"),
     _case("gamma is NaN", "--gamma=nan", "--gamma=nan: must be finite and 0 or greater"),
+    _case("objective that does not exist", "--objective=hinge", "--objective=hinge: legal are logistic, relativistic"),
+    _case("pairs that a micro-batch splits", "--objective=relativistic --batch=9 --batch-gpu=9 --mbstd-group=1", "--batch-gpu=9 is not a multiple of the 2 views"),
     _case("micro-batch splits a minibatch-std group", "--batch=6 --batch-gpu=6", "--batch-gpu=6 is not a multiple of the minibatch-std group of 4"),
     _case("batch does not divide among two ranks", "--gpus=2 --batch=12 --batch-gpu=12", "--batch=12 is not a multiple of --gpus x --batch-gpu = 2 x 12", real=True),
     _case("several views of a batch of one", "--batch=1 --batch-gpu=1 --mbstd-group=1", "--batch=1 leaves multi-view regularisation only"),

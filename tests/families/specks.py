@@ -1,4 +1,4 @@
-"""Defines specks: a family whose scenes are a few splats, with a truncation centre."""
+"""Defines specks: a family whose scenes are a few splats, with a truncation centre and the objective of R3GAN."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ FAMILY = dataclasses.replace(
         "speck": base.Preset(
             GeneratorConfig(),
             ball.DiscriminatorConfig(),
-            AdversarialConfig(gamma=0.5, r1_interval=2, ema_halflife_kimg=0.1),
+            AdversarialConfig(gamma=0.5, r1_interval=2, ema_halflife_kimg=0.1, loss="relativistic", r2_gamma=0.5),
             base.RunFields(batch=8, batch_gpu=4),
         )
     },

@@ -30,10 +30,10 @@ def test_help_shows_the_options_of_the_presets_family_alone() -> None:
     text = run(train.main, "--preset=ball", "--help")
     heading, own = text.index("Family balls, one soft ball a scene:"), text.index("--radius")
     assert heading < own < text.index("Optimisation:") and "[default: 0.2; x>=0]" in " ".join(text.split())
-    assert "--gamma FLOAT" not in text and "Family cgs" not in text and "--specks" not in text
+    assert "--r1-gamma FLOAT" not in text and "Family cgs" not in text and "--specks" not in text
     assert "--specks" in run(train.main, "--preset", "speck", "--help")
     default = run(train.main, "--help")
-    assert "--gamma FLOAT" in default and "--radius" not in default
+    assert "--gamma, --r1-gamma FLOAT" in default and "--radius" not in default
 
 
 def test_an_option_of_another_family_is_refused_with_its_name(heads: Path) -> None:

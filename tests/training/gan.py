@@ -41,15 +41,18 @@ def fixed_pictures(G, views):
     return render
 
 
-def micro_config(batch_gpu=8, mbstd=4, **changes) -> TrainingConfig:
-    """Returns the configuration of `micro` with batches of 8 and an initial blur of 1 px."""
+RELATIVISTIC = {"loss": "relativistic", "r2_gamma": 1.0}  # changes of an objective
+
+
+def micro_config(batch_gpu=8, mbstd=4, objective=(), **changes) -> TrainingConfig:
+    """Returns the configuration of `micro` with batches of 8, an initial blur of 1 px and changes of the objective."""
     config = resolve("micro", data="")
     return dataclasses.replace(
         config,
         batch=8,
         batch_gpu=batch_gpu,
         discriminator=config.discriminator.changed(minibatch_std_group=mbstd),
-        objective=config.objective.changed(blur_sigma=1.0),
+        objective=config.objective.changed(blur_sigma=1.0, **dict(objective)),
         **changes,
     )
 

@@ -1,5 +1,7 @@
 """The losses against their formulas."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,13 +34,21 @@ def test_knn_gradient_reaches_both_ends():
     assert torch.autograd.gradcheck(lambda p: losses.knn_distance(p, 2), points)
 
 
-def test_r1_is_the_squared_gradient_norm():
+def test_relativistic_loss_by_hand():
+    """softplus(-(preferred - other)): ln 2 where D finds both equally real, ln(1 + 1/3) where e^difference is 3."""
+    preferred = torch.tensor([0.0, 5.0, math.log(3.0), -40.0], dtype=torch.float64)
+    other = torch.tensor([0.0, 5.0, 0.0, 60.0], dtype=torch.float64)
+    expected = torch.tensor([math.log(2), math.log(2), math.log(4 / 3), 100.0], dtype=torch.float64)
+    torch.testing.assert_close(losses.relativistic(preferred, other), expected, rtol=1e-12, atol=0)
+
+
+def test_a_penalty_is_the_squared_gradient_norm():
     weight = torch.randn(3, 8, 8)
 
     def linear(image):
         return (image * weight).sum(dim=(1, 2, 3))[:, None]
 
-    penalty = losses.r1_penalty(linear, torch.randn(5, 3, 8, 8))
+    penalty = losses.gradient_penalty(linear, torch.randn(5, 3, 8, 8))
     torch.testing.assert_close(penalty, weight.square().sum().expand(5))
 
 

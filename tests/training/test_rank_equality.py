@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from tests.torch_utils.ranks import run_ranks
-from tests.training.gan import make_step, network
+from tests.training.gan import RELATIVISTIC, make_step, network
 from torch_utils import distributed
 
 STEPS = 20
 
 
-def first_gradients(rank, dtype):
+def first_gradients(rank, dtype, objective):
     """name -> summed gradient of every parameter after each phase of the first step, of micro-batches of 4."""
-    step, micro = make_step(4, dtype)
+    step, micro = make_step(4, dtype, objective=objective)
     found = {}
     for phase in step.phases:
         step.accumulate(phase, 0, micro)
@@ -23,13 +23,17 @@ def first_gradients(rank, dtype):
     return found
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
-def test_gradients_of_two_ranks_are_those_of_one_process(dtype, bound):
-    alone = first_gradients(0, dtype)
+@pytest.mark.parametrize(
+    ("dtype", "bound", "objective"),
+    [(torch.float64, 1e-10, {}), (torch.float32, 2e-5, {}), (torch.float64, 1e-10, RELATIVISTIC)],
+)
+def test_gradients_of_two_ranks_are_those_of_one_process(dtype, bound, objective):
+    alone = first_gradients(0, dtype, objective)
+    phases = {"G", "D", "R1", "R2"} if objective else {"G", "D", "R1"}
     worst = {}
-    for shared in run_ranks(2, first_gradients, dtype):
+    for shared in run_ranks(2, first_gradients, dtype, objective):
         assert isinstance(shared, dict), shared
-        assert shared.keys() == alone.keys() and {n.split("/")[0] for n in alone} == {"G", "D", "R1"}
+        assert shared.keys() == alone.keys() and {n.split("/")[0] for n in alone} == phases
         for name, expected in alone.items():
             error = torch.from_numpy(shared[name] - expected).norm()
             norm = torch.from_numpy(expected).norm()
@@ -38,9 +42,9 @@ def test_gradients_of_two_ranks_are_those_of_one_process(dtype, bound):
     assert len(worst) > 100 and max(worst.values()) < bound, max(worst.items(), key=lambda item: item[1])
 
 
-def train(rank, batch_gpu, steps):
+def train(rank, batch_gpu, steps, objective):
     """Losses after each step on one batch, averaged over the ranks, and the networks at the end."""
-    step, micro = make_step(batch_gpu, torch.float32)
+    step, micro = make_step(batch_gpu, torch.float32, objective=objective)
     lines = []
     for number in range(steps):
         step.run(number, number * step.config.batch, micro)
@@ -49,12 +53,12 @@ def train(rank, batch_gpu, steps):
     return lines, {f"{key}.{n}": t.numpy() for key, net in networks.items() for n, t in net.state_dict().items()}
 
 
-@pytest.mark.parametrize(("batch_gpu", "steps"), [(4, STEPS), (2, 4)])
-def test_steps_of_two_ranks_are_those_of_one_process_to_the_bit(batch_gpu, steps):
+@pytest.mark.parametrize(("batch_gpu", "steps", "objective"), [(4, STEPS, {}), (2, 4, {}), (2, 3, RELATIVISTIC)])
+def test_steps_of_two_ranks_are_those_of_one_process_to_the_bit(batch_gpu, steps, objective):
     """With one and with two micro-batches a rank: the sums over micro-batches and over ranks form one tree."""
-    lines, networks = train(0, batch_gpu, steps)
-    assert lines[-1]["Loss/D/real"] != lines[0]["Loss/D/real"]
-    for shared in run_ranks(2, train, batch_gpu, steps):
+    lines, networks = train(0, batch_gpu, steps, objective)
+    assert lines[-1]["Loss/G/adversarial"] != lines[0]["Loss/G/adversarial"]
+    for shared in run_ranks(2, train, batch_gpu, steps, objective):
         assert not isinstance(shared, Exception) and shared is not None, shared
         worst = max(abs(a[name] - b[name]) for a, b in zip(lines, shared[0], strict=True) for name in a)
         assert worst < 1e-15, worst  # the means are taken in float64, in order of the reports

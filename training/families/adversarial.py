@@ -1,4 +1,7 @@
-"""Plays the usual game of a GAN over a family's networks: logistic loss over views, lazy R1, Adam, one moving average.
+"""Plays the usual game of a GAN over a family's networks: a loss over views, lazy R1 and R2, Adam, one moving average.
+
+The loss is the logistic one, or the relativistic one of R3GAN (Huang et al. 2024): real against generated image of one
+camera. R3GAN's recipe is that loss with R1 and R2 of equal weight.
 
 Families derive their objective from it, and add what is their own in `regularisers` and `shown`.
 """
@@ -21,10 +24,20 @@ from training.families.base import (
     Generator,
     Loss,
     ObjectiveConfig,
+    Option,
     Phase,
     StepContext,
 )
 from training.samples import MicroBatch, RunConfig, Stage
+
+LOSSES = ("logistic", "relativistic")
+
+ADVERSARIAL_OPTIONS = (
+    Option(("--gamma", "--r1-gamma"), "objective.gamma", "weight of R1, the gradient penalty at real images"),
+    Option(("--r2-gamma",), "objective.r2_gamma", "weight of R2, that at generated images; 0 leaves it out"),
+    Option(("--r1-interval",), "objective.r1_interval", "steps between two of R1, and two of R2", least=1),
+    Option(("--objective",), "objective.loss", f"legal are {', '.join(LOSSES)} (real against generated, as R3GAN)"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,18 +46,33 @@ class AdversarialConfig(ObjectiveConfig):
 
     gamma: float = 1.0  # R1 weight; 0 leaves the phase out
     beta2: float = 0.99  # Adam's second decay; the first is 0
-    r1_interval: int = 16  # steps between two R1 steps
+    r1_interval: int = 16  # steps between two R1 steps, and two R2 steps
     g_clip: float = 20.0  # largest norm of the generator's mean gradient
     d_clip: float = 5.0  # largest norm of the discriminator's mean gradient
     ema_halflife_kimg: float = 10.0  # half-life of the moving average of G
     ema_rampup: float = 0.05  # the half-life is at most this share of the images seen
+    loss: str = "logistic"  # one of LOSSES
+    r2_gamma: float = 0.0  # R2 weight; 0 leaves the phase out
+
+    @property
+    def paired(self) -> bool:
+        """Whether a generated image is judged against the real one of its camera."""
+        return self.loss == "relativistic"
+
+    @property
+    def penalties(self) -> Mapping[str, float]:
+        """Returns the weights of the gradient penalties that act, by the names of their phases."""
+        return {name: weight for name, weight in (("R1", self.gamma), ("R2", self.r2_gamma)) if weight > 0}
 
     def check(self, config: RunConfig) -> None:
         """Raises ValueError with the option's name for an illegal value."""
-        if not 0 <= self.gamma < math.inf:
-            raise ValueError(f"--gamma={self.gamma}: must be finite and 0 or greater")
+        for flag, value in (("--gamma", self.gamma), ("--r2-gamma", self.r2_gamma)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
         if self.r1_interval < 1:
-            raise ValueError(f"objective.r1_interval={self.r1_interval}: must be 1 or greater")
+            raise ValueError(f"--r1-interval={self.r1_interval}: must be 1 or greater")
+        if self.loss not in LOSSES:
+            raise ValueError(f"--objective={self.loss}: legal are {', '.join(LOSSES)}")
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"objective.beta2={self.beta2}: must be 0 or greater and less than 1")
         for name in ("g_clip", "d_clip"):
@@ -56,7 +84,7 @@ class AdversarialConfig(ObjectiveConfig):
 
 
 class AdversarialObjective:
-    """Runs the phases G, D and R1 over the networks of a run."""
+    """Runs the phases G, D, R1 and R2 over the networks of a run."""
 
     def __init__(self, config: RunConfig, G: Generator, D: Discriminator):
         self.config, self.settings, self.G, self.D = config, config.objective, G, D
@@ -66,9 +94,12 @@ class AdversarialObjective:
 
     @property
     def _lazy_ratio(self) -> float:
-        """Lazy regularisation's factor on D (Karras et al. 2020, StyleGAN2, appendix B): interval / (interval + 1)."""
+        """Lazy regularisation's factor on D (Karras et al. 2020, StyleGAN2, appendix B): interval / (interval + 1).
+
+        With R1 and R2 Adam takes interval + 2 steps in an interval.
+        """
         interval = self.settings.r1_interval
-        return interval / (interval + 1) if self.settings.gamma > 0 else 1.0
+        return interval / (interval + len(self.settings.penalties))
 
     def optimizers(self) -> Mapping[str, torch.optim.Optimizer]:
         """Returns Adam for G and for D."""
@@ -79,16 +110,17 @@ class AdversarialObjective:
         return {"G": stage.g_lr, "D": stage.d_lr * self._lazy_ratio}
 
     def phases(self) -> Sequence[Phase]:
-        """Returns G and D for every step, and R1 for every `r1_interval`-th."""
+        """Returns G and D for every step, and R1 and R2, as far as they act, for every `r1_interval`-th."""
         settings, frozen = self.settings, list(self.D.freezable())[: self.config.freeze_d]
         phases = [
             Phase("G", self.G, self.opt_G, 1, settings.g_clip, self.generator_losses),
             Phase("D", self.D, self.opt_D, 1, settings.d_clip, self.discriminator_losses, frozen),
         ]
-        if settings.gamma > 0:
-            r1 = Phase("R1", self.D, self.opt_D, settings.r1_interval, settings.d_clip, self.r1_losses, frozen)
-            phases.append(r1)
-        return phases
+        penalties = {"R1": self.r1_losses, "R2": self.r2_losses}
+        return phases + [
+            Phase(name, self.D, self.opt_D, settings.r1_interval, settings.d_clip, penalties[name], frozen)
+            for name in settings.penalties
+        ]
 
     def averages(self) -> Mapping[str, Callable[[int], float]]:
         """Returns the one average, with a half-life in images that grows with the run."""
@@ -133,7 +165,12 @@ class AdversarialObjective:
         _, scene, rendering = self.generate(micro.g_z, micro.g_cameras, micro.g_background, micro.resolution, at)
         images, labels = rendering.image.flatten(0, 1), micro.g_labels.flatten(0, 1)  # [b V, 3, R, R], [b V, 25]
         logits = self.judge(images, labels, at, views * self.D.num_groups(batch)).view(batch, views)
-        adversarial = losses.logistic(logits, real=True).mean(1)  # [b]
+        if micro.pairs is None:
+            adversarial = losses.logistic(logits, real=True).mean(1)  # [b]
+        else:
+            with torch.no_grad():  # a constant of this phase
+                real = self.judge(micro.real, micro.real_labels, at).squeeze(1)  # [b]
+            adversarial = losses.relativistic(logits, real[micro.pairs]).mean(1)  # [b]
         total, report = adversarial, {"Loss/G/adversarial": adversarial} | _logit_report("G", logits)
         for name, (weight, values) in self.regularisers(scene).items():
             total = total + weight * values
@@ -143,29 +180,46 @@ class AdversarialObjective:
         yield Loss(total, report)
 
     def discriminator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        """Judges generated images, then real ones."""
-        with torch.no_grad():
-            ws, _, rendering = self.generate(
-                micro.d_z, micro.d_cameras, micro.d_background[:, None], micro.resolution, at
-            )
-        for whose, images, labels in (
-            ("fake", rendering.image[:, 0], micro.d_labels),
-            ("real", micro.real, micro.real_labels),
-        ):
-            logits = self.judge(images, labels, at).squeeze(1)
-            loss = losses.logistic(logits, real=whose == "real")
-            report = {f"Loss/D/{whose}": loss} | _logit_report(whose, logits)
-            yield Loss(loss, report, ws if whose == "fake" else None)
+        """Judges generated images, then real ones; each pair as one where they are paired."""
+        ws, fake = self.fakes(micro, at)
+        logits = self.judge(fake, micro.d_labels, at).squeeze(1)
+        if micro.pairs is not None:
+            real = self.judge(micro.real, micro.real_labels, at).squeeze(1)
+            loss = losses.relativistic(real, logits)
+            report = _logit_report("real", real) | _logit_report("fake", logits) | _logit_report("pairs", real - logits)
+            yield Loss(loss, {"Loss/D/pairs": loss} | report, ws)
+            return
+        loss = losses.logistic(logits, real=False)
+        yield Loss(loss, {"Loss/D/fake": loss} | _logit_report("fake", logits), ws)
+        logits = self.judge(micro.real, micro.real_labels, at).squeeze(1)
+        loss = losses.logistic(logits, real=True)
+        yield Loss(loss, {"Loss/D/real": loss} | _logit_report("real", logits))
 
     def r1_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        """Penalises D's gradient at real images as it gets to see them, with gamma / 2 times the interval."""
+        """Penalises D's gradient at real images."""
+        yield self._penalty("R1", micro.real, micro.real_labels, at)
+
+    def r2_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
+        """Penalises D's gradient at the generated images that D learnt from in this step; their G is left alone."""
+        _, images = self.fakes(micro, at)
+        yield self._penalty("R2", images, micro.d_labels, at)
+
+    @torch.no_grad()
+    def fakes(self, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
+        """Returns ws and images [b, 3, R, R] of the latents of the discriminator phase."""
+        background = micro.d_background[:, None]
+        ws, _, rendering = self.generate(micro.d_z, micro.d_cameras, background, micro.resolution, at)
+        return ws, rendering.image[:, 0]
+
+    def _penalty(self, name: str, images: Tensor, labels: Tensor, at: StepContext) -> Loss:
+        """Returns a gradient penalty at images as D gets to see them, with gamma / 2 times the interval."""
 
         def judge(images: Tensor) -> Tensor:
-            return self.D.outputs(images, Conditioning(micro.real_labels)).logits
+            return self.D.outputs(images, Conditioning(labels)).logits
 
-        penalty = losses.r1_penalty(judge, self.shown(micro.real, at))
-        weight = self.settings.gamma / 2 * self.settings.r1_interval
-        yield Loss(penalty * weight, {"Loss/D/r1_penalty": penalty})
+        penalty = losses.gradient_penalty(judge, self.shown(images, at))
+        weight = self.settings.penalties[name] / 2 * self.settings.r1_interval
+        return Loss(penalty * weight, {f"Loss/D/{name.lower()}_penalty": penalty})
 
 
 def _logit_report(whose: str, logits: Tensor) -> dict[str, Tensor]:

@@ -176,6 +176,11 @@ class ObjectiveConfig(Record):
         """Offsets v: scene b is seen from the camera of sample (b - v) mod batch, once for each."""
         return range(1)
 
+    @property
+    def paired(self) -> bool:
+        """Whether every generated image has the camera of a real one at hand: `training.samples.paired`."""
+        return False
+
     def check(self, config: RunConfig) -> None:
         """Raises ValueError, with the option's name, for values that contradict each other or the run's."""
 

@@ -131,7 +131,10 @@ class _JsonLines:
         self._unwritten = ""
 
     def close(self) -> None:
-        """Does nothing: every line is closed with its file."""
+        """Tries once more to write the lines that a full disk has refused; every other is closed with its file."""
+        if self._unwritten:
+            append_whole(self._path, self._unwritten)
+            self._unwritten = ""
 
 
 def append_whole(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from training.runs.charts import Point, line_chart
 
 MAX_FAKES = 6  # pictures over time: the first, the last, and even steps between
 COMMON_CURVES: Sequence[tuple[str, Sequence[str]]] = (  # title, names in stats.jsonl, where * stands for any phase
-    ("Loss", ("Loss/G/adversarial", "Loss/D/real", "Loss/D/fake")),
+    ("Loss", ("Loss/G/adversarial", "Loss/D/real", "Loss/D/fake", "Loss/D/pairs")),
     ("Logits", ("Logits/real", "Logits/fake")),
     ("Gradient norms before clipping", ("Gradient/G/norm", "Gradient/D/norm", "Gradient/*/norm")),
     (

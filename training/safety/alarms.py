@@ -20,6 +20,11 @@ COMMON_ALARMS = (
         "the discriminator tells every image and G no longer learns from it; raise --gamma or lower --dlr",
         {"Logits/real/sign": (0.995, 1.0), "Logits/fake/sign": (-1.0, -0.995), "Loss/D/real": (0.0, 0.01)},
     ),
+    Alarm(
+        "pairs saturated",
+        "the discriminator tells real from generated in every pair; raise --gamma or --r2-gamma, or lower --dlr",
+        {"Logits/pairs/sign": (0.995, 1.0), "Loss/D/pairs": (0.0, 0.01)},
+    ),
 )
 
 

@@ -58,6 +58,7 @@ HEALTHY = {"Logits/real/sign": 0.6, "Logits/fake/sign": -0.6, "Loss/D/real": 0.4
     ("name", "sick"),
     [
         ("logits saturated", {"Logits/real/sign": 1.0, "Logits/fake/sign": -1.0, "Loss/D/real": 1e-4}),
+        ("pairs saturated", {"Logits/pairs/sign": 1.0, "Loss/D/pairs": 1e-4}),
         ("splats transparent", {"Gaussians/near_transparent": 0.99}),
         ("splats off-screen", {"Gaussians/visible": 0.02}),
         ("depth flat", {"Gaussians/flatness": 0.99}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from training.families.adversarial import ADVERSARIAL_OPTIONS
 from training.families.base import Alarm, Family, Option
 from training.families.cgs.generator import Generator, GeneratorConfig
 from training.families.cgs.inspection import inspect_hierarchy
@@ -16,7 +17,7 @@ OPTIONS = (
     Option(("--gaussian-num-pts",), "generator.num_points", "points of the coarsest level", least=2),
     Option(("--map-depth",), "generator.map_depth", "layers of the generator's mapping network", least=1),
     *STYLEGAN2_DISCRIMINATOR,
-    Option(("--gamma",), "objective.gamma", "R1 weight"),
+    *ADVERSARIAL_OPTIONS,
     Option(("--use-multiview-reg", "--use-multivew-reg"), "objective.multiview", "several views of each scene a step"),
     Option(("--num-multiview",), "objective.num_views", "how many", least=1),
     Option(("--center-dists",), "objective.center_weight", "weight of the centre term"),
@@ -46,7 +47,7 @@ ALARMS = (
 
 CURVES = (
     ("Regularisers of G", ("Loss/G/center", "Loss/G/knn")),
-    ("R1 penalty", ("Loss/D/r1_penalty",)),
+    ("R1 penalty, and R2", ("Loss/D/r1_penalty", "Loss/D/r2_penalty")),
     ("Shares of the splats, and flatness", ("Gaussians/visible", "Gaussians/near_transparent", "Gaussians/flatness")),
 )
 # fmt: on

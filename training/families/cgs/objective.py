@@ -30,7 +30,7 @@ class CgsObjectiveConfig(AdversarialConfig):
 
     @property
     def views(self) -> range:
-        """Offsets v: scene b is seen from the camera of sample (b - v) mod batch."""
+        """Offsets v: scene b is seen from the camera of sample (b - v) mod batch, or mod the views where `paired`."""
         return range(1, self.num_views + 1) if self.multiview else range(1)
 
     @property
