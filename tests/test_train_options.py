@@ -252,7 +252,7 @@ def test_set_reaches_every_value_with_its_type(heads, setting, place, value):
         ("--set=max_bad_steps=0", "--max-bad-steps=0: must be 1 or greater"),
         ("--set=seed=-1", "--seed=-1: must be 0 or greater"),
         ("--set=batch_gpu=0", "--batch-gpu=0: must be 1 or greater"),
-        ("--set=objective.r1_interval=0", "objective.r1_interval=0: must be 1 or greater"),
+        ("--set=objective.r1_interval=0", "--r1-interval=0: must be 1 or greater"),
         ("--set=objective.beta2=1", "objective.beta2=1.0: must be 0 or greater and less than 1"),
         ("--set=objective.g_clip=nan", "objective.g_clip=nan: must be greater than 0"),
         ("--set=objective.ema_rampup=nan", "objective.ema_rampup=nan: must be 0 or greater"),

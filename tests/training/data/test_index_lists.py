@@ -51,7 +51,8 @@ def test_ffhq_default_without_a_file_is_everything(root):
 def test_lists_are_looked_up_beside_the_data_then_in_the_project(root, tmp_path, monkeypatch):
     monkeypatch.setattr("training.data.index_lists.CUSTOM_LISTS", tmp_path / "custom_dist")
     monkeypatch.chdir(root)
-    with pytest.raises(DatasetError, match=rf"--index-list=mine: not found; put it at {root}/mine\.json or as custom_dist/mine"):
+    asked = rf"--index-list=mine: not found; put it at {root}/mine\.json or as custom_dist/mine"
+    with pytest.raises(DatasetError, match=asked):
         ImageDataset(root / str(SIZE), "mine")
     (tmp_path / "custom_dist").mkdir()
     (tmp_path / "custom_dist" / "mine.json").write_text("[7]")
