@@ -5,7 +5,7 @@ that takes longer than 3 seconds belongs in here; `pytest --durations=20` finds 
 """
 
 SLOW = {
-    "tests/bad_input/test_bad_input.py::test_as_a_process": 57,  # the same lines are tested in process
+    "tests/bad_input/test_bad_input.py::test_as_a_process": 35,  # the same lines are tested in process
     "tests/families/test_runs.py::test_a_stopped_run_goes_on_bit_equal": 13,
     "tests/faults/": 123,
     "tests/gaussian/test_backend_torch.py::test_every_single_derivative_is_that_of_finite_differences": 3,
@@ -16,7 +16,7 @@ SLOW = {
     "tests/metrics/test_swd.py::test_reacts_to_blur_and_noise": 2,
     "tests/test_architecture.py::test_a_package_imports_without": 5,
     "tests/test_calc_metrics.py::test_two_processes": 9,
-    "tests/test_calc_metrics.py::test_untrained_detector_marks_the_line": 18,
+    "tests/test_calc_metrics.py::test_untrained_detector_marks_the_line": 8,
     "tests/test_convert_checkpoint.py": 4,
     "tests/test_packaging.py::test_wheel": 10,
     "tests/test_train.py::test_trains_without_native_code": 5,

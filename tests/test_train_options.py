@@ -226,7 +226,7 @@ def test_no_option_is_without_a_place():
         ("discriminator.channel_max=64", "discriminator.channels", [32, 64, 64, 64]),
         ("discriminator.conv_clamp=none", "discriminator.conv_clamp", None),
         ("ema=1", None, "there is no value 'ema'; legal are mirror, "),
-        ("objective.knn=1", None, "there is no value 'objective.knn'; legal are objective.gamma, "),
+        ("objective.knn=1", None, "there is no value 'objective.knn'; legal in objective are gamma, "),
         ("objective.gamma=much", None, "--set=objective.gamma=much: 'much' is not a number"),
         ("objective.num_views=1.5", None, "'1.5' is not a whole number"),
         ("objective.multiview=maybe", None, "'maybe' is not true or false"),

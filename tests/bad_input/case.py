@@ -57,7 +57,7 @@ class Case:
     message: str  # regular expression that the error line must contain, after `Place.blank`
     make: Callable[[Place], None] | None = None  # makes the bad input in `Place.tmp`
     leaves: str | None = None  # regular expression of the files below TMP that the command may add
-    real: bool = False  # also run as a process of its own
+    real: bool = False  # also run as a process of its own: one case for each way in which a script ends
 
     @property
     def command(self) -> str:

@@ -33,7 +33,7 @@ CASES = [
     Case("checkpoint is text", VIDEOS, _NET, "net.pkl: is no checkpoint", spoil.file("net.pkl", "hello\n")),
     Case("checkpoint is a folder", VIDEOS, (_TO, "--network={TMP}/net"), "net: is a folder; a file", spoil.file("net/file")),
     Case("checkpoint cut in half", CALC, _NET[1:], "net.pkl: is damaged or cut short", spoil.network(_half)),
-    Case("checkpoint of an unknown family", SAMPLES, _NET, _UNKNOWN, _another_family, real=True),
+    Case("checkpoint of an unknown family", SAMPLES, _NET, _UNKNOWN, _another_family),
     Case("film of an unknown family", VIDEOS, _NET, _UNKNOWN, _another_family),
     Case("metrics of an unknown family", CALC, (*_NET[1:], "--metrics=swd8"), _UNKNOWN, _another_family),
     Case("unknown family to be resumed", "train", (*_TRAIN, "--resume={TMP}/net.pkl"), _UNKNOWN, _another_family),

@@ -17,7 +17,7 @@ _PART = json.dumps({"step": 3, "nimg": 24, "phase": "D"})
 CASES = [
     _case("resume from a file cut in half", "--resume={TMP}/net.pkl", "net.pkl: is damaged or cut short",
           spoil.network(lambda content: content[: len(content) // 2])),
-    _case("resume from a file that is not there", "--resume={TMP}/none.pkl", "none.pkl: no such checkpoint", real=True),
+    _case("resume from a file that is not there", "--resume={TMP}/none.pkl", "none.pkl: no such checkpoint"),
     _case("resume from a file that is no checkpoint", "--resume={TMP}/net.pkl", "net.pkl: is no checkpoint", spoil.file("net.pkl", "hello")),
     _case("resume from a folder", "--resume={TMP}", "TMP: is a folder; a file"),
     _case("resume with another network", "--resume={NETWORK} --map-depth=7", "--resume=NETWORK: its generator cannot become another one .map_depth"),

@@ -25,7 +25,7 @@ _FRONTAL = [1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 2.7, 0, 0, 0, 1]
 
 # fmt: off
 CASES = [
-    _film("heads that fill no grid", "--seeds=0-3", "--grid=3x1", message="--grid=3x1 has 3 cells: 4 heads", real=True),
+    _film("heads that fill no grid", "--seeds=0-3", "--grid=3x1", message="--grid=3x1 has 3 cells: 4 heads"),
     _film("seeds that are no numbers", "--seeds=x", message="--seeds=x: 'x' is not a list of whole numbers"),
     _film("a grid of one number", "--grid=2", message="--grid=2: '2' is not a grid"),
     _film("an unknown path of the camera", "--path=circle", message="--path=circle: camera path 'circle' does not exist"),

@@ -12,7 +12,7 @@ import pytest
 
 import train
 from tests.families import ball
-from tests.families.conftest import run, train_run
+from tests.families.runs import run, train_run
 from training.families import FAMILIES, base, family, register
 from training.runs import train_command
 
@@ -56,11 +56,11 @@ def test_options_and_settings_are_typed(heads: Path) -> None:
 
 
 def test_unknown_settings_are_refused_with_the_legal_ones(heads: Path) -> None:
-    assert "there is no value 'objective.knn_weight'; legal are objective.gamma" in refusal(
+    assert "there is no value 'objective.knn_weight'; legal in objective are gamma" in refusal(
         heads, "--preset=ball", "--set=objective.knn_weight=1"
     )
     assert "legal are" in refusal(heads, "--preset=ball", "--set=nothing=1")
-    assert "objective.gamma" in refusal(heads, "--preset=micro", "--set=objective.decay=1")
+    assert "legal in objective are gamma" in refusal(heads, "--preset=micro", "--set=objective.decay=1")
 
 
 def test_a_run_of_several_stages_keeps_them_in_its_configuration(heads: Path) -> None:

@@ -21,7 +21,7 @@ import train
 from gaussian import Gaussians, load_ply
 from metrics.measuring import measure_metrics
 from tests.families import ball, told
-from tests.families.conftest import TRAIN, assert_equal, run, snapshots, train_run
+from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
 from training import checkpoint, measure, presets
 from training.checkpoint import load_checkpoint, load_discriminator, load_generator
 from training.config import TrainingConfig

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,16 @@ def _family_option(of: Family, added: Option) -> click.Option:
     return made
 
 
+def _legal_names(types: Mapping[str, Any], name: str) -> str:
+    """Lists the values that `name` may have meant: those of its record, or else those of the run."""
+    record = name.partition(".")[0]
+    own = [n.removeprefix(f"{record}.") for n in types if n.startswith(f"{record}.")]
+    if own:
+        return f"legal in {record} are {', '.join(own)}"
+    run = [n for n in types if "." not in n]
+    return f"legal are {', '.join(run)}, and values of generator, discriminator and objective such as objective.beta2"
+
+
 def read_settings(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, Any]:
     """Reads --set, typed by the records of the configuration of the command's family."""
     assert isinstance(ctx.command, TrainCommand)
@@ -152,8 +162,7 @@ def read_settings(ctx: click.Context, parameter: click.Parameter, value: tuple[s
         if not equals:
             raise click.UsageError(f"--set={text}: write NAME=VALUE", ctx)
         if name not in types:
-            near = [n for n in types if n.startswith(f"{name.partition('.')[0]}.")] or types
-            raise click.UsageError(f"--set={text}: there is no value {name!r}; legal are {', '.join(near)}", ctx)
+            raise click.UsageError(f"--set={text}: there is no value {name!r}; {_legal_names(types, name)}", ctx)
         try:
             found[name] = parse_value(written, types[name])
         except ValueError as error:

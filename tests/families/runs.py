@@ -1,0 +1,48 @@
+"""Runs scripts on the families of these tests, and compares what they leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from click.testing import CliRunner
+
+import train
+from training import checkpoint
+
+TRAIN = ("--tick=0.016", "--network-snap=1", "--img-snap=1", "--metrics=none", "--device=cpu",
+         "--no-validate", "--workers=0")  # fmt: skip
+
+
+def run(command: click.Command, *arguments: object, code: int = 0) -> str:
+    """Runs a script and returns what it prints."""
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def train_run(heads: Path, outdir: Path, *arguments: object) -> Path:
+    """Trains, and returns the folder of the newest run."""
+    run(train.main, f"--data={heads}", f"--outdir={outdir}", *TRAIN, *arguments)
+    return max(outdir.iterdir())
+
+
+def snapshots(run_dir: Path) -> dict[int, Path]:
+    """Returns the checkpoints of a run by the images seen."""
+    paths = run_dir.glob(checkpoint.SNAPSHOT_PATTERN)
+    return dict(sorted((checkpoint.read_progress(path)["nimg"], path) for path in paths))
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    """Compares everything that has a state, bit by bit, in two checkpoints."""
+    first, second = checkpoint.load_checkpoint(one), checkpoint.load_checkpoint(other)
+    assert first.keys() == second.keys()
+    for key in set(first) - {"config", "progress", "checksum"}:
+        same: Any = checkpoint.checksum({key: first[key]}) == checkpoint.checksum({key: second[key]})
+        assert same, key
+    assert first["progress"]["nimg"] == second["progress"]["nimg"]
+    assert any(value.any() for value in first["G"].values() if isinstance(value, torch.Tensor))
