@@ -257,6 +257,11 @@ def test_set_reaches_every_value_with_its_type(heads, setting, place, value):
         ("--set=objective.g_clip=nan", "objective.g_clip=nan: must be greater than 0"),
         ("--set=objective.ema_rampup=nan", "objective.ema_rampup=nan: must be 0 or greater"),
         ("--set=objective.blur_sigma=inf", "objective.blur_sigma=inf: must be finite and 0 or greater"),
+        ("--set=generator.z_dim=0", "generator.z_dim=0 must be 1 or more"),
+        ("--set=generator.num_heads=0", "generator.num_heads=0 must be 1 or more"),
+        ("--set=generator.first_blocks=-1", "generator.first_blocks=-1 must be 1 or more"),
+        ("--set=generator.widths=64,0,16", "ratios (1, 4, 4) and widths (64, 0, 16) must be 1 or more"),
+        ("--set=discriminator.embedding_dim=0", "discriminator.embedding_dim=0 must be 1 or more"),
         ("--batch=8 --glr=-1", "--glr=-1.0: must be finite and greater than 0"),  # --batch-gpu shrinks besides
         ("--batch=8 --knn-num-ks=99", "--knn-num-ks=99: legal are 1 to 31"),
     ],

@@ -42,6 +42,9 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
 
     def __post_init__(self) -> None:
+        for name in ("embedding_dim", "mapping_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"discriminator.{name}={getattr(self, name)} must be 1 or more")
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution={self.resolution} must be a power of two, 8 or more")
         if len(self.channels) != len(self.block_resolutions) + 1:

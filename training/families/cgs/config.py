@@ -38,6 +38,11 @@ class GeneratorConfig(base.GeneratorConfig):
     color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see color.py
 
     def __post_init__(self) -> None:
+        for name in ("resolution", "z_dim", "w_dim", "num_points", "first_blocks", "num_heads", "map_depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"generator.{name}={getattr(self, name)} must be 1 or more")
+        if min((*self.ratios, *self.widths), default=0) < 1:
+            raise ValueError(f"ratios {self.ratios} and widths {self.widths} must be 1 or more")
         if len(self.ratios) != len(self.widths) or len(self.ratios) < 2 or self.ratios[0] != 1:
             raise ValueError(
                 f"ratios {self.ratios} and widths {self.widths} need one entry per level, two or more levels, and "
