@@ -5,7 +5,7 @@ from gaussian.gaussians import Gaussians
 from gaussian.geometry import Geometry
 from gaussian.ply import load_ply, save_ply
 from gaussian.rendering import Rendering, render, resolve_backend
-from gaussian.scene import Density, Scene, Splats
+from gaussian.scene import Density, Scene, SceneRecord, Splats
 
 __all__ = [
     "Cameras",
@@ -14,6 +14,7 @@ __all__ = [
     "Geometry",
     "Rendering",
     "Scene",
+    "SceneRecord",
     "Splats",
     "load_ply",
     "render",

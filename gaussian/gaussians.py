@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from gaussian import spherical_harmonics
 from gaussian.cameras import Cameras
 from gaussian.rotations import check_rotation, matrices_to_quats, multiply_quats
+from gaussian.scene import SceneRecord
 from gaussian.statistics import scene_statistics
 
 QUAT_EPS = 1e-12  # least norm that a quaternion is divided by; the zero quaternion acts as the identity
@@ -21,7 +22,7 @@ FIELD_WIDTHS = {"means": 3, "log_scales": 3, "quats": 4, "opacity_logits": 1}
 
 
 @dataclass(frozen=True)
-class Gaussians:
+class Gaussians(SceneRecord):
     """Holds B scenes of N splats each as raw parameters; only the methods below apply the activations.
 
     Subclasses (frozen dataclasses too) may add fields: `map` and the methods that call it return the subclass.
@@ -50,20 +51,12 @@ class Gaussians:
             raise ValueError(f"level_sizes {self.level_sizes} sum to {sum(self.level_sizes)}, not to N = {lead[1]}")
 
     @property
-    def batch_size(self) -> int:
-        return self.means.shape[0]
-
-    @property
     def num_splats(self) -> int:
         return self.means.shape[1]
 
     @property
     def sh_degree(self) -> int:
         return spherical_harmonics.degree_of(self.sh.shape[2])
-
-    @property
-    def device(self) -> torch.device:
-        return self.means.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,30 +89,6 @@ class Gaussians:
         directions = F.normalize(self.means[:, None] - viewpoints[:, :, None], dim=-1)  # [B, V, N, 3]
         basis = spherical_harmonics.basis(directions, self.sh_degree)  # [B, V, N, K]
         return torch.relu(torch.einsum("bvnk,bnkc->bvnc", basis, self.sh) + 0.5)
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
-        """Returns the same record with `fn` applied to every tensor, nested Gaussians included."""
-        changes: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                changes[field.name] = fn(value)
-            elif isinstance(value, Gaussians):
-                changes[field.name] = value.map(fn)
-        return dataclasses.replace(self, **changes)
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        return self.map(lambda t: t.to(device=device, dtype=dtype))
-
-    def detach(self) -> Self:
-        return self.map(Tensor.detach)
-
-    def scene(self, b: int) -> Self:
-        """Returns scene b alone, as a batch of one."""
-        if not -self.batch_size <= b < self.batch_size:
-            raise ValueError(f"scene {b} does not exist; there are {self.batch_size}")
-        b %= self.batch_size
-        return self.map(lambda t: t[b : b + 1])
 
     def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
         """Returns the scenes' statistics under cameras [B, V]; see `gaussian.statistics.scene_statistics`."""

@@ -1,9 +1,10 @@
-"""Defines what a generator's synthesis returns, as protocols: any scene, one of splats, one with a density."""
+"""Defines what a generator's synthesis returns: any scene, one of splats, one with a density; a base of records."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -66,3 +67,55 @@ class Density(Scene, Protocol):
     def density(self, points: Tensor) -> Tensor:
         """Returns the density [B, P] per world unit at points [B, P, 3] in world units."""
         ...
+
+
+class SceneRecord:
+    """Makes a `Scene` of a frozen dataclass whose tensors [B, ...] have the batch first. `Gaussians` is one.
+
+    Other fields stay as they are, and a field that is a SceneRecord itself goes along.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """The number B of scenes."""
+        return len(self._first)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self._first.device
+
+    @property
+    def _first(self) -> Tensor:
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))  # type: ignore[arg-type]
+        return next(value for value in values if isinstance(value, Tensor))
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        """Returns the same record with `fn` applied to every tensor, nested records included."""
+        changes: dict[str, Any] = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                changes[field.name] = fn(value)
+            elif isinstance(value, SceneRecord):
+                changes[field.name] = value.map(fn)
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Returns the record on another device, or in another type."""
+        return self.map(lambda t: t.to(device=device, dtype=dtype))
+
+    def detach(self) -> Self:
+        """Returns the record without gradients."""
+        return self.map(Tensor.detach)
+
+    def scene(self, b: int) -> Self:
+        """Returns scene b alone, as a batch of one."""
+        if not -self.batch_size <= b < self.batch_size:
+            raise ValueError(f"scene {b} does not exist; there are {self.batch_size}")
+        b %= self.batch_size
+        return self.map(lambda t: t[b : b + 1])
+
+    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+        """Returns no statistics; see `Scene.statistics`."""
+        return {}

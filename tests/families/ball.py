@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gaussian import Cameras, Rendering
+from gaussian import Cameras, Rendering, SceneRecord
 from training.families import base
 from training.families.adversarial import AdversarialConfig, AdversarialObjective
-from training.families.base import AT_REST, Conditioning, StepContext
+from training.networks.discriminator import Discriminator, DiscriminatorConfig
 
 
 @dataclass(frozen=True)
-class Balls:
+class Balls(SceneRecord):
     """Holds B scenes of one soft ball each."""
 
     values: Tensor  # [B, 7] centre in world units, RGB before the sigmoid, ln of the radius
-
-    @property
-    def batch_size(self) -> int:
-        return len(self.values)
-
-    @property
-    def device(self) -> torch.device:
-        return self.values.device
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Balls:
-        return Balls(fn(self.values))
 
     def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
         return {"Balls/radius": self.values[:, 6].exp()}
@@ -50,7 +39,7 @@ class Generator(base.Generator):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        self.z_dim, self.w_dim, self.num_ws, self.resolution = config.z_dim, 8, 1, config.resolution
+        self.z_dim, self.w_dim, self.resolution = config.z_dim, 8, config.resolution
         self.to_w = nn.Linear(config.z_dim, self.w_dim, bias=False)
         self.to_ball = nn.Linear(self.w_dim, 7)
         nn.init.constant_(self.to_ball.bias[6:], log(config.radius))
@@ -58,17 +47,11 @@ class Generator(base.Generator):
     def mapping(self, z: Tensor, cameras: Cameras | None = None, psi: float = 1.0) -> Tensor:
         return psi * self.to_w(z)[:, None]  # [B, 1, w_dim]
 
-    def synthesis(self, ws: Tensor, at: StepContext = AT_REST) -> Balls:
+    def synthesis(self, ws: Tensor, at: base.StepContext = base.AT_REST) -> Balls:
         return Balls(self.to_ball(ws[:, 0]))
 
-    def render(
-        self,
-        scene: Balls,
-        cameras: Cameras,
-        resolution: int | tuple[int, int] | None = None,
-        background: Tensor | None = None,
-        at: StepContext = AT_REST,
-    ) -> Rendering:
+    def render(self, scene: Balls, cameras: Cameras, resolution: Any = None, background: Any = None,
+               at: base.StepContext = base.AT_REST) -> Rendering:  # fmt: skip
         size = resolution or self.resolution
         height, width = (size, size) if isinstance(size, int) else size
         centre, color, log_radius = scene.values[:, None].split([3, 3, 1], dim=-1)  # [B, 1, 3], [B, 1, 3], [B, 1, 1]
@@ -81,28 +64,6 @@ class Generator(base.Generator):
         behind = behind.expand(*cameras.shape, 3)[..., None, None]  # [B, V, 3, 1, 1]
         rgb = alpha * color.sigmoid()[..., None, None] + (1 - alpha) * behind
         return Rendering(rgb, alpha, alpha * z[..., None, None])
-
-    def update_average(self, mean_ws: Tensor, batch: int) -> None:
-        """Does nothing: the mean w stays 0."""
-
-
-@dataclass(frozen=True)
-class DiscriminatorConfig(base.DiscriminatorConfig):
-    width: int = 16  # of its one hidden layer
-
-
-class Discriminator(base.Discriminator):
-    """Judges 8 x 8 pixels of an image, and its camera."""
-
-    def __init__(self, config: DiscriminatorConfig) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3 * 8 * 8 + 25, config.width), nn.GELU(), nn.Linear(config.width, 1))
-
-    def outputs(
-        self, images: Tensor, conditioning: Conditioning, num_groups: int | None = None
-    ) -> base.DiscriminatorOutput:
-        pixels = nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)  # [N, 192]
-        return base.DiscriminatorOutput(self.layers(torch.cat([pixels, conditioning.labels], dim=1)))
 
 
 FAMILY = base.Family(
@@ -117,7 +78,7 @@ FAMILY = base.Family(
     presets={
         "ball": base.Preset(
             GeneratorConfig(),
-            DiscriminatorConfig(),
+            DiscriminatorConfig.sized(32, channel_base=256, channel_max=16, mapping_depth=1),
             AdversarialConfig(gamma=0.0, ema_halflife_kimg=0.1),
             base.RunFields(total_kimg=20, batch=8, batch_gpu=4, metrics=("swd1k",)),
         )

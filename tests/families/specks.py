@@ -74,7 +74,7 @@ FAMILY = dataclasses.replace(
     presets={
         "speck": base.Preset(
             GeneratorConfig(),
-            ball.DiscriminatorConfig(),
+            ball.FAMILY.presets["ball"].discriminator,
             AdversarialConfig(gamma=0.5, r1_interval=2, ema_halflife_kimg=0.1, loss="relativistic", r2_gamma=0.5),
             base.RunFields(batch=8, batch_gpu=4),
         )

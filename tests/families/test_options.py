@@ -44,14 +44,14 @@ def test_an_option_of_another_family_is_refused_with_its_name(heads: Path) -> No
 
 
 def test_options_and_settings_are_typed(heads: Path) -> None:
-    arguments = ("--preset=ball", "--radius=0.5", "--set=objective.gamma=0.75", "--set=discriminator.width=3")
+    arguments = ("--preset=ball", "--radius=0.5", "--set=objective.gamma=0.75", "--set=discriminator.mapping_depth=3")
     config = resolved(heads, *arguments, "--set", "batch=32", "--set=metrics=none,swd16", "--set=mirror=no")
     assert (config["family"], config["preset"]) == ("balls", "ball")
     assert config["generator"] == {"resolution": 32, "z_dim": 8, "radius": 0.5}
-    assert config["objective"]["gamma"] == 0.75 and config["discriminator"] == {"width": 3}
+    assert config["objective"]["gamma"] == 0.75 and config["discriminator"]["mapping_depth"] == 3
     assert config["batch"] == 32 and config["mirror"] is False
     assert "'x' is not a number" in refusal(heads, "--preset=ball", "--set=objective.gamma=x")
-    assert "'1.5' is not a whole number" in refusal(heads, "--preset=ball", "--set=discriminator.width=1.5")
+    assert "'1.5' is not a whole number" in refusal(heads, "--preset=ball", "--set=discriminator.mapping_depth=1.5")
     assert "'--radius': -1.0 is not in the range" in refusal(heads, "--preset=ball", "--radius=-1")
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from gaussian import Cameras, Rendering
 from tests.families import ball
@@ -37,6 +38,25 @@ class Generator(ball.Generator):
 
 
 @dataclass(frozen=True)
+class DiscriminatorConfig(base.DiscriminatorConfig):
+    width: int = 16  # of its one hidden layer
+
+
+class Discriminator(base.Discriminator):
+    """Judges 8 x 8 pixels of an image of any size, and its camera."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3 * 8 * 8 + 25, config.width), nn.GELU(), nn.Linear(config.width, 1))
+
+    def outputs(
+        self, images: Tensor, conditioning: base.Conditioning, num_groups: int | None = None
+    ) -> base.DiscriminatorOutput:
+        pixels = nn.functional.adaptive_avg_pool2d(images, 8).flatten(1)  # [N, 192]
+        return base.DiscriminatorOutput(self.layers(torch.cat([pixels, conditioning.labels], dim=1)))
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig(AdversarialConfig):
     @property
     def views(self) -> range:
@@ -55,7 +75,7 @@ class Objective(AdversarialObjective):
 STAGES = (Stage(0, 16, 8, 8, 0.002, 0.003), Stage(32, 32, 4, 2, 0.001, 0.0005))
 PRESET = base.Preset(
     ball.GeneratorConfig(),
-    ball.DiscriminatorConfig(),
+    DiscriminatorConfig(),
     ObjectiveConfig(gamma=0.0),
     base.RunFields(batch=8, batch_gpu=4),
 )
@@ -64,6 +84,8 @@ FAMILY = dataclasses.replace(
     name="told",
     title="balls that move with the camera",
     generator=Generator,
+    discriminator_config=DiscriminatorConfig,
+    discriminator=Discriminator,
     objective_config=ObjectiveConfig,
     objective=Objective,
     presets={"told": PRESET, "grown": dataclasses.replace(PRESET, run=base.RunFields(stages=STAGES))},

@@ -79,7 +79,7 @@ class Generator(nn.Module, abc.ABC):
 
     z_dim: int  # numbers of a latent
     w_dim: int  # numbers of a w
-    num_ws: int  # ws per scene
+    num_ws: int = 1  # ws per scene
     resolution: int  # pixels of an image
     makes_splats: bool = True  # its scenes are `gaussian.Splats`: .ply files and views of the splats exist
     rasterizer: str = "auto"  # back end of `gaussian.render`; set by the owner
@@ -108,9 +108,8 @@ class Generator(nn.Module, abc.ABC):
     ) -> Rendering:
         """Renders scenes in float32. Training, metrics and scripts all render through this."""
 
-    @abc.abstractmethod
     def update_average(self, mean_ws: Tensor, batch: int) -> None:
-        """Moves the truncation centre towards mean_ws [num_ws, w_dim], the mean over `batch` samples."""
+        """Moves the truncation centre, if any, towards mean_ws [num_ws, w_dim], the mean over `batch` samples."""
 
     def scene_size(self) -> str:
         """Says how large a scene is, for people: "5,440 splats"."""

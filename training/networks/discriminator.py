@@ -64,6 +64,15 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
             )
         return cls(resolution=resolution, channels=channel_counts(resolution), conv_clamp=PUBLISHED_CLAMP)
 
+    @classmethod
+    def sized(cls, resolution: int, channel_base: int, channel_max: int, mapping_depth: int) -> Self:
+        """Returns one of our own: channel_base / size channels at each size, at most channel_max.
+
+        It has no clamp, which guards float16's range in the published networks, and no tensors that no formula reads.
+        """
+        channels = channel_counts(resolution, channel_base, channel_max)
+        return cls(resolution, channels, channels[-1], mapping_depth, conv_clamp=None, published_keys=False)
+
     @property
     def num_freezable(self) -> int:
         """Counts the layers that Freeze-D can hold: three per block, and the one that reads the image."""

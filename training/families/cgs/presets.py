@@ -12,7 +12,7 @@ from math import log
 from training.families.base import Preset, RunFields
 from training.families.cgs.generator import GeneratorConfig
 from training.families.cgs.objective import CgsObjectiveConfig
-from training.networks.discriminator import DiscriminatorConfig, channel_counts
+from training.networks.discriminator import DiscriminatorConfig
 
 
 def _published(resolution: int) -> Preset:
@@ -40,7 +40,6 @@ def _small(
     ema_halflife_kimg: float,
     run: RunFields,
 ) -> Preset:
-    channels = channel_counts(resolution, channel_base, channel_max)
     return Preset(
         generator=GeneratorConfig(
             resolution=resolution,
@@ -57,14 +56,7 @@ def _small(
             published_keys=False,
             color_rule="inward",
         ),
-        discriminator=DiscriminatorConfig(
-            resolution=resolution,
-            channels=channels,
-            embedding_dim=channels[-1],
-            mapping_depth=mapping_depth,
-            conv_clamp=None,  # guards float16's range in the published networks
-            published_keys=False,
-        ),
+        discriminator=DiscriminatorConfig.sized(resolution, channel_base, channel_max, mapping_depth),
         objective=CgsObjectiveConfig(
             gamma=gamma,
             num_views=num_views,
