@@ -1,0 +1,86 @@
+"""Resolves and checks a command line of train.py into a plan, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from torch_utils import distributed
+from training.checkpoint import read_config
+from training.config import TrainingConfig
+from training.dataset import ImageDataset
+from training.runs import launch
+from training.runs.resume import LATEST, Start, check_compatible, data_mark, find_start, latest_config
+from training.runs.retention import Retention
+from training.runs.train_command import Request
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Holds a run that is resolved and checked, before anything is written."""
+
+    request: Request
+    config: TrainingConfig
+    dataset: ImageDataset
+    start: Start  # checkpoint that it goes on from, if any
+    device: torch.device | None  # of this process; None where it does not train
+    loop: dict[str, Any]  # fields of training_loop.Options
+
+
+def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) -> Plan:
+    """Resolves a command line. loop: of training_loop.Options; fields: values of the configuration that were given.
+
+    Raises UsageError or one of train.py's USER_ERRORS.
+    """
+    _check_together(request)
+    if not request.dry_run or request.measure:
+        launch.check_devices(request.device, request.gpus)
+    device = distributed.initialise(request.device) if request.trains else None
+    dataset = ImageDataset(request.data, request.index_list)
+    ranks = distributed.world_size() if request.trains else request.gpus
+
+    def resolve(base: TrainingConfig | None = None) -> TrainingConfig:
+        return launch.resolve_config(
+            dataset, request.data, ranks, request.preset, request.background, base, fields=fields
+        )
+
+    # Ranks that the launcher started anew go on in the folder of the first start.
+    resume, resume_kimg = (LATEST, None) if distributed.restarts() else (request.resume, request.resume_kimg)
+    # The preset of a file, or of the latest run, is its own: the data's resolution may have another one, or none.
+    reads, outdir, base = request.trains or request.dry_run, Path(request.outdir), None
+    if resume and resume != LATEST:
+        base = read_config(resume)
+    elif resume and request.preset is None:
+        base = latest_config(outdir, request.desc)
+    config = resolve(base)
+    start = find_start(resume, outdir, request.desc or config.preset, resume_kimg) if reads else Start()
+    if reads and resume == LATEST and start.state is None:  # nothing to go on from: the preset's values hold
+        config = resolve()
+    if start.state is not None:
+        if request.index_list is None:
+            assert start.config is not None
+            dataset = ImageDataset(request.data, start.config.index_list)
+        config = resolve(start.config)
+        check_compatible(start, config, data_mark(dataset))
+    _check_keep(loop["keep"], config.metrics)
+    return Plan(request, config, dataset, start, device, loop)
+
+
+def _check_together(request: Request) -> None:
+    """Raises UsageError for options that exclude or need each other."""
+    if request.resume not in (None, LATEST) and request.init_from:  # latest: the weights are those of the first start
+        raise click.UsageError("--init-from starts a run and --resume continues one: give one of them")
+    if request.resume_kimg is not None and not request.resume:
+        raise click.UsageError("--resume-kimg needs --resume")
+    if request.measure and not request.dry_run:
+        raise click.UsageError("--measure needs --dry-run")
+
+
+def _check_keep(keep: Retention | None, measured: tuple[str, ...]) -> None:
+    for name, *_ in keep.best if keep else ():
+        if name not in measured:
+            raise click.UsageError(f"--keep=best:{name}: the run does not measure it; add it to --metrics")
