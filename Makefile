@@ -2,6 +2,7 @@
 # make test    sets everything up and runs the tests
 # make quick   runs those that take no more than a minute in all
 # make lint    runs the linter and the type checker
+# make docs    builds the documentation as a site, into site/
 #
 # TORCH_INDEX=URL   another package index for torch alone, e.g. https://download.pytorch.org/whl/cpu for CPU builds
 # PYTHON=python3.12 another interpreter (3.11 to 3.13)
@@ -24,7 +25,7 @@ STARTED := $(shell date +%s)
 DEMO_DATA ?= datasets/demo
 DEMO_OUT ?= out/demo
 
-.PHONY: help setup setup-dev demo test quick lint clean
+.PHONY: help setup setup-dev demo test quick lint docs clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -106,5 +107,10 @@ lint: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# NO_MKDOCS_2_WARNING: the theme's advertisement for its successor
+docs: setup-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist splatgan.egg-info
+	rm -rf site $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist splatgan.egg-info

@@ -16,6 +16,7 @@ from training.checkpoint import RECORDS, CheckpointError, config_of, load_checkp
 from training.dataset import ImageDataset
 from training.families import FAMILIES, family
 from training.families.base import Option
+from training.published import gallery
 from training.published.records import is_published, read_published
 
 NETWORKS = ("G", "D", "G_ema")
@@ -40,6 +41,12 @@ def _add_published_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _list(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(gallery.table())
+        ctx.exit()
+
+
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
 @click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False), callback=in_a_folder)
@@ -47,6 +54,8 @@ def _add_published_options(command: Callable[..., None]) -> Callable[..., None]:
               metavar="[splatgan|published]",
               help="our checkpoint, or the tensors of the published layout (for torch.load)")  # fmt: skip
 @click.option("--ema-only", is_flag=True, help="keep the averaged generator alone: enough for pictures and metrics")
+@click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list,
+              help="print the published networks that are known, and where they are, and exit")  # fmt: skip
 @_add_published_options
 @click.option("--data", metavar="DIR", help="take the geometry from this image folder; by default as IN has it")
 @version
@@ -66,6 +75,8 @@ def main(source: str, target: str, layout: str, ema_only: bool, data: str | None
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error
     _report(state, data, says_origin=layout == "splatgan")
+    if is_published(source):
+        click.echo(_listed(source))
     click.echo(f"Dropped {', '.join(dict.fromkeys(dropped)) or 'nothing'}")
     before, after = (dnnlib.format_bytes(os.path.getsize(path)) for path in (source, target))
     click.echo(f"{target}: {after}, from {before}")
@@ -114,6 +125,14 @@ def _write_published(source: str, target: str, state: dict[str, Any]) -> list[st
     finally:
         temporary.unlink(missing_ok=True)
     return sorted(set(state) - set(content) - {"format", "checksum"})
+
+
+def _listed(source: str) -> str:
+    """Says which published network a file is, going by its content."""
+    sha256 = dnnlib.file_sha256(source)
+    network = gallery.find(sha256)
+    known = f"{network.system}, {network.name}" if network else "not among those whose sha256 --list knows"
+    return f"sha256  {sha256}: {known}"
 
 
 def _report(state: dict[str, Any], data: str | None, says_origin: bool) -> None:

@@ -1,7 +1,7 @@
 """Provides small helpers without torch: formatting, list options, the download cache, the console log."""
 
 from dnnlib.console import Logger
-from dnnlib.download import cache_dir, download
+from dnnlib.download import cache_dir, download, file_sha256
 from dnnlib.formatting import format_bytes, format_error, format_time
 from dnnlib.options import parse_color, parse_flag, parse_grid, parse_ints
 from dnnlib.paths import ROOT, make_folder, require_place
@@ -13,6 +13,7 @@ __all__ = [
     "__version__",
     "cache_dir",
     "download",
+    "file_sha256",
     "format_bytes",
     "format_error",
     "format_time",

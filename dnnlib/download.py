@@ -42,7 +42,7 @@ def download(
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         _fetch_with_retries(url, target, sha256, attempts, timeout_s)
-    elif sha256 is not None and _file_hash(target) != sha256.lower():
+    elif sha256 is not None and file_sha256(target) != sha256.lower():
         raise ValueError(f"{target} does not have the SHA-256 {sha256}; delete it to download it again")
     return target
 
@@ -81,6 +81,7 @@ def _fetch(url: str, target: Path, sha256: str | None, timeout_s: float) -> None
         Path(partial).unlink(missing_ok=True)
 
 
-def _file_hash(path: Path) -> str:
+def file_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Makes every picture of README.md anew.
+"""Makes every picture of README.md and docs/films.md anew.
 
     python -m docs.build --network=RUN/network-snapshot-NNNNNN.pkl
 

@@ -27,7 +27,7 @@ LEGAL = {
 # yet keep the places of rooms to come.
 FLOORS = (
     ("records", "images", "losses", "augment", "data", "published.restricted_pickle", "published.state_dicts"),
-    ("networks", "published.pickle_file"),
+    ("networks", "published.gallery", "published.pickle_file"),
     ("fields", "published.discriminator"),
     ("samples",),
     ("families.inspection",),

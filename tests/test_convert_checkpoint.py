@@ -1,6 +1,7 @@
 """convert_checkpoint.py, and published files through every script, as a user would."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -16,6 +17,7 @@ from tests.training.published import file_writer as writer
 from training import checkpoint
 from training.data.synthetic.synthesize import synthesize_heads
 from training.families import FAMILIES
+from training.published import gallery
 
 
 def run(script, *argv) -> str:
@@ -51,6 +53,15 @@ def test_published_to_ours_and_back(published, modules, tmp_path):
         for key, value in module.state_dict().items():
             assert torch.equal(tensors[name][key], value)
     assert tensors["coarse_log_scale"] == -5.0 and tensors["resolution"] == 32
+
+
+def test_the_list_and_a_file_of_it(published, tmp_path, monkeypatch):
+    assert "| CGS-GAN | FFHQC 512 |" in run(convert_checkpoint, "--list")
+    assert "not among those" in run(convert_checkpoint, published, tmp_path / "a.pkl", "--ema-only")
+    sha256 = hashlib.sha256(published.read_bytes()).hexdigest()
+    known = gallery.PublishedNetwork("CGS-GAN", "cats", "cgs", "micro", "https://example.org", sha256=sha256)
+    monkeypatch.setattr(gallery, "GALLERY", (known,))
+    assert f"sha256  {sha256}: CGS-GAN, cats" in run(convert_checkpoint, published, tmp_path / "b.pkl", "--ema-only")
 
 
 def test_ema_only(published, modules, images, tmp_path):

@@ -95,9 +95,7 @@ def resolve_config(
         **given[""],
     )
     if config.resolution != dataset.resolution:
-        raise ValueError(
-            f"generator.resolution={config.resolution}: the images in {data} have {dataset.resolution} px"
-        )
+        raise ValueError(f"generator.resolution={config.resolution}: the images in {data} have {dataset.resolution} px")
     if "batch_gpu" not in given[""]:
         most = max([config.batch_gpu, *(stage.batch_gpu for stage in config.stages)])
         config = at_most(config, next(batch_sizes(config, ranks, most), most))
