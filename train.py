@@ -27,6 +27,7 @@ from training.runs import launch
 from training.runs.plan import Plan, make_plan
 from training.runs.resume import nothing_left, open_run
 from training.runs.retention import Retention, parse_keep
+from training.runs.startup import cost_lines
 from training.runs.train_command import DEFAULT_OUTDIR, Request, TrainCommand, field, read_settings
 from training.runs.transfer import LEAST_SHARE, read_weights
 from training.safety import rank_check
@@ -190,7 +191,8 @@ MACHINE = group(
 
 TRYING_OUT = group(
     "Trying out",
-    option("--dry-run", is_flag=True, help="print the resolved configuration as JSON, and do nothing else"),
+    option("--dry-run", is_flag=True,
+           help="print the resolved configuration as JSON and the size of the networks, and do nothing else"),
     option("--measure", is_flag=True,
            help="with --dry-run: run three steps and a batch of each metric, and print memory, speed and days"),
     option("--set", "settings", multiple=True, metavar="NAME=VALUE", callback=read_settings,
@@ -204,7 +206,9 @@ TRYING_OUT = group(
 
 
 def print_config(plan: Plan) -> None:
-    """Prints the resolved configuration as JSON."""
+    """Prints the resolved configuration as JSON, and on the error stream what its networks cost."""
+    resumed, geometry = plan.start.state is not None, plan.dataset.geometry
+    click.echo("\n".join(cost_lines(plan.config, geometry, plan.given, resumed)), err=True)
     click.echo(json.dumps(plan.config.to_dict(), indent=2))
 
 

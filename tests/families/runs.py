@@ -17,12 +17,12 @@ TRAIN = ("--tick=0.016", "--network-snap=1", "--img-snap=1", "--metrics=none", "
 
 
 def run(command: click.Command, *arguments: object, code: int = 0) -> str:
-    """Runs a script and returns what it prints."""
+    """Runs a script and returns what it prints; where it prints a configuration, nothing else."""
     result = CliRunner().invoke(command, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
-    return result.output
+    return result.stdout if "--dry-run" in arguments and code == 0 else result.output
 
 
 def train_run(heads: Path, outdir: Path, *arguments: object) -> Path:

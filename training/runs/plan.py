@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Plan:
     start: Start  # checkpoint that it goes on from, if any
     device: torch.device | None  # of this process; None where it does not train
     loop: dict[str, Any]  # fields of training_loop.Options
+    given: Collection[str]  # names of the configuration's values that the command line sets
 
 
 def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) -> Plan:
@@ -67,7 +69,7 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
         config = resolve(start.config)
         check_compatible(start, config, data_mark(dataset))
     _check_keep(loop["keep"], config.metrics)
-    return Plan(request, config, dataset, start, device, loop)
+    return Plan(request, config, dataset, start, device, loop, {n for n, v in fields.items() if v is not None})
 
 
 def _check_together(request: Request) -> None:

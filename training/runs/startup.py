@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from gaussian import resolve_backend
+from gaussian import Geometry, resolve_backend
 from torch_utils import distributed
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
+from training.families import family
 from training.families.base import Discriminator, Generator
 from training.samples import Stage
 
@@ -40,6 +44,32 @@ def describe(
             f"and what it leaves clear shows {config.background}"
         )
     return "\n".join(lines)
+
+
+def cost_lines(config: TrainingConfig, geometry: Geometry, given: Collection[str], resumed: bool) -> list[str]:
+    """Returns what the networks hold and compute, and where the weight of R1 comes from, one a line.
+
+    given: names of the values that the command line sets. The networks are built without numbers, on PyTorch's meta
+    device. A multiplication with its addition counts as two FLOPs; rendering is no matrix product and is not counted.
+    """
+    of, nothing = family(config.family), torch.device("meta")
+    count = config.discriminator.minibatch_std_group
+    with nothing, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        G, D = of.generator(config.generator), of.discriminator(config.discriminator)
+        camera = geometry.orbit(torch.zeros(1, device="cpu")).to(nothing)
+        G.synthesis(G.mapping(torch.zeros(1, G.z_dim), camera))
+        g_flops = counter.get_total_flops()
+        D(torch.zeros(count, 3, config.resolution, config.resolution), torch.zeros(count, 25))
+        d_flops = (counter.get_total_flops() - g_flops) / count
+    lines = [
+        f"Generator      {_millions(G)}, {g_flops / 1e9:.3g} GFLOP a scene, without its rendering",
+        f"Discriminator  {_millions(D)}, {d_flops / 1e9:.3g} GFLOP an image of {config.resolution} px",
+    ]
+    if (gamma := getattr(config.objective, "gamma", None)) is not None:
+        origin = "the run that goes on" if resumed else f"preset {config.preset}"
+        origin = "the command line" if "objective.gamma" in given else origin
+        lines.append(f"Gamma          {gamma:g}, the weight of R1, from {origin}")
+    return lines
 
 
 def batch_line(config: TrainingConfig, stage: Stage, ranks: int) -> str:
