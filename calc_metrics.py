@@ -18,11 +18,13 @@ from tqdm import tqdm
 import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
+from metrics.measuring import estimate
 from torch_utils import distributed, launcher
 from training.checkpoint import load_generator
 from training.dataset import ImageDataset
 
 COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
+LONG = 1000  # generated images, from which on a metric says beforehand how long it will take
 WEIGHTS = "PATH|URL|tiny|untrained"
 
 
@@ -130,9 +132,13 @@ def compute(request: Request) -> None:
     dataset = _dataset(request, config)
     folder = Path(request.network).parent if request.outdir is None else Path(request.outdir)
     dnnlib.require_place(folder)
-    main_rank = distributed.rank() == 0
+    main_rank, ranks = distributed.rank() == 0, distributed.world_size()
     for name in names:
         with _named(name):
+            if main_rank and metrics.parse_metric(name).count >= LONG:
+                network = {"inception": detector, "vgg": detector_vgg}.get(metrics.needs_detector(name) or "")
+                network = network if isinstance(network, metrics.Detector) else None
+                click.echo(f"{name}: {estimate(name, G, dataset, device, network, ranks)}", err=True)
             result = metrics.compute_metric(
                 name,
                 G,

@@ -18,12 +18,14 @@ import numpy as np
 import scipy
 import scipy.linalg
 import torch
+from torch import Tensor
 
 from benchmarks.long_double import frechet_distance_of_samples
 from benchmarks.machine import now, processor
 from metrics import Detector, load_detector
 from metrics.feature_stats import FeatureStats
 from metrics.frechet import frechet_distance
+from metrics.inception import untrained
 from metrics.kid import kid_of, seeded_subsets
 from metrics.precision_recall import precision_recall
 
@@ -105,7 +107,34 @@ def time_detectors(device: str, images: int, rounds: int) -> Report:
     }
     for name, detector in detectors.items():
         report[f"{name}_images_per_second"] = images / least_seconds(partial(detector, batch), device, rounds)
+    return report | compare_layouts(batch, device, rounds)
+
+
+def compare_layouts(batch: Tensor, device: str, rounds: int) -> Report:
+    """Times Inception with weights in channels last, as detectors have them, and in bfloat16, against plain ones.
+
+    The three take turns. Features are compared too: the untrained network's, which magnify rounding more than trained
+    ones would.
+    """
+    ours, plain = load_detector("untrained", device), untrained().to(device)
+    low = partial(_in_bfloat16, ours, torch.device(device).type)
+    calls: dict[str, Callable[[Tensor], Tensor]] = {"plain": plain, "channels_last": ours, "bfloat16": low}
+    features = {name: call(batch) for name, call in calls.items()}
+    times = dict.fromkeys(calls, float("inf"))
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name] = min(times[name], least_seconds(partial(call, batch), device, 1))
+    report: Report = {}
+    for name in ("channels_last", "bfloat16"):
+        error = (features[name] - features["plain"]).norm() / features["plain"].norm()
+        report[f"inception_{name}_time_over_plain"] = times[name] / times["plain"]
+        report[f"inception_{name}_relative_error"] = float(error)
     return report
+
+
+def _in_bfloat16(detector: Detector, device_type: str, batch: Tensor) -> Tensor:
+    with torch.autocast(device_type, torch.bfloat16):
+        return detector(batch).float()
 
 
 def time_statistics(device: str, size: int, rounds: int) -> Report:

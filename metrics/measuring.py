@@ -11,16 +11,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
+import dnnlib
 from metrics.detectors import Detector
 from metrics.errors import MetricUnavailable
 from metrics.evaluator import MetricSettings
 from metrics.generators import Generator
 from metrics.registry import compute_on_few, load_on_all_ranks, needs_detector, parse_metric
-from metrics.samples import Sampling, each, fake_images
+from metrics.samples import Sampling, each, fake_images, real_images
 from training.dataset import ImageDataset
 from training.measure import MetricTimes, seconds_now, work
 
 BATCH = 32  # images, as compute_metric takes them
+ESTIMATED_FROM = 8  # images
 
 
 def measure_metrics(config: MetricSettings, G: Generator, dataset: ImageDataset, device: torch.device) -> MetricTimes:
@@ -41,6 +43,37 @@ def measure_metrics(config: MetricSettings, G: Generator, dataset: ImageDataset,
         except MetricUnavailable as reason:
             notes.append(f"{name} left out: {reason}")
     return MetricTimes(seconds, notes)
+
+
+def estimate(
+    name: str,  # of a metric
+    G: Generator,
+    dataset: ImageDataset,
+    device: torch.device,
+    detector: Detector | None,  # what the metric takes features with
+    ranks: int,  # processes that share the work
+) -> str:
+    """Says how long a metric will take, from a few of its images made beforehand; every rank may ask by itself.
+
+    Reals are said to take what they take where their features are not kept yet. Raises MetricUnavailable.
+    """
+    background = "white" if G.info is None else G.info.background
+    few = dataset.head(ESTIMATED_FROM)
+    sampling = Sampling(G, few, 0, device, ESTIMATED_FROM, background, cache_dir=None, progress=None)
+    look = partial(_look_at, detector)
+    for indices, images in fake_images(sampling, 2):  # builds and warms what the first call builds and warms
+        look(indices, images)
+    times = []
+    for batches in (fake_images(sampling, len(few)), real_images(sampling)):
+        start = seconds_now(device)
+        for indices, images in batches:
+            look(indices, images)
+        times.append((seconds_now(device) - start) / len(few) / ranks)
+    count = parse_metric(name).count
+    reals = len(dataset) if detector is not None else min(count, len(dataset))
+    fake_time, real_time = (dnnlib.format_time(t * n) for t, n in zip(times, (count, reals), strict=True))
+    kept = ", or none where their features are kept" if detector is not None else ""
+    return f"{count:,} generated images will take about {fake_time}, and {reals:,} real ones {real_time}{kept}"
 
 
 def _look_at(detector: Detector | None, indices: range, images: Tensor) -> None:

@@ -63,17 +63,26 @@ def test_untrained_features_vary_between_images(network):
     assert torch.equal(untrained().Mixed_6a.branch3x3.conv.weight, network.Mixed_6a.branch3x3.conv.weight)
 
 
+def test_a_detector_is_in_channels_last_and_computes_the_same(network):
+    """Measured 2.7e-5 of the features' norm, in a network that magnifies rounding."""
+    images = torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    detector = load_detector("untrained")
+    assert detector.network.Mixed_6a.branch3x3.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    found, expected = detector(images), network(images)
+    assert (found - expected).norm() < 1e-4 * expected.norm()
+
+
 def test_untrained_is_marked():
     detector = load_detector("untrained")
     assert "untrained" in detector.name and "untrained" in detector.key and "not comparable" in detector.note
 
 
-def test_weights_from_a_file(weights_file, network, monkeypatch):
+def test_weights_from_a_file(weights_file, monkeypatch):
     monkeypatch.setenv("SPLATGAN_DETECTOR", str(weights_file))
     detector = load_detector()
     assert detector.note is None and detector.name == weights_file.stem
     batch = images(2)
-    assert torch.equal(detector(batch), network(batch))
+    assert torch.equal(detector(batch), load_detector("untrained")(batch))
 
 
 def test_weights_from_the_download_cache(weights_file, monkeypatch, tmp_path):
