@@ -1,0 +1,56 @@
+"""Runs our command of every row of docs/coming-from.md, on small data: its files, counts and lengths are replaced."""
+
+import importlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dnnlib import ROOT
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.data.synthetic.synthesize import synthesize_heads
+
+ROWS = re.findall(r"^\| `([^`]*)` \| `([^`]*)` \|", (ROOT / "docs" / "coming-from.md").read_text(), re.MULTILINE)
+SHORT = {  # put behind the command's own options, of which the last one given holds
+    "train": ("--dry-run",),  # whole runs: tests/test_train_options.py
+    "gen_videos": ("--w-frames=2",),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, checkpoint_path: Path) -> Path:
+    """A folder with the files that the commands name."""
+    folder = tmp_path_factory.mktemp("coming")
+    made = synthesize_heads(folder / "FFHQC", 16, 32, seed=0, workers=1).images
+    shutil.copytree(made, made.with_name("512"))
+    (folder / "FFHQC" / "smile_pose_rebalancing.json").write_text("[0, 1, 1, 2]")
+    state = load_checkpoint(checkpoint_path)
+    state["config"] |= {"data": str(made)}
+    save_checkpoint(folder / "PKL", {name: value for name, value in state.items() if name != "checksum"})
+    return folder
+
+
+def replaced(arguments: str, place: Path) -> list[str]:
+    """Names the files of `place`, and asks for few images."""
+    arguments = re.sub(r"--resume=PKL --resume-kimg=\d+", "--resume=PKL", arguments)  # a file of ours knows its own
+    arguments = re.sub(r"(fid3d_|fid|kid)50k_full", r"\g<1>12_full", arguments).replace(
+        "--detector=PATH", "--detector=tiny"
+    )
+    arguments = re.sub(r"--seeds=0-\d+", "--seeds=0-3", arguments).replace("--grid=4x2", "--grid=2x2")
+    words = shlex.split(re.sub(r"(SET|FFHQ_512)\.zip", "FFHQC/32", arguments).replace("convert IN", "convert FFHQC/32"))
+    return [re.sub(r"(=|^)(PKL|FFHQC/\d+)$", lambda m: f"{m[1]}{place / m[2]}", word) for word in words]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[ours.split()[0] + str(i) for i, (_, ours) in enumerate(ROWS)])
+def test_our_command_runs(row: tuple[str, str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, _, arguments = row[1].partition(".py ")
+    monkeypatch.chdir(tmp_path)
+    words = replaced(arguments, place)
+    own = [word for word in words if not word.startswith("--outdir")]
+    outdir = [f"--outdir={tmp_path / 'out'}"] if script != "dataset_tool" else []
+    result = CliRunner().invoke(importlib.import_module(script).main, [*own, *SHORT.get(script, ()), *outdir])
+    assert result.exit_code == 0, (words, result.output[-2000:])
+    assert any(tmp_path.iterdir()) or script in ("train", "calc_metrics")  # a metric's file lies beside the network
