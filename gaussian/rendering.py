@@ -7,6 +7,7 @@ import importlib
 import warnings
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ def render(
     colors: Tensor | None = None,  # [B, N, C] or [B, V, N, C] with C <= 16, in place of the scene's SH
     scale_modifier: float = 1.0,  # factor on the splats' standard deviations
     subset: slice | Tensor | int | None = None,  # draw only these splats, see `Gaussians.rows_of`; an int is a level
+    with_depth: bool = True,  # False: depth is [B, V, 0, H, W], and gsplat is spared a channel
     check_finite: bool = True,  # on a CPU, refuse what is NaN or infinite
     backend: str = "auto",  # see `resolve_backend`
 ) -> Rendering:
@@ -75,25 +77,24 @@ def render(
     if not scale_modifier > 0:
         raise ValueError(f"scale_modifier must be positive, got {scale_modifier}")
     name = resolve_backend(backend, scene.device, scene.dtype)
-    options = {}
+    options: dict[str, Any] = {} if with_depth or name != "gsplat" else {"with_depth": False}
     if subset is not None:
         rows = scene.rows_of(subset)
         if name == "cpu":
-            options = {"subset": rows}
+            options["subset"] = rows
         else:
             scene, colors = scene.select(rows), None if colors is None else colors[..., rows, :]
     checked = check_finite and scene.device.type == "cpu"
-    inputs = (scene, cameras, background, colors, options.get("subset"))
     if checked and not (name == "cpu" and (colors is not None or scene.sh_degree == 0)):
-        _refuse_nonfinite(*inputs)
+        _refuse_nonfinite(scene, cameras, background, colors, options.get("subset"))
     with torch.autocast(scene.device.type, enabled=False):  # rasterisation needs float32 throughout
         rgb, alpha, depth = _module(name).rasterize(
             scene, cameras.to(dtype=scene.dtype), height, width, background, colors, scale_modifier, **options
         )
     if checked and name == "cpu" and bool(alpha.detach()[..., 0, 0].isnan().any()):  # all of the image is
-        _refuse_nonfinite(*inputs)
+        _refuse_nonfinite(scene, cameras, background, colors, options.get("subset"))
         raise ValueError("the colours of the scene's sh leave float32's range")
-    return Rendering(rgb=rgb, alpha=alpha, depth=depth)
+    return Rendering(rgb=rgb, alpha=alpha, depth=depth if with_depth else depth[:, :, :0])
 
 
 def resolve_backend(name: str = "auto", device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:

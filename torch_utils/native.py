@@ -108,6 +108,11 @@ def exclusive_build(name: str, announcement: str) -> Iterator[None]:
             thread.join()
 
 
+def is_locked(name: str) -> bool:
+    """Tells whether some process holds the lock `name` of `exclusive_build`, or has left it behind."""
+    return (cache_dir() / f"{name}.lock").exists()
+
+
 def _load_cached(folder: Path, stem: str) -> ctypes.CDLL | None:
     """Loads the library that the cache holds, `stem`-<hash of its content>.so; returns None if there is none.
 

@@ -121,12 +121,14 @@ class Generator(base.Generator):
         background: Tensor | None = None,  # RGB 0..1 that broadcasts to [B, V, 3]; white if None
         at: StepContext = AT_REST,  # no schedule depends on it
     ) -> Rendering:
-        """Renders scenes in float32."""
+        """Renders scenes in float32; in training mode without depth, which no loss reads."""
         scene = scene.to(dtype=torch.float32)
         # In training a non-finite gradient skips its step and is counted; a sample for somebody to look at is an error.
-        finite = not self.training
         size = resolution or self.resolution
-        return render(scene, cameras, size, background, check_finite=finite, backend=self.rasterizer)
+        look_on = not self.training  # somebody looks at it
+        return render(
+            scene, cameras, size, background, with_depth=look_on, check_finite=look_on, backend=self.rasterizer
+        )
 
 
 def _as_gaussians(levels: list[Attributes], batch: int) -> Gaussians:

@@ -292,6 +292,14 @@ def test_degenerate_anchors_give_finite_gradients():
     assert x.grad.isfinite().all()
 
 
+def test_depth_is_for_those_who_look():
+    """No loss reads it, and gsplat is spared a channel in training."""
+    G = awake()
+    scene, views = G.synthesis(G.mapping(latents(1))).detach(), cameras(1, 1)
+    assert G.train().render(scene, views, 8).depth.shape == (1, 1, 0, 8, 8)
+    assert G.eval().render(scene, views, 8).depth.shape == (1, 1, 1, 8, 8)
+
+
 def test_truncation_and_seed_of_a_picture(checkpoint_path):
     """psi 0 gives one picture whatever the latent, psi 1 is no truncation, and a latent gives its picture again."""
     G = load_generator(checkpoint_path)
