@@ -125,7 +125,8 @@ class Cameras:
 
         Pose F M F with F = diag(-1, 1, 1, 1); the principal point moves to 1 - cx and the skew changes sign.
         """
-        flip = torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=self.dtype, device=self.device)
+        flip = torch.ones(4, dtype=self.dtype, device=self.device)
+        flip[0] = -1.0  # filled on the device: a tensor made from a list would be copied to it, and waited for
         intrinsics = self.intrinsics.clone()
         intrinsics[..., 0, 1] = -self.intrinsics[..., 0, 1]
         intrinsics[..., 0, 2] = 1 - self.intrinsics[..., 0, 2]

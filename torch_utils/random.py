@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torch_utils.transfer import to_device
+
 Indices = Sequence[int] | np.ndarray | range
 
 _MASK = np.uint64(0xFFFFFFFF)
@@ -114,12 +116,12 @@ class Draws:
 
     def normal(self, stream: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Returns standard normal numbers, float32 [len(indices), *shape]."""
-        return normal(self.seed, stream, self.indices, shape).to(self.device)
+        return to_device(normal(self.seed, stream, self.indices, shape), self.device)
 
     def uniform(self, stream: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Returns numbers in [0, 1), float32 [len(indices), *shape]."""
-        return uniform(self.seed, stream, self.indices, shape).to(self.device)
+        return to_device(uniform(self.seed, stream, self.indices, shape), self.device)
 
     def integers(self, stream: str, high: int, shape: tuple[int, ...] = ()) -> Tensor:
         """Returns integers in [0, high), int64 [len(indices), *shape]."""
-        return integers(self.seed, stream, self.indices, high, shape).to(self.device)
+        return to_device(integers(self.seed, stream, self.indices, high, shape), self.device)

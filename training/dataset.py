@@ -7,10 +7,11 @@ to the training step, which does both on the device (`training.images`).
 import copy
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from training.data.label_check import require_labels
 from training.data.layout import Layout, open_layout
 from training.data.pixels import Decoded, PixelMemory, memory_limit
 
-_PREFETCH = 2  # batches in flight per worker
+_PREFETCH = 2  # jobs in flight per worker
+
+J = TypeVar("J")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,47 +119,57 @@ def _resolution(layout: Layout) -> int:
 def iterate(
     dataset: ImageDataset, index_batches: Iterable[Sequence[int] | np.ndarray], workers: int = 1
 ) -> Generator[Batch]:
-    """Yields `dataset.load` of each list of indices in order, read ahead by `workers` threads (0: when asked for).
+    """Yields `dataset.load` of each list of indices in order, read ahead by `workers` threads; see `ahead`."""
+    return ahead(dataset.load, index_batches, workers)
 
-    Draws no random numbers: the order is the caller's. `index_batches` may be endless; it is read in the calling
-    thread.
+
+def ahead(make: Callable[[J], T], jobs: Iterable[J], workers: int = 1) -> Generator[T]:
+    """Yields `make` of each job in order, done ahead by `workers` threads (0: when asked for).
+
+    `jobs` may be endless; it is read in the calling thread.
     """
     if workers == 0:
-        yield from map(dataset.load, index_batches)
+        yield from map(make, jobs)
         return
-    batches = iter(index_batches)
+    pending = iter(jobs)
     pool = ThreadPoolExecutor(workers)
     try:
-        running = deque(pool.submit(dataset.load, indices) for indices in islice(batches, workers * _PREFETCH))
+        running = deque(pool.submit(make, job) for job in islice(pending, workers * _PREFETCH))
         while running:
-            batch = running.popleft().result()
-            running.extend(pool.submit(dataset.load, indices) for indices in islice(batches, 1))
-            yield batch
+            made = running.popleft().result()
+            running.extend(pool.submit(make, job) for job in islice(pending, 1))
+            yield made
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-class LookAhead:
-    """Takes batches from `batches`, always `depth` before they are needed, so that an error is known that early."""
+class LookAhead(Generic[T]):
+    """Takes items from a generator, always `depth` before they are needed, so that an error is known that early.
 
-    def __init__(self, batches: Generator[Batch], depth: int):
-        self._batches, self._depth = batches, depth
-        self._ready: deque[Batch] = deque()
-        self.error: Exception | None = None  # that ended `batches`; what was ready before it can still be taken
+    near: called on the item that will be taken next, while the last one is worked on.
+    """
 
-    def take(self) -> Batch:
-        """Returns the next batch. Raises `error` once nothing before it is left, and StopIteration at the end."""
+    def __init__(self, items: Generator[T], depth: int, near: Callable[[T], None] | None = None):
+        self._items, self._depth, self._near = items, depth, near
+        self._ready: deque[T] = deque()
+        self.error: Exception | None = None  # that ended `items`; what was ready before it can still be taken
+
+    def take(self) -> T:
+        """Returns the next item. Raises `error` once nothing before it is left, and StopIteration at the end."""
         while self.error is None and len(self._ready) <= self._depth:
             try:
-                self._ready.append(next(self._batches))
+                self._ready.append(next(self._items))
             except StopIteration:
                 break
             except Exception as error:  # raised by whoever takes
                 self.error = error
-        if self._ready:
-            return self._ready.popleft()
-        raise self.error or StopIteration
+        if not self._ready:
+            raise self.error or StopIteration
+        taken = self._ready.popleft()
+        if self._near is not None and self._ready:
+            self._near(self._ready[0])
+        return taken
 
     def close(self) -> None:
-        """Ends the threads that read ahead."""
-        self._batches.close()
+        """Ends the threads that work ahead."""
+        self._items.close()

@@ -19,18 +19,25 @@ def composite(images: Tensor, masks: Tensor | None, background: Tensor) -> Tenso
     return colour + (masks.to(torch.float32) / 255) * (image - colour)
 
 
-def mirror(images: Tensor, masks: Tensor | None, labels: Tensor, flip: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Swaps left and right in the items where flip [B] (bool) is set, cameras included; nothing changes in place.
+def mirror(images: Tensor, masks: Tensor | None, flip: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Swaps left and right in the images and masks where flip [B] (bool) is set; nothing changes in place.
 
-    images [B, 3, H, W], masks [B, 1, H, W] or None, labels [B, 25]. The pose becomes F M F with F = diag(-1, 1, 1, 1),
-    and the principal point moves to 1 - cx (the published code leaves it).
+    images [B, 3, H, W], masks [B, 1, H, W] or None. `mirror_labels` does the same to their cameras.
     """
-    wide, mirrored = flip[:, None, None, None], Cameras.from_labels(labels).mirror().labels
+    wide = flip[:, None, None, None]
     return (
         torch.where(wide, images.flip(-1), images),
         None if masks is None else torch.where(wide, masks.flip(-1), masks),
-        torch.where(flip[:, None], mirrored, labels),
     )
+
+
+def mirror_labels(labels: Tensor, flip: Tensor) -> Tensor:
+    """Returns labels [B, 25] with the cameras mirrored where flip [B] (bool) is set.
+
+    The pose becomes F M F with F = diag(-1, 1, 1, 1), and the principal point moves to 1 - cx (the published code
+    leaves it).
+    """
+    return torch.where(flip[:, None], Cameras.from_labels(labels).mirror().labels, labels)
 
 
 def quantize(image: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ import dnnlib
 from gaussian import Cameras
 from torch_utils import distributed, random
 from torch_utils.random import Draws
-from training.images import composite, mirror
+from torch_utils.transfer import Transfer
+from training.images import composite, mirror, mirror_labels
 from training.records import Record
 
 
@@ -98,6 +99,19 @@ class MicroBatch:
         return self.real.shape[-1]
 
 
+@dataclass(frozen=True)
+class PreparedStep:
+    """Holds what a rank's share of a step needs, drawn and packed before its turn; `SampleStream.cut` unpacks it."""
+
+    nimg: int  # images seen before the step
+    share: range  # global sample indices
+    transfer: Transfer
+
+    def send(self) -> None:
+        """Starts the copies to the device; nothing waits for them."""
+        self.transfer.send()
+
+
 class SampleStream:
     """Turns global sample indices into micro-batches. It is pure: equal indices give equal numbers on any rank."""
 
@@ -123,77 +137,91 @@ class SampleStream:
 
     def micro_batches(self, nimg: int, batch: Images) -> list[MicroBatch]:
         """Cuts this rank's share of a step, loaded as `batch`, into micro-batches on the device."""
-        stage, share = self.config.stage_at(nimg), self.share(nimg)
-        total = range(nimg, nimg + stage.batch)
-        g_labels = self.camera_labels("G", total)
-        return [
-            self._micro_batch(total, share[start : start + stage.batch_gpu], batch, start, stage.resolution, g_labels)
-            for start in range(0, len(share), stage.batch_gpu)
-        ]
+        return self.cut(self.prepare(nimg, batch))
+
+    def prepare(self, nimg: int, batch: Images) -> PreparedStep:
+        """Draws what this rank's share of a step needs besides `batch`, and packs both for the device.
+
+        It works on the CPU alone, and any thread may call it.
+        """
+        share, offsets = self.share(nimg), self.config.objective.views
+        total = range(nimg, nimg + self.config.stage_at(nimg).batch)
+        flip = self._flips("mirror", share)
+        labels = mirror_labels(batch.labels, flip)
+        g_labels, own = self.camera_labels("G", total), torch.arange(share.start - nimg, share.stop - nimg)
+        views = torch.stack([g_labels[(own - v) % len(total)] for v in offsets], dim=1)  # [S, V, 25]
+        d_labels = self.camera_labels("D", share)
+        tensors = {
+            "images": batch.images,
+            "flip": flip.to(torch.uint8),
+            "labels": labels,  # of the real images, without noise
+            "background": self._background("background", share, (3,)),
+            "g_z": random.normal(self.config.seed, "G/z", share, (self.z_dim,)),
+            "g_views": views,
+            "g_background": self._background("G/background", share, (len(offsets), 3)),
+            "d_z": random.normal(self.config.seed, "D/z", share, (self.z_dim,)),
+            "d_views": d_labels[:, None],
+        }
+        if batch.masks is not None:
+            tensors["masks"] = batch.masks
+        if self.config.label_noise:
+            told = (("real", labels), ("G", views), ("D", d_labels))
+            tensors |= {f"{phase}/told": self._noisy(phase, share, given) for phase, given in told}
+        return PreparedStep(nimg, share, Transfer(tensors, self.device))
+
+    def cut(self, step: PreparedStep) -> list[MicroBatch]:
+        """Returns the micro-batches of a prepared step. The host does not wait for the device."""
+        stage, arrived = self.config.stage_at(step.nimg), step.transfer.take()
+        micro_batches = []
+        for start in range(0, len(step.share), stage.batch_gpu):
+            rows = slice(start, start + stage.batch_gpu)
+            parts = {name: tensor[rows] for name, tensor in arrived.items()}
+            micro_batches.append(self._micro_batch(step.share[rows], parts, start == 0, stage.resolution))
+        return micro_batches
 
     def _micro_batch(
         self,
-        total: range,  # global sample indices of the step, over all ranks
-        indices: range,  # those of this micro-batch
-        batch: Images,  # this rank's items
-        start: int,  # place of this micro-batch in them
+        indices: range,  # global sample indices
+        parts: dict[str, Tensor],  # what `prepare` packed, of these samples
+        first: bool,  # of this rank's share
         resolution: int,
-        g_labels: Tensor,  # [total batch, 25] camera labels of the generator phase
     ) -> MicroBatch:
-        rows = slice(start, start + len(indices))
-        background = self._background("background", indices, (3,))
-        masks = None if batch.masks is None else batch.masks[rows].to(self.device)
-        flip = self._flips("mirror", indices).to(self.device)
-        images, masks, labels = mirror(
-            batch.images[rows].to(self.device), masks, batch.labels[rows].to(self.device), flip
-        )
-        own = torch.arange(indices.start - total.start, indices.stop - total.start)
-        offsets = self.config.objective.views
-        views = torch.stack([g_labels[(own - v) % len(total)] for v in offsets], dim=1)  # [b, V, 25]
-        views = views.to(self.device)
-        d_labels = self.camera_labels("D", indices).to(self.device)
+        images, masks = mirror(parts["images"], parts.get("masks"), parts["flip"].bool())
+        labels, background = parts["labels"], parts["background"]
         micro = MicroBatch(
             draws=Draws(self.config.seed, indices, self.device),
             real=shrink(composite(images, masks, background), resolution),
-            real_labels=self._noisy("real", indices, labels),
-            g_z=self._normal("G/z", indices),
-            g_cameras=Cameras.from_labels(views),
-            g_labels=self._noisy("G", indices, views),
-            g_background=self._background("G/background", indices, (len(offsets), 3)),
-            d_z=self._normal("D/z", indices),
-            d_cameras=Cameras.from_labels(d_labels[:, None]),
-            d_labels=self._noisy("D", indices, d_labels),
+            real_labels=parts.get("real/told", labels),
+            g_z=parts["g_z"],
+            g_cameras=Cameras.from_labels(parts["g_views"]),
+            g_labels=parts.get("G/told", parts["g_views"]),
+            g_background=parts["g_background"],
+            d_z=parts["d_z"],
+            d_cameras=Cameras.from_labels(parts["d_views"]),
+            d_labels=parts.get("D/told", parts["d_views"][:, 0]),
             d_background=background,
-            first=start == 0,
+            first=first,
         )
-        return paired(micro, labels, offsets) if self.config.objective.paired else micro
+        return paired(micro, labels, self.config.objective.views) if self.config.objective.paired else micro
 
     def camera_labels(self, phase: str, indices: range) -> Tensor:
         """Draws labels of data items uniformly, mirrored at random like the real ones: [len(indices), 25]."""
         items = random.integers(self.config.seed, f"{phase}/camera", indices, len(self.labels))
-        labels = self.labels[items]
-        flip = self._flips(f"{phase}/mirror", indices)
-        mirrored = Cameras.from_labels(labels).mirror().labels
-        return torch.where(flip[:, None], mirrored, labels)
+        return mirror_labels(self.labels[items], self._flips(f"{phase}/mirror", indices))
 
     def _flips(self, stream: str, indices: range) -> Tensor:
         return (random.uniform(self.config.seed, stream, indices) < 0.5) & self.config.mirror
 
     def _noisy(self, phase: str, indices: range, labels: Tensor) -> Tensor:
         """Adds the configuration's noise to labels [b, ..., 25]."""
-        if not self.config.label_noise:
-            return labels
         noise = random.normal(self.config.seed, f"{phase}/label noise", indices, tuple(labels.shape[1:]))
         return labels + (self.config.label_noise * self.label_std * noise).to(labels)
 
     def _background(self, stream: str, indices: range, shape: tuple[int, ...]) -> Tensor:
         """Returns RGB in 0..1 of each sample [len(indices), *shape]: its own draw, or the one colour of the run."""
         if self.colour is None:
-            return random.uniform(self.config.seed, stream, indices, shape).to(self.device)
-        return self.colour.expand(len(indices), *shape).to(self.device)
-
-    def _normal(self, stream: str, indices: range) -> Tensor:
-        return random.normal(self.config.seed, stream, indices, (self.z_dim,)).to(self.device)
+            return random.uniform(self.config.seed, stream, indices, shape)
+        return self.colour.expand(len(indices), *shape)
 
 
 def paired(micro: MicroBatch, labels: Tensor, views: range) -> MicroBatch:
@@ -203,9 +231,9 @@ def paired(micro: MicroBatch, labels: Tensor, views: range) -> MicroBatch:
     cameras of these samples, each in an order of its own. A block never crosses micro-batches (`TrainingConfig.check`),
     so every view's real image is at hand, whatever the split. The published order would ask for those of other ranks.
     """
-    own, offsets = torch.arange(len(labels))[:, None], torch.tensor(list(views))  # [b, 1], [V]
+    own = torch.arange(len(labels), device=labels.device)[:, None]  # [b, 1]
+    offsets = torch.arange(views.start, views.stop, views.step, device=labels.device)  # [V]
     rows = own - own % len(views) + (own - offsets) % len(views)  # [b, V]
-    rows = rows.to(labels.device)
     return dataclasses.replace(
         micro,
         g_cameras=Cameras.from_labels(labels[rows]),

@@ -20,7 +20,7 @@ from torch_utils.lagged import LaggedReader
 from torch_utils.training_stats import Collector
 from training import checkpoint
 from training.config import TrainingConfig
-from training.dataset import ImageDataset, LookAhead, iterate
+from training.dataset import ImageDataset, LookAhead, ahead
 from training.families import family
 from training.families.base import Generator
 from training.runs import monitor, resume
@@ -32,7 +32,7 @@ from training.safety.alarms import CollapseAlarms, Collapsed
 from training.safety.requests import Requests, Stopped
 from training.safety.run_state import RunState
 from training.safety.watchdog import Diverged, Watchdog
-from training.samples import SampleStream
+from training.samples import PreparedStep, SampleStream
 from training.step import GanStep, StepReport
 
 LOADER_WORKERS = 3
@@ -128,7 +128,8 @@ class Trainer:
         """
         logger, run = self._begin(), self.state
         total = self.config.total_kimg * 1000
-        loader = LookAhead(iterate(self.dataset, self._item_batches(total), self.options.workers), LOOK_AHEAD)
+        prepared = ahead(self._prepare, self._steps(total), self.options.workers)
+        loader = LookAhead(prepared, LOOK_AHEAD, PreparedStep.send)
         try:
             with self.requests.listening():
                 # A state can be from the end of a tick, before its maintenance.
@@ -164,13 +165,13 @@ class Trainer:
         self._keep_going("pictures", lambda: monitor.save_reals(self.config, self.dataset, options.run_dir))
         return StatsLogger(options.run_dir, options.tensorboard, options.wandb_mode, self.config.to_dict())
 
-    def _step(self, loader: LookAhead) -> None:
+    def _step(self, loader: LookAhead[PreparedStep]) -> None:
         """Takes one step, and does what it, a clock, a signal or the data set has asked for."""
-        run, batch = self.state, loader.take()
+        run, prepared = self.state, loader.take()
         if loader.error is not None:
             self.requests.fail()
         self.watchdog.keep(self._capture() if self.watchdog.suspicious else None)
-        micro_batches = self.stream.micro_batches(run.nimg, batch)
+        micro_batches = self.stream.cut(prepared)
         self.in_step = True
         report = self.gan.run(run.step, run.nimg, micro_batches, self.requests.own())
         run.step += 1
@@ -253,11 +254,17 @@ class Trainer:
 
     # ------------------------------------------------------------------ its parts
 
-    def _item_batches(self, total: float) -> Iterator[np.ndarray]:
+    def _steps(self, total: float) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields the images seen before each step to come, and the items of this rank's share."""
         nimg = self.state.nimg
         while nimg < total:
-            yield self.stream.items(nimg)
+            yield nimg, self.stream.items(nimg)
             nimg += self.config.stage_at(nimg).batch
+
+    def _prepare(self, step: tuple[int, np.ndarray]) -> PreparedStep:
+        """Loads and packs a step before its turn, in one of the threads that read ahead."""
+        nimg, items = step
+        return self.stream.prepare(nimg, self.dataset.load(items))
 
     def _progress_bar(self, length: float, logger: StatsLogger | None) -> tqdm:
         return tqdm(total=max(int(length), 0), unit="img", leave=False, delay=1, disable=None if logger else True)

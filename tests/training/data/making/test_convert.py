@@ -19,7 +19,7 @@ from training.data.making.rebalance import repeats_of
 from training.data.synthetic.synthesize import CameraSpread, render_sphere, sample_cameras, synthesize_heads
 from training.data.validation import validate_set
 from training.dataset import ImageDataset
-from training.images import mirror
+from training.images import mirror, mirror_labels
 
 NUM, SIZE = 12, 16
 
@@ -118,7 +118,8 @@ def test_mirroring_moves_image_point_and_camera_together(spheres):
     """
     dataset = ImageDataset(spheres)
     batch = dataset.load(range(6))
-    images, _, labels = mirror(batch.images, None, batch.labels, torch.ones(6, dtype=torch.bool))
+    every = torch.ones(6, dtype=torch.bool)
+    (images, _), labels = mirror(batch.images, None, every), mirror_labels(batch.labels, every)
     dark = 255.0 - images[:, 0].double()
     grid = torch.arange(256, dtype=torch.float64) + 0.5
     seen = (dark.sum(1) @ grid) / dark.sum((1, 2))
