@@ -93,13 +93,14 @@ def make_step(config: TrainingConfig, labels: Tensor, device: torch.device) -> T
     of = family(config.family)
     G, D = of.generator(config.generator).to(device), of.discriminator(config.discriminator).to(device)
     G.rasterizer, G.info = config.rasterizer, checkpoint.run_info(config, FFHQ, labels)
-    D.low_dtype = precision.resolve(config.precision, device)
-    G.low_dtype = D.low_dtype if D.low_dtype == torch.bfloat16 else None
+    G.low_dtype = D.low_dtype = precision.set_up(config.precision, device)
     objective = of.objective(config, G, D)
     averages = {name: copy.deepcopy(G).eval() for name in objective.averages()}
     for network in (G, D, *averages.values()):
         network.requires_grad_(False)
-    return TimedStep(config, G, objective, averages, Collector())
+    step = TimedStep(config, G, objective, averages, Collector())
+    step.loss_scale = precision.loss_scale(D.low_dtype)
+    return step
 
 
 def random_batch(config: TrainingConfig, labels: Tensor) -> Batch:

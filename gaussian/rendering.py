@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gaussian.cameras import Cameras
 from gaussian.gaussians import FIELD_WIDTHS, Gaussians
+from torch_utils.precision import exact_float32
 
 BACKENDS = ("auto", "torch", "cpu", "gsplat", "diff-gaussian-rasterization")
 # What renders on a device beside the PyTorch back end; "auto" takes the first.
@@ -87,7 +88,7 @@ def render(
     checked = check_finite and scene.device.type == "cpu"
     if checked and not (name == "cpu" and (colors is not None or scene.sh_degree == 0)):
         _refuse_nonfinite(scene, cameras, background, colors, options.get("subset"))
-    with torch.autocast(scene.device.type, enabled=False):  # rasterisation needs float32 throughout
+    with torch.autocast(scene.device.type, enabled=False), exact_float32():  # rasterisation needs float32 throughout
         rgb, alpha, depth = _module(name).rasterize(
             scene, cameras.to(dtype=scene.dtype), height, width, background, colors, scale_modifier, **options
         )

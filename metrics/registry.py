@@ -24,6 +24,7 @@ from metrics.samples import Sampling
 from metrics.swd import sliced_wasserstein
 from metrics.view_drift import view_drift
 from torch_utils import distributed
+from torch_utils.precision import exact_float32
 from training.dataset import ImageDataset
 
 
@@ -110,6 +111,7 @@ def check_detectors(
     return [f"{name} will be left out: {missing[kind]}" for name in names if (kind := needs_detector(name)) in missing]
 
 
+@exact_float32()
 def compute_metric(
     name: str,  # see parse_metric
     G: Generator,

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 import dnnlib
+from torch_utils import precision
 
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ def initialise(device: str) -> torch.device:
         raise ValueError("--device=cuda: this PyTorch sees no CUDA device; use --device=cpu")
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     torch.set_num_threads(max(1, usable_cores() // local_world))
+    precision.allow_tf32(False)
     if use_cuda:
         torch.cuda.set_device(chosen)
     else:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_utils.precision import exact_float32
+
 Judge = Callable[[Tensor], Tensor]  # images [N, 3, R, R] to logits [N, 1]
 
 
@@ -53,7 +55,7 @@ def knn_distance(points: Tensor, neighbours: int) -> Tensor:
     batch, count, _ = points.shape
     if not 0 < neighbours < count:
         raise ValueError(f"knn_distance: k={neighbours} neighbours of {count} points; legal: 1 to {count - 1}")
-    with torch.no_grad():
+    with torch.no_grad(), exact_float32():
         distance = torch.cdist(points, points).diagonal_scatter(points.new_full((batch, count), torch.inf), 0, 1, 2)
         nearest = distance.topk(neighbours, largest=False).indices  # [B, P, k]
     chosen = nearest.flatten(1)[..., None].expand(-1, -1, 3)  # [B, P k, 3]

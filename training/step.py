@@ -57,6 +57,7 @@ class GanStep:
         self.phases = list(objective.phases())
         self.decays: Mapping[str, Callable[[int], float]] = objective.averages()
         self.ws_sum = PairwiseSum()  # of ws over the generated images of this step
+        self.loss_scale = 1.0  # on losses before they go back, off again in the gradients; see torch_utils/precision.py
         self.loss: Tensor | None = None  # of the phase under way, over this rank's micro-batches
 
     def optimized(self) -> dict[str, tuple[nn.Module, torch.optim.Optimizer]]:
@@ -105,7 +106,8 @@ class GanStep:
             phase.module.zero_grad(set_to_none=True)
             for loss in phase.losses(micro, StepContext(nimg, micro.draws)):
                 mean = loss.total.sum() / batch
-                mean.backward()  # type: ignore[no-untyped-call]
+                scaled = mean if self.loss_scale == 1 else mean * self.loss_scale
+                scaled.backward()  # type: ignore[no-untyped-call]
                 self.loss = mean.detach() if self.loss is None else self.loss + mean.detach()
                 for name, values in loss.report.items():
                     self.stats.report(name, values)
@@ -113,7 +115,10 @@ class GanStep:
                     self.ws_sum.add([loss.ws.sum(0)])
             total.add([p.grad for p in phase.learning if p.grad is not None])
         learnt = [p for p in phase.learning if p.grad is not None]  # the same for all micro-batches
-        for parameter, grad in zip(learnt, total.total(), strict=True):
+        grads = total.total()
+        if self.loss_scale != 1:
+            torch._foreach_mul_(grads, 1 / self.loss_scale)
+        for parameter, grad in zip(learnt, grads, strict=True):
             parameter.grad = grad
         phase.module.requires_grad_(False)
 

@@ -94,9 +94,7 @@ class Trainer:
         self.networks: dict[str, nn.Module] = {"G": self.G, "D": self.D}
         self.networks |= {name: copy.deepcopy(self.G).eval() for name in objective.averages()}
         self.G_ema: Generator = self.networks["G_ema"]  # type: ignore[assignment]
-        self.D.low_dtype = precision.resolve(config.precision, self.device)
-        if self.D.low_dtype == torch.bfloat16:  # has float32's range; with float16 the generator stays in float32
-            self.G.low_dtype = torch.bfloat16
+        self.G.low_dtype = self.D.low_dtype = precision.set_up(config.precision, self.device)
         if options.init_from:
             self._init_from(options.init_from)
             options.init_from = None  # its tensors are copied
@@ -104,6 +102,7 @@ class Trainer:
             module.requires_grad_(False)  # a phase switches on what it trains
         averages = {name: self.networks[name] for name in objective.averages()}
         self.gan = GanStep(config, self.G, objective, averages, self.stats)
+        self.gan.loss_scale = precision.loss_scale(self.D.low_dtype)
         self.stream = SampleStream(config, torch.from_numpy(dataset.labels), self.G.z_dim, self.device)
         self.state = RunState(self.networks, self.gan.optimized(), self.stats, grid)
         self.in_step = False  # while it is, weights and counts do not belong together

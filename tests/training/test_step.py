@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.training.gan import RELATIVISTIC, make_step, make_stream, network, phase_gradients
+from torch_utils import precision
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,15 @@ def test_gradients_do_not_depend_on_the_micro_batches(dtype, bound, objective):
             error = (parts[name] - expected).norm() / expected.norm().clamp_min(1e-30)
             if expected.norm() > 1e-12:  # a gradient that is zero up to rounding has no relative error
                 assert error < bound, (name, float(error))
+
+
+def test_a_scaled_loss_leaves_the_gradients_as_they_are():
+    """float16's scale is a power of two: it comes off again without rounding, before the norm is taken."""
+    plain, (step, micro) = phase_gradients(*make_step(4, torch.float32)), make_step(4, torch.float32)
+    step.loss_scale = precision.loss_scale(torch.float16)
+    assert step.loss_scale == 1024 and precision.loss_scale(torch.bfloat16) == precision.loss_scale(None) == 1
+    scaled = phase_gradients(step, micro)
+    assert all(torch.equal(scaled[name], plain[name]) for name in plain) and len(plain) > 100
 
 
 def test_views_reach_across_the_total_batch():

@@ -30,7 +30,7 @@ def describe(
         f"Background  {_background(config, dataset)}",
         f"Batch       {batch_line(config, config.stage_at(nimg), distributed.world_size())}",
         f"Device      {device}, {torch.get_num_threads()} threads; rasterizer "
-        f"{resolve_backend(config.rasterizer, device)}; convolutions "
+        f"{resolve_backend(config.rasterizer, device)}; convolutions and products "
         f"{'float32' if low is None else str(low).removeprefix('torch.')}",
     ]
     lines += [
