@@ -28,10 +28,12 @@ SLOW = {
     "tests/training/data/test_data_fuzz.py": 4,
     "tests/training/families/cgs/test_color.py::test_dead_splats_come_back": 3,
     "tests/training/families/cgs/test_golden.py::test_discriminator": 10,
+    "tests/training/families/test_compile.py": 25,
     "tests/training/families/test_relativistic.py::": 7,
     "tests/training/published/test_hostile_files.py": 28,
     "tests/training/runs/test_resume.py": 31,
     "tests/training/test_measure.py": 36,
     "tests/training/test_rank_equality.py": 34,
+    "tests/training/test_waits.py::test_a_step_copies_once_for_each_type_and_never_waits": 9,
     "tests/training/test_step.py::test_gradients_do_not_depend_on_the_micro_batches": 8,
 }

@@ -48,7 +48,8 @@ class TrainingConfig:
     label_noise: float = 0.0  # noise on the cameras that D is told, in standard deviations of the data's labels
 
     # Machine and measuring
-    precision: str = "auto"  # number format of the convolutions
+    precision: str = "auto"  # number format of the convolutions and large products
+    compile: bool = False  # G's synthesis and D, where first derivatives suffice, go through PyTorch's compiler
     rasterizer: str = "auto"  # back end of the splatting
     metrics: tuple[str, ...] = ("fid20k_full",)  # measured at every checkpoint
     detector: str | None = None  # weights of the 2015 Inception network

@@ -56,7 +56,8 @@ class GanStep:
             raise ValueError(f"optimiser {unfused[0]} must be fused, so that a non-finite gradient skips its step")
         self.phases = list(objective.phases())
         self.decays: Mapping[str, Callable[[int], float]] = objective.averages()
-        self.ws_sum = PairwiseSum()  # of ws over the generated images of this step
+        self.ws_sum = PairwiseSum()  # of ws over this rank's generated images of the phase under way
+        self.ws_total: Tensor | None = None  # over all ranks and the phases of this step; None where no loss gives ws
         self.loss_scale = 1.0  # on losses before they go back, off again in the gradients; see torch_utils/precision.py
         self.loss: Tensor | None = None  # of the phase under way, over this rank's micro-batches
 
@@ -125,13 +126,22 @@ class GanStep:
     def reduce(self, phase: Phase, requests: Tensor) -> tuple[list[str], Tensor, Tensor, Tensor]:
         """Sums the gradient of `phase` over ranks, clips it once and finds what is not finite.
 
+        All that is summed over ranks travels in one message: gradients, loss, requests, ws.
+
         Returns the names "loss", the parameters' and "norm over all"; for each a 1 if it is not finite; `requests` [R]
         summed over the ranks; and whether anything is not finite, as a tensor.
         """
         assert self.loss is not None
         named = [(n, p.grad) for n, p in phase.module.named_parameters() if p.grad is not None]
-        extra = torch.cat([self.loss.reshape(1), requests.to(self.loss)])
-        loss, requests = distributed.all_reduce_gradients(list(phase.module.parameters()), extra).tensor_split([1])
+        ws = self.ws_sum.total() if self.ws_sum else []  # of all ranks or of none
+        extra = torch.cat(
+            [self.loss.reshape(1), requests.to(self.loss), *(part.flatten().to(self.loss) for part in ws)]
+        )
+        summed = distributed.all_reduce_gradients(list(phase.module.parameters()), extra)
+        loss, requests, ws_total = summed.tensor_split([1, 1 + len(requests)])
+        if ws:
+            ws_total = ws_total.view_as(ws[0])
+            self.ws_total = ws_total if self.ws_total is None else self.ws_total + ws_total
         self.loss = None
         grads = [g for _, g in named]
         norms = torch.stack(torch._foreach_norm(grads))  # one fused call for all parameters
@@ -147,11 +157,11 @@ class GanStep:
 
     def update_truncation(self, nimg: int) -> None:
         """Moves G's truncation centre once per step towards the total batch's mean ws, equally on all ranks."""
-        if not self.ws_sum:  # the objective moves no truncation centre
+        if self.ws_total is None:  # the objective moves no truncation centre
             return
-        (ws_sum,) = self.ws_sum.total()
         batch = self.config.stage_at(nimg).batch
-        self.G.update_average(distributed.all_reduce_sum(ws_sum) / batch, batch)
+        self.G.update_average(self.ws_total / batch, batch)
+        self.ws_total = None
 
     def update_averages(self, nimg: int) -> None:
         """Moves every average of G's parameters by its decay; buffers are copied."""

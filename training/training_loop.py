@@ -98,6 +98,8 @@ class Trainer:
         if options.init_from:
             self._init_from(options.init_from)
             options.init_from = None  # its tensors are copied
+        if config.compile:
+            objective.compile()
         for module in self.networks.values():
             module.requires_grad_(False)  # a phase switches on what it trains
         averages = {name: self.networks[name] for name in objective.averages()}

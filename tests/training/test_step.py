@@ -8,6 +8,7 @@ import torch
 
 from tests.training.gan import RELATIVISTIC, make_step, make_stream, network, phase_gradients
 from torch_utils import precision
+from training.families.base import StepContext
 
 
 @pytest.mark.parametrize(
@@ -111,3 +112,25 @@ def test_moving_averages():
     for name, p in G_ema.named_parameters():
         torch.testing.assert_close(p, averaged[name].lerp(step.G.state_dict()[name], 1 - beta), rtol=1e-5, atol=1e-7)
     assert torch.equal(G_ema.w_avg, step.G.w_avg) and not torch.equal(step.G.w_avg, w_avg)
+
+
+@pytest.mark.parametrize("objective", [{}, RELATIVISTIC])
+def test_real_and_generated_images_in_one_call_are_judged_as_in_two(objective):
+    step, (micro,) = make_step(8, torch.float64, mbstd=4, objective=objective)
+    at, objective = StepContext(0), step.objective
+    _, images = objective.fakes(micro, at)
+    fake, real = objective.judge_both(images, micro, at)
+    apart = objective.judge(images, micro.d_labels, at), objective.judge(micro.real, micro.real_labels, at)
+    for got, expected in zip((fake, real), apart, strict=True):
+        torch.testing.assert_close(got, expected.squeeze(1), rtol=1e-12, atol=1e-12)
+
+
+def test_no_minibatch_std_group_holds_both_kinds():
+    """A generated image moves the logits of its own group, of four, and of no real image."""
+    step, (micro,) = make_step(8, torch.float64, mbstd=4)
+    at, objective = StepContext(0), step.objective
+    _, images = objective.fakes(micro, at)
+    fake, real = objective.judge_both(images, micro, at)
+    images[2] += torch.randn_like(images[2])
+    moved, same = objective.judge_both(images, micro, at)
+    assert torch.equal(same, real) and (moved != fake).nonzero().flatten().tolist() == [0, 2, 4, 6]

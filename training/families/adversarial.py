@@ -21,6 +21,7 @@ from training import losses
 from training.families.base import (
     Conditioning,
     Discriminator,
+    DiscriminatorOutput,
     Generator,
     Loss,
     ObjectiveConfig,
@@ -91,6 +92,8 @@ class AdversarialObjective:
         rates, beta2 = self.learning_rates(config.stage_at(0)), self.settings.beta2
         self.opt_G = _adam(G, rates["G"], (0.0, beta2))
         self.opt_D = _adam(D, rates["D"], (0.0, beta2**self._lazy_ratio))
+        self.synthesis: Callable[..., Any] | None = None  # G's, compiled; see `compile`
+        self.outputs: Callable[..., DiscriminatorOutput] | None = None  # D's, compiled
 
     @property
     def _lazy_ratio(self) -> float:
@@ -122,6 +125,15 @@ class AdversarialObjective:
             for name in settings.penalties
         ]
 
+    def compile(self, backend: str = "inductor") -> None:
+        """Compiles G's synthesis, and D where first derivatives suffice.
+
+        Gradient penalties keep the eager D: what PyTorch compiles has no second derivatives. Some versions refuse them,
+        others return a gradient that does not depend on D's weights (`_penalty`).
+        """
+        self.synthesis = torch.compile(self.G.synthesis, backend=backend)
+        self.outputs = torch.compile(self.D.outputs, backend=backend, dynamic=False)  # two batch sizes, each its own
+
     def averages(self) -> Mapping[str, Callable[[int], float]]:
         """Returns the one average, with a half-life in images that grows with the run."""
 
@@ -148,12 +160,25 @@ class AdversarialObjective:
     ) -> tuple[Tensor, Any, Rendering]:
         """Returns ws, scenes and renderings of z [b, z_dim] from cameras [b, V], conditioned on the first view."""
         ws = self.G.mapping(z, cameras[:, 0])
-        scene = self.G.synthesis(ws, at)
+        scene = (self.synthesis or self.G.synthesis)(ws, at)
         return ws, scene, self.G.render(scene, cameras, resolution, background, at)
 
     def judge(self, images: Tensor, labels: Tensor, at: StepContext, num_groups: int | None = None) -> Tensor:
         """Returns D's logits [N, 1] of images [N, 3, R, R] with camera labels [N, 25]."""
-        return self.D.outputs(self.shown(images, at), Conditioning(labels), num_groups).logits
+        return (self.outputs or self.D.outputs)(self.shown(images, at), Conditioning(labels), num_groups).logits
+
+    def judge_both(self, fake: Tensor, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
+        """Returns D's logits [b] of generated images [b, 3, R, R], and of the micro-batch's real ones, from one call.
+
+        They alternate, the generated and the real image of each sample: with twice the groups of one kind, the strided
+        minibatch-std groups of the discriminator hold one kind alone, exactly as in two calls of b images.
+        """
+        images = torch.stack([self.shown(fake, at), self.shown(micro.real, at)], 1).flatten(0, 1)  # [2 b, 3, R, R]
+        labels = torch.stack([micro.d_labels, micro.real_labels], 1).flatten(0, 1)  # [2 b, 25]
+        groups = 2 * self.D.num_groups(len(fake))
+        logits: Tensor = (self.outputs or self.D.outputs)(images, Conditioning(labels), groups).logits
+        generated, real = logits.view(-1, 2).unbind(1)
+        return generated, real
 
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Renders one scene per latent from V views, all judged in one batch (multi-view regularisation).
@@ -180,20 +205,16 @@ class AdversarialObjective:
         yield Loss(total, report)
 
     def discriminator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        """Judges generated images, then real ones; each pair as one where they are paired."""
-        ws, fake = self.fakes(micro, at)
-        logits = self.judge(fake, micro.d_labels, at).squeeze(1)
+        """Judges generated and real images in one call; each pair as one loss where they are paired."""
+        ws, images = self.fakes(micro, at)
+        fake, real = self.judge_both(images, micro, at)  # [b] each
+        report = _logit_report("fake", fake) | _logit_report("real", real)
         if micro.pairs is not None:
-            real = self.judge(micro.real, micro.real_labels, at).squeeze(1)
-            loss = losses.relativistic(real, logits)
-            report = _logit_report("real", real) | _logit_report("fake", logits) | _logit_report("pairs", real - logits)
-            yield Loss(loss, {"Loss/D/pairs": loss} | report, ws)
+            loss = losses.relativistic(real, fake)
+            yield Loss(loss, {"Loss/D/pairs": loss} | report | _logit_report("pairs", real - fake), ws)
             return
-        loss = losses.logistic(logits, real=False)
-        yield Loss(loss, {"Loss/D/fake": loss} | _logit_report("fake", logits), ws)
-        logits = self.judge(micro.real, micro.real_labels, at).squeeze(1)
-        loss = losses.logistic(logits, real=True)
-        yield Loss(loss, {"Loss/D/real": loss} | _logit_report("real", logits))
+        fake_loss, real_loss = losses.logistic(fake, real=False), losses.logistic(real, real=True)
+        yield Loss(fake_loss + real_loss, {"Loss/D/fake": fake_loss, "Loss/D/real": real_loss} | report, ws)
 
     def r1_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Penalises D's gradient at real images."""
@@ -212,7 +233,10 @@ class AdversarialObjective:
         return ws, rendering.image[:, 0]
 
     def _penalty(self, name: str, images: Tensor, labels: Tensor, at: StepContext) -> Loss:
-        """Returns a gradient penalty at images as D gets to see them, with gamma / 2 times the interval."""
+        """Returns a gradient penalty at images as D gets to see them, with gamma / 2 times the interval.
+
+        It goes through the eager D, whatever is compiled: its own gradient needs second derivatives.
+        """
 
         def judge(images: Tensor) -> Tensor:
             return self.D.outputs(images, Conditioning(labels)).logits

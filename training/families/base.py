@@ -196,6 +196,9 @@ class Objective(Protocol):
     def learning_rates(self, stage: Stage) -> Mapping[str, float]:
         """Returns the learning rate of each optimiser in a stage of the run."""
 
+    def compile(self) -> None:
+        """Compiles what goes through the networks often, for --compile. Second derivatives must stay eager."""
+
     def averages(self) -> Mapping[str, Callable[[int], float]]:
         """Returns the moving averages of G by name, each a function from the images seen to the share that is kept.
 
