@@ -1,4 +1,4 @@
-"""Implements the discriminator's image operations: bias and activation, FIR blur, downsampling, convolution.
+"""Implements the image operations of StyleGAN2: bias and activation, FIR blur, resampling, convolution.
 
 Every function takes [N, C, H, W] in any floating type and memory format, and is differentiable any number of times
 (R1 differentiates a gradient). The `_reference` functions are the slow, readable twins, with the same signatures.
@@ -61,6 +61,13 @@ def downsample_reference(x: Tensor) -> Tensor:
     return blur_reference(x, padding=1)[:, :, ::2, ::2]
 
 
+def upsample_reference(x: Tensor) -> Tensor:
+    """Doubles the size: puts a zero behind every pixel of a row and of a column, then filters with gain 4."""
+    spread = x.new_zeros(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+    spread[:, :, ::2, ::2] = x
+    return 4 * _depthwise_fir(F.pad(spread, (2, 1, 2, 1)), 0, stride=1)
+
+
 def blur(x: Tensor, padding: int) -> Tensor:
     """Computes blur_reference, fast also in the backward and double backward."""
     return _Blur.apply(x, padding)
@@ -71,6 +78,11 @@ def downsample(x: Tensor) -> Tensor:
     if x.shape[2] % 2 or x.shape[3] % 2:
         raise ValueError(f"downsample needs an even height and width, got {list(x.shape[2:])}")
     return _Downsample.apply(x)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Computes upsample_reference, fast also in the backward and double backward."""
+    return _DownsampleTranspose.apply(4 * x)
 
 
 def conv2d_reference(

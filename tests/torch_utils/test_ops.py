@@ -17,10 +17,11 @@ def test_filter_is_normalised_and_symmetric():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_downsample_and_blur_match_the_twins(dtype, layout):
+def test_resampling_and_blur_match_the_twins(dtype, layout):
     x = image(2, 3, 8, 6, dtype=dtype).detach().contiguous(memory_format=layout).requires_grad_()
     for fast, slow in (
         (ops.downsample, ops.downsample_reference),
+        (ops.upsample, ops.upsample_reference),
         (lambda t: ops.blur(t, 2), lambda t: ops.blur_reference(t, 2)),
     ):
         expected = slow(x)
@@ -52,13 +53,14 @@ def test_activation_matches_the_twin(activate, clamp):
     "operation",
     [
         ops.downsample,
+        ops.upsample,
         lambda x: ops.blur(x, 1),
         lambda x: ops.blur(x, 2),
         lambda x: ops.lrelu_clamp_(x * 1.0, 0.7),
         lambda x: ops.lrelu_clamp_(x * 1.0),
         lambda x: ops.conv2d(x, image(3, 2, 3, 3), image(3), padding=1),
     ],
-    ids=["downsample", "blur1", "blur2", "lrelu_clamp", "lrelu", "conv2d"],
+    ids=["downsample", "upsample", "blur1", "blur2", "lrelu_clamp", "lrelu", "conv2d"],
 )
 def test_gradients_of_gradients(operation):
     x = image(1, 2, 4, 6)
