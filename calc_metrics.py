@@ -101,8 +101,8 @@ class ProgressBar:
 def main(**options: Any) -> None:
     """Compute metrics of a trained generator.
 
-    fid<N>_full, fid3d_<N>_full, kid<N>_full, pr<N>k3_full, pr_inception<N>k3_full, is<N>, swd<N>, view_drift<N> and
-    fid_yaw<N> exist, <N> a number of generated images such as 200 or 50k.
+    fid<N>_full, fid3d_<N>_full, kid<N>_full, pr<N>k3_full, pr_inception<N>k3_full, is<N>, swd<N>, swd3d_<N>,
+    view_drift<N>, fid_yaw<N> and swd_yaw<N> exist, <N> a number of generated images such as 200 or 50k.
 
     \b
     python calc_metrics.py --network=runs/00000/network-snapshot-000040.pkl --metrics=swd2k

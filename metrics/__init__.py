@@ -1,4 +1,4 @@
-"""Metrics: FID, FID3D, KID, precision and recall, Inception score, SWD, view drift and FID by yaw."""
+"""Metrics: FID, FID3D, KID, precision and recall, Inception score, SWD, SWD3D, view drift, FID and SWD by yaw."""
 
 from metrics.detectors import Detector, load_detector
 from metrics.errors import MetricUnavailable

@@ -7,8 +7,8 @@ from pathlib import Path
 from metrics.results import MetricResult
 
 
-def save_fid_by_yaw(result: MetricResult, path: Path) -> None:
-    """Draws a bar per yaw bin of `fid_yaw<N>`, as wide as its bin; bins with few reals are hatched."""
+def save_by_yaw(result: MetricResult, path: Path) -> None:
+    """Draws a bar per yaw bin of `fid_yaw<N>` or `swd_yaw<N>`, as wide as it; bins of few reals are hatched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -22,7 +22,8 @@ def save_fid_by_yaw(result: MetricResult, path: Path) -> None:
         axes.annotate(f"{height:.3g}", ((low + high) / 2, height), ha="center", va="bottom")
     axes.axhline(result.value, linestyle="--", color="black", linewidth=1)
     axes.set_xlabel("yaw of the camera (degrees, + towards world +x)")
-    axes.set_ylabel(f"FID ({result.protocol['detector']})")
+    detector = result.protocol["detector"]
+    axes.set_ylabel("SWD" if detector is None else f"FID ({detector})")
     hatched = "; hatched: few reals" if few else ""
     axes.set_title(f"{result.name}: mean {result.value:.4g} (dashed){hatched}")
     figure.savefig(path, dpi=100)

@@ -21,7 +21,7 @@ from metrics.kid import kid
 from metrics.precision_recall import NEIGHBOURS, precision_and_recall
 from metrics.results import MetricResult, MetricSpec, Outcome
 from metrics.samples import Sampling
-from metrics.swd import sliced_wasserstein
+from metrics.swd import sliced_wasserstein, swd_yaw
 from metrics.view_drift import view_drift
 from torch_utils import distributed
 from torch_utils.precision import exact_float32
@@ -49,6 +49,10 @@ def _swd(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
     return sliced_wasserstein(spec, sampling)
 
 
+def _swd_yaw(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
+    return swd_yaw(spec, sampling)
+
+
 KINDS = {
     "fid": _Kind("fid<N>_full", fid, INCEPTION),
     "fid3d": _Kind("fid3d_<N>_full", fid, INCEPTION),
@@ -61,6 +65,8 @@ KINDS = {
     "is": _Kind("is<N>", inception_score, INCEPTION, larger_is_better=True, least=SPLITS),
     "view_drift": _Kind("view_drift<N>", view_drift, INCEPTION, optional=True),
     "swd": _Kind("swd<N>", _swd),
+    "swd3d": _Kind("swd3d_<N>", _swd),
+    "swd_yaw": _Kind("swd_yaw<N>", _swd_yaw),
 }
 # This published name means 50,000 images and 3 neighbours. Here k3 is part of every name, so that 200 images can be
 # asked for as pr200k3_full; the published name keeps its meaning, and other thousands are written pr20kk3_full.

@@ -35,7 +35,7 @@ def result_line(result: MetricResult, snapshot: str | Path | None) -> dict[str, 
 def write_result(result: MetricResult, run_dir: str | Path, snapshot: str | Path | None) -> dict[str, Any]:
     """Appends one JSON line to `run_dir`/metric-<name>.jsonl and returns what it holds. Call it on one rank.
 
-    `fid_yaw<N>` is drawn as well, to metric-<name>-<snapshot>.png. Raises OSError if the file system refuses.
+    `fid_yaw<N>` and `swd_yaw<N>` are drawn, to metric-<name>-<snapshot>.png. Raises OSError if the disk refuses.
     """
     line = result_line(result, snapshot)
     folder = Path(run_dir)
@@ -44,5 +44,5 @@ def write_result(result: MetricResult, run_dir: str | Path, snapshot: str | Path
         file.write(json.dumps(line) + "\n")
     if "yaw_edges_deg" in result.protocol:
         stem = "" if snapshot is None else f"-{Path(snapshot).stem}"
-        plots.save_fid_by_yaw(result, folder / f"metric-{result.name}{stem}.png")
+        plots.save_by_yaw(result, folder / f"metric-{result.name}{stem}.png")
     return line

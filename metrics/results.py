@@ -11,7 +11,7 @@ class MetricSpec:
     """Holds a parsed metric name."""
 
     kind: str  # a key of registry.KINDS
-    count: int  # generated images; latents for view_drift; generated images per bin for fid_yaw
+    count: int  # generated images; latents for view_drift; generated images per bin for fid_yaw and swd_yaw
     name: str  # as it was given
 
 

@@ -123,6 +123,11 @@ def data_cameras(sampling: Sampling, items: Tensor | np.ndarray) -> Cameras:
     return Cameras.from_labels(torch.as_tensor(sampling.dataset.labels)[items].to(sampling.device))
 
 
+def conditioning(frontal: bool) -> str:
+    """Says in a result's protocol what camera the mapping of `fake_images` was told."""
+    return "the data's frontal camera" if frontal else "the rendering camera"
+
+
 def frontal_cameras(sampling: Sampling, count: int) -> Cameras:
     """Returns the one frontal camera of the data's geometry, `count` times."""
     return sampling.dataset.geometry.frontal().to(sampling.device).expand(count)
@@ -154,13 +159,14 @@ def fake_images(
 ) -> Batches:
     """Yields this rank's batches uint8 [B, 3, R, R] of `count` generated images, from cameras of random data items.
 
-    The mapping is conditioned on the camera of the image, or, as FID3D asks, on the one frontal camera of the data.
+    The mapping is conditioned on the camera of the image or, as FID3D and SWD3D ask, on the data's one frontal camera.
     """
     pool = np.arange(len(sampling.dataset)) if pool is None else pool
     batches = sampling.batches(count)
     for indices in batches:
         samples = range(first + indices.start, first + indices.stop)
-        items = pool[random.integers(sampling.seed, "metric/label", samples, len(pool))]
+        # As NumPy: it takes a tensor of one index for a number, and a batch of one image would lose its dimension.
+        items = pool[random.integers(sampling.seed, "metric/label", samples, len(pool)).numpy()]
         cameras = data_cameras(sampling, items)
         condition = frontal_cameras(sampling, len(indices)) if frontal_conditioning else cameras
         yield indices, picture(sampling, latents(sampling, samples), condition, cameras, indices is batches[0])

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from metrics.errors import MetricUnavailable
 from metrics.results import MetricSpec, Outcome
-from metrics.samples import Sampling, each, fake_images, random_items, real_images
+from metrics.samples import Batches, Sampling, conditioning, each, fake_images, random_items, real_images
+from metrics.yaw_bins import YAW_BINS, YawBins
 from torch_utils import distributed, random
 
 COARSEST = 16  # px, the last level of the pyramid
@@ -221,15 +222,39 @@ def swd(images_a: Tensor | np.ndarray, images_b: Tensor | np.ndarray, seed: int 
 
 
 def sliced_wasserstein(spec: MetricSpec, sampling: Sampling) -> Outcome:
-    """Computes `swd<N>` of as many reals as fakes, min(N, size of the set)."""
+    """Computes `swd<N>` and `swd3d_<N>` of as many reals as fakes, min(N, size of the set).
+
+    swd3d is ours: the mapping is conditioned on the frontal camera, as in FID3D. Samples, cameras and patches are those
+    of swd, so the two are equal bit for bit for a generator that ignores the condition.
+    """
+    frontal = spec.kind == "swd3d"
     count = min(spec.count, len(sampling.dataset))
-    mine = sum(len(batch) for batch in sampling.batches(count))
+    values = _between(sampling, random_items(sampling, count), fake_images(sampling, count, frontal))
+    protocol = {"num_real": count, "num_fake": count, "conditioning": conditioning(frontal)}
+    return Outcome(values["mean"], values, protocol)
+
+
+def swd_yaw(spec: MetricSpec, sampling: Sampling) -> Outcome:
+    """Computes `swd_yaw<N>`: SWD of each of 5 yaw bins, min(N, smallest bin) reals and as many fakes per bin; ours."""
+    bins = YawBins.of(sampling)
+    count = min(spec.count, *(len(items) for items in bins.items))
+    values = {}
+    for b, items in enumerate(bins.items):
+        some = items[random.permutation(sampling.seed, "metric/swd_yaw/real", b, len(items))[:count]]
+        fakes = fake_images(sampling, count, pool=items, first=b * count)
+        values[f"{spec.kind}_bin{b + 1}"] = _between(sampling, some, fakes)["mean"]
+    numbers = {"num_real": count * YAW_BINS, "num_fake": count * YAW_BINS}
+    return Outcome(sum(values.values()) / YAW_BINS, values, {**numbers, **bins.protocol()}, bins.note())
+
+
+def _between(sampling: Sampling, items: np.ndarray, fakes: Batches) -> dict[str, float]:
+    """Returns the `distance` of the data items `items` and as many fakes, on all ranks."""
+    mine = sum(len(batch) for batch in sampling.batches(len(items)))
     try:
         own = [PatchDescriptors(sampling.G.resolution, mine, sampling.seed, sampling.device) for _ in range(2)]
     except ValueError as error:  # a resolution without a pyramid
         raise MetricUnavailable(str(error)) from None
-    sources = (real_images(sampling, random_items(sampling, count)), fake_images(sampling, count))
-    for descriptors, images in zip(own, sources, strict=True):
+    for descriptors, images in zip(own, (real_images(sampling, items), fakes), strict=True):
         each(images, descriptors.add)
     real, fake = (descriptors.gather() for descriptors in own)
 
@@ -237,5 +262,4 @@ def sliced_wasserstein(spec: MetricSpec, sampling: Sampling) -> Outcome:
         assert real is not None and fake is not None
         return distance(real, fake)
 
-    values = distributed.on_main(measure)
-    return Outcome(values["mean"], values, {"num_real": count, "num_fake": count})
+    return distributed.on_main(measure)

@@ -27,6 +27,8 @@ METRICS = (
     "swd40",
     "view_drift30",
     "fid_yaw20",
+    "swd3d_40",
+    "swd_yaw8",
 )
 TIMEOUT_S = 2
 

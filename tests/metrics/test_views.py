@@ -1,4 +1,4 @@
-"""Tests what view drift and FID by yaw answer for generators whose fault is known."""
+"""Tests what view drift, SWD3D, and FID and SWD by yaw answer for generators whose fault is known."""
 
 import pytest
 import torch
@@ -101,3 +101,37 @@ def test_fid_by_yaw_finds_the_bad_side(tmp_path, make_dataset, tiny_detector):
     assert line["results"]["fid_yaw40"] == result.value
     picture = tmp_path / "run" / "metric-fid_yaw40-network-snapshot-000007.png"
     assert picture.stat().st_size > 5000
+
+
+def test_swd3d_is_swd_bit_for_bit_without_camera_conditioning(dataset):
+    plain, frontal = (compute_metric(name, ToyGenerator(), dataset) for name in ("swd40", "swd3d_40"))
+    assert plain.value > 1 and frontal.values == plain.values
+    assert plain.protocol.pop("conditioning") == "the rendering camera"
+    assert frontal.protocol.pop("conditioning") == "the data's frontal camera"
+    assert frontal.protocol == plain.protocol
+
+
+def test_swd3d_exceeds_swd_with_a_leak(tmp_path, make_dataset):
+    """Where pose and colour go together in the data, a leak matches them in SWD; SWD3D takes the pose away."""
+    gaps = []
+    for leak in (1.0, 2.0, 4.0):
+        dataset = ImageDataset(make_dataset(tmp_path / str(leak), count=100, leak=leak))
+        plain, frontal = (compute_metric(name, ToyGenerator(leak), dataset).value for name in ("swd100", "swd3d_100"))
+        gaps.append(frontal / plain)
+    assert 1.1 < gaps[0] < gaps[1] < gaps[2], gaps  # 1.15, 1.40, 1.68
+
+
+def test_swd_by_yaw_finds_the_bad_side(tmp_path, make_dataset):
+    dataset = ImageDataset(make_dataset(tmp_path / "set", count=103, brightness=0.6))
+    good, bad = (compute_metric("swd_yaw40", G(brightness=0.6), dataset) for G in (ToyGenerator, BadOnOneSide))
+    for result in (good, bad):
+        assert list(result.values) == [f"swd_yaw_bin{b}" for b in range(1, 6)]
+        assert result.value == pytest.approx(sum(result.values.values()) / 5)
+        assert result.protocol["num_real"] == result.protocol["num_fake"] == 100  # 20 a bin: the smallest has no more
+    ratios = [bad.values[name] / value for name, value in good.values.items()]
+    assert min(ratios[:2]) > 1.5 and ratios[2:] == [1, 1, 1], ratios
+    with pytest.raises(MetricUnavailable, match="8 images do not fill 5 yaw bins"):
+        compute_metric("swd_yaw8", ToyGenerator(), ImageDataset(make_dataset(tmp_path / "few", count=8)))
+
+    write_result(bad, tmp_path / "run", "network-snapshot-000007.pkl")
+    assert (tmp_path / "run" / "metric-swd_yaw40-network-snapshot-000007.png").stat().st_size > 5000
