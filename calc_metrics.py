@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from tqdm import tqdm
 
 import dnnlib
 import metrics
@@ -76,23 +74,6 @@ class Request:
     batch_size: int  # images at once
 
 
-class ProgressBar:
-    """Shows a tqdm bar that starts afresh for every kind of image. With several processes it is that of the first."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.what, self.bar = name, "", tqdm(disable=True)
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Moves the bar of `what` to `done` of `total` images."""
-        if what != self.what:
-            self.bar.close()
-            self.what = what
-            self.bar = tqdm(total=total, desc=f"{self.name}: {what}", unit="img", leave=False, disable=None)
-        self.bar.update(done - self.bar.n)
-        if done == total:
-            self.bar.close()
-
-
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
 @FILES
 @METRICS
@@ -128,13 +109,15 @@ def compute(request: Request) -> None:
     assert G.info is not None  # every generator from a file has it
     config = G.info.config
     names = _names(request.metrics, config)
-    detector, detector_vgg = _detectors(names, request, config, device)
+    detector, detector_vgg = metrics.load_detectors(
+        names, request.detector or config["detector"], request.detector_vgg or config["detector_vgg"], device
+    )
     dataset = _dataset(request, config)
     folder = Path(request.network).parent if request.outdir is None else Path(request.outdir)
     dnnlib.require_place(folder)
     main_rank, ranks = distributed.rank() == 0, distributed.world_size()
     for name in names:
-        with _named(name):
+        with metrics.named(name):
             if main_rank and metrics.parse_metric(name).count >= LONG:
                 network = {"inception": detector, "vgg": detector_vgg}.get(metrics.needs_detector(name) or "")
                 network = network if isinstance(network, metrics.Detector) else None
@@ -149,7 +132,7 @@ def compute(request: Request) -> None:
                 device=device,
                 batch_size=request.batch_size,
                 cache=request.cache,
-                progress=ProgressBar(name) if main_rank else None,
+                progress=metrics.ProgressBar(name) if main_rank else None,
             )
         if main_rank:
             if "cache" in result.real_statistics:
@@ -185,31 +168,6 @@ def _names(given: str | None, config: Mapping[str, Any]) -> list[str]:
             except ValueError as error:
                 raise click.ClickException(f"--metrics={given}: {error}") from None
     return names
-
-
-def _detectors(
-    names: list[str], request: Request, config: Mapping[str, Any], device: torch.device
-) -> tuple[str | metrics.Detector | None, str | metrics.Detector | None]:
-    """Loads Inception and VGG-16 once where a metric needs them; else returns what names their weights."""
-    inception: str | metrics.Detector | None = request.detector or config["detector"]
-    vgg: str | metrics.Detector | None = request.detector_vgg or config["detector_vgg"]
-    needed_by = {metrics.needs_detector(name): name for name in reversed(names)}  # the first that needs it
-    if "inception" in needed_by:
-        with _named(needed_by["inception"]):
-            inception = metrics.load_on_all_ranks(inception, "inception", device)
-    if "vgg" in needed_by:
-        with _named(needed_by["vgg"]):
-            vgg = metrics.load_on_all_ranks(vgg, "vgg", device)
-    return inception, vgg
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Within it, the reason why a metric cannot be computed begins with its name."""
-    try:
-        yield
-    except metrics.MetricUnavailable as reason:
-        raise metrics.MetricUnavailable(f"{name}: {reason}") from None
 
 
 def _dataset(request: Request, config: Mapping[str, Any]) -> ImageDataset:

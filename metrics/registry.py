@@ -13,7 +13,7 @@ import torch
 
 import dnnlib
 from metrics.detectors import INCEPTION, VGG, Detector, DetectorKind, load_detector
-from metrics.errors import MetricUnavailable, one_line
+from metrics.errors import MetricUnavailable, named, one_line
 from metrics.fid import fid, fid_yaw
 from metrics.generators import Generator
 from metrics.inception_score import SPLITS, inception_score
@@ -33,6 +33,7 @@ class _Kind:
     """Describes the metrics whose names differ in the count alone."""
 
     form: str  # how the name is written, <N> for the count
+    meaning: str  # in a few words, for the header of a table
     compute: Callable[[MetricSpec, Sampling, Any], Outcome]  # the third argument is a Detector or None
     detector: DetectorKind | None = None  # the network whose features it takes
     optional: bool = False  # works without the detector too
@@ -54,19 +55,33 @@ def _swd_yaw(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
 
 
 KINDS = {
-    "fid": _Kind("fid<N>_full", fid, INCEPTION),
-    "fid3d": _Kind("fid3d_<N>_full", fid, INCEPTION),
-    "fid_yaw": _Kind("fid_yaw<N>", fid_yaw, INCEPTION),
-    "kid": _Kind("kid<N>_full", kid, INCEPTION),
-    "pr": _Kind("pr<N>k3_full", precision_and_recall, VGG, larger_is_better=True, least=NEIGHBOURS + 1),
-    "pr_inception": _Kind(
-        "pr_inception<N>k3_full", precision_and_recall, INCEPTION, larger_is_better=True, least=NEIGHBOURS + 1
+    "fid": _Kind("fid<N>_full", "Fréchet distance of Inception features", fid, INCEPTION),
+    "fid3d": _Kind("fid3d_<N>_full", "FID of a generator told the frontal camera", fid, INCEPTION),
+    "fid_yaw": _Kind("fid_yaw<N>", "FID by the yaw of the camera, mean of 5 bins", fid_yaw, INCEPTION),
+    "kid": _Kind("kid<N>_full", "kernel distance of Inception features", kid, INCEPTION),
+    "pr": _Kind(
+        "pr<N>k3_full",
+        "precision and recall, harmonic mean",
+        precision_and_recall,
+        VGG,
+        larger_is_better=True,
+        least=NEIGHBOURS + 1,
     ),
-    "is": _Kind("is<N>", inception_score, INCEPTION, larger_is_better=True, least=SPLITS),
-    "view_drift": _Kind("view_drift<N>", view_drift, INCEPTION, optional=True),
-    "swd": _Kind("swd<N>", _swd),
-    "swd3d": _Kind("swd3d_<N>", _swd),
-    "swd_yaw": _Kind("swd_yaw<N>", _swd_yaw),
+    "pr_inception": _Kind(
+        "pr_inception<N>k3_full",
+        "precision and recall of Inception features",
+        precision_and_recall,
+        INCEPTION,
+        larger_is_better=True,
+        least=NEIGHBOURS + 1,
+    ),
+    "is": _Kind("is<N>", "Inception score", inception_score, INCEPTION, larger_is_better=True, least=SPLITS),
+    "view_drift": _Kind(
+        "view_drift<N>", "how far the camera told moves an identity", view_drift, INCEPTION, optional=True
+    ),
+    "swd": _Kind("swd<N>", "distance of image patches", _swd),
+    "swd3d": _Kind("swd3d_<N>", "SWD of a generator told the frontal camera", _swd),
+    "swd_yaw": _Kind("swd_yaw<N>", "SWD by the yaw of the camera, mean of 5 bins", _swd_yaw),
 }
 # This published name means 50,000 images and 3 neighbours. Here k3 is part of every name, so that 200 images can be
 # asked for as pr200k3_full; the published name keeps its meaning, and other thousands are written pr20kk3_full.
@@ -89,6 +104,11 @@ def parse_metric(name: str) -> MetricSpec:
 def larger_is_better(name: str) -> bool:
     """Says whether more of the metric is better. Raises ValueError as `parse_metric` does."""
     return KINDS[parse_metric(name).kind].larger_is_better
+
+
+def meaning(name: str) -> str:
+    """Says in a few words what the metric is. Raises ValueError as `parse_metric` does."""
+    return KINDS[parse_metric(name).kind].meaning
 
 
 def needs_detector(name: str) -> Literal["inception", "vgg"] | None:
@@ -115,6 +135,37 @@ def check_detectors(
                 raise
             missing[kind] = str(reason)
     return [f"{name} will be left out: {missing[kind]}" for name in names if (kind := needs_detector(name)) in missing]
+
+
+def load_detectors(
+    names: Iterable[str],
+    detector: str | Detector | None,
+    detector_vgg: str | Detector | None,
+    device: torch.device,
+) -> tuple[str | Detector | None, str | Detector | None]:
+    """Loads Inception and VGG-16 once where metrics take their features; else returns what names their weights.
+
+    A metric that can do without a detector does so where none was named and none is found.
+    Raises MetricUnavailable, which begins with the name of the metric.
+    """
+    sources: dict[str, str | Detector | None] = {INCEPTION: detector, VGG: detector_vgg}
+    for name in names:
+        entry = KINDS[parse_metric(name).kind]
+        if entry.detector is not None:
+            with named(name):
+                found = _detector_for(entry, sources[entry.detector], device)
+            sources[entry.detector] = found or sources[entry.detector]
+    return sources[INCEPTION], sources[VGG]
+
+
+def features_key(name: str, detector: str | Detector | None, detector_vgg: str | Detector | None) -> str | None:
+    """Returns what the features of a metric depend on, given what `load_detectors` returned; None for a metric of none.
+
+    Raises ValueError as `parse_metric` does.
+    """
+    sources: dict[str | None, str | Detector | None] = {INCEPTION: detector, VGG: detector_vgg}
+    used = sources.get(KINDS[parse_metric(name).kind].detector)
+    return used.key if isinstance(used, Detector) else None
 
 
 @exact_float32()

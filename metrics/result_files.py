@@ -15,7 +15,7 @@ from metrics.results import MetricResult
 from torch_utils import distributed
 
 
-def result_line(result: MetricResult, snapshot: str | Path | None) -> dict[str, Any]:
+def result_line(result: MetricResult, snapshot: str | Path | None = None) -> dict[str, Any]:
     """Returns the JSON-able record of a result; `snapshot` is named, not read."""
     line: dict[str, Any] = {
         "results": {result.name: result.value, **result.values},

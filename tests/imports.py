@@ -45,6 +45,7 @@ FLOORS = (
     ("safety",),
     ("training_loop",),
     ("measure", "replay", "inversion", "viewer"),
+    ("comparison",),
 )
 FAMILY_PAIRS = {("cgof", "pigan")}
 EMPTY = {"training", "training.published"}  # packages whose __init__.py imports nothing

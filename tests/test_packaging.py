@@ -31,6 +31,7 @@ COMMANDS = {
     "splatgan-data": "dataset_tool:main",
     "splatgan-convert": "convert_checkpoint:main",
     "splatgan-report": "report:main",
+    "splatgan-compare": "compare:main",
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

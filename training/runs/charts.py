@@ -27,9 +27,10 @@ def downsample(points: Sequence[Point], limit: int = MAX_POINTS) -> list[tuple[f
     return result
 
 
-def line_chart(title: str, series: Mapping[str, Sequence[Point]], x_label: str) -> str:
+def line_chart(title: str, series: Mapping[str, Sequence[Point]], x_label: str, last: bool = True) -> str:
     """Draws a <figure>: a line per series of finite points (x, y) and, where points were joined, their range behind it.
 
+    last: the key gives the last value of each series.
     Returns "" if there is no point at all.
     """
     lines = {name: downsample(points) for name, points in series.items() if points}
@@ -65,7 +66,8 @@ def line_chart(title: str, series: Mapping[str, Sequence[Point]], x_label: str) 
                 f'<circle class="dot {color}" r="2.5" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}"/>' for p in middle
             ]
     key = "".join(
-        f'<span><i class="s{i % NUM_COLORS}"></i>{html.escape(name)} <b>{line[-1][1]:.4g}</b></span>'
+        f'<span><i class="s{i % NUM_COLORS}"></i>{html.escape(name)}'
+        + (f" <b>{line[-1][1]:.4g}</b></span>" if last else "</span>")
         for i, (name, line) in enumerate(lines.items())
     )
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 4}" role="img">{"".join(parts)}</svg>'

@@ -46,10 +46,14 @@ def save_fakes(path: Path, G: Generator, grid: dict[str, torch.Tensor], config: 
 
 def make_grid(config: TrainingConfig, dataset: ImageDataset, z_dim: int) -> dict[str, torch.Tensor]:
     """Chooses the rows' latents and the columns' cameras: the data's yaws, 5th to 95th percentile, at level pitch."""
-    yaw, _ = Cameras.from_labels(torch.from_numpy(dataset.labels)).yaw_pitch(dataset.geometry)
-    low, high = yaw.quantile(0.05).item(), yaw.quantile(0.95).item()
-    cameras = dataset.geometry.orbit(torch.linspace(low, high, GRID_COLUMNS))
+    cameras = dataset.geometry.orbit(grid_yaws(dataset))
     return {"z": random.normal(config.seed, "grid/z", range(GRID_ROWS), (z_dim,)), "labels": cameras.labels}
+
+
+def grid_yaws(dataset: ImageDataset) -> torch.Tensor:
+    """Returns the yaws [7] of pictures, in radians: even steps from the 5th to the 95th percentile of the data's."""
+    yaw, _ = Cameras.from_labels(torch.from_numpy(dataset.labels)).yaw_pitch(dataset.geometry)
+    return torch.linspace(yaw.quantile(0.05).item(), yaw.quantile(0.95).item(), GRID_COLUMNS)
 
 
 def print_status(tick: int, nimg: int, timing: dict[str, float], values: dict[str, float]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import fnmatch
 import html
 import json
@@ -13,6 +12,7 @@ from typing import Any
 
 from training.families import DEFAULT_FAMILY, FAMILIES
 from training.runs.charts import Point, line_chart
+from training.runs.page import grid, page, picture, section, value_table
 
 MAX_FAKES = 6  # pictures over time: the first, the last, and even steps between
 COMMON_CURVES: Sequence[tuple[str, Sequence[str]]] = (  # title, names in stats.jsonl, where * stands for any phase
@@ -30,28 +30,6 @@ LEVEL_CURVES = (  # title, last part of the names of statistics by level
     ("Distance from the origin by level", "distance"),
     ("Share of black splats by level", "black"),
 )
-
-STYLE = """
-:root{color-scheme:light dark;--ink:#222;--soft:#777;--paper:#fff;--grid:#e4e4e4}
-@media(prefers-color-scheme:dark){:root{--ink:#ddd;--soft:#999;--paper:#16181c;--grid:#333}}
-body{font:15px/1.45 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-  max-width:1440px;margin:2em auto;padding:0 1em}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(400px,1fr));gap:1.2em 1.6em}
-figure{margin:0}figcaption{font-weight:600}svg{width:100%}svg text{font-size:11px;fill:var(--soft)}
-.grid{stroke:var(--grid)}
-.line{fill:none;stroke:var(--c);stroke-width:1.6}.band{fill:var(--c);opacity:.18}.dot{fill:var(--c)}
-.key{font-size:13px;display:flex;flex-wrap:wrap;gap:.2em 1em}
-
-.key i{display:inline-block;
-  width:.8em;height:.8em;margin-right:.4em;background:var(--c)}
-.s0{--c:#0072b2}.s1{--c:#d55e00}
-.s2{--c:#009e73}.s3{--c:#cc79a7}
-.s4{--c:#e69f00}.s5{--c:#56b4e9}.s6{--c:#8c6bb1}.s7{--c:#888}
-img{max-width:100%}
-.fakes{display:grid;grid-template-columns:repeat(auto-fill,minmax(420px,1fr));gap:1em}.fakes img{width:100%}
-table{border-collapse:collapse;font-size:13px}
-td{padding:.1em 1em .1em 0;vertical-align:top;border-bottom:1px solid var(--grid)}
-"""
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -80,20 +58,16 @@ def build_report(run_dir: Path) -> str:
     """Returns the page as HTML that needs no other file. Raises ValueError if `run_dir` is not the folder of a run."""
     config = _read_options(run_dir)
     stats = read_records(run_dir / "stats.jsonl")
-    title = html.escape(run_dir.resolve().name)
     sections = [
-        f"<h1>{title}</h1><p>{_summary(config, stats)}</p>",
-        _section("Curves", _grid(line_chart(name, _series(stats, names), "kimg") for name, names in curves(config))),
-        _section("Gaussians by level", _grid(_level_charts(stats))),
-        _section("Metrics", _grid(_metric_charts(run_dir))),
-        _section("Pictures", _fakes(run_dir)),
-        _section("Data", _picture(run_dir / "reals.png") + _picture(run_dir / "cameras.png")),
-        _section("Configuration", _table(config)),
+        f"<h1>{html.escape(run_dir.resolve().name)}</h1><p>{_summary(config, stats)}</p>",
+        section("Curves", grid(line_chart(name, _series(stats, names), "kimg") for name, names in curves(config))),
+        section("Gaussians by level", grid(_level_charts(stats))),
+        section("Metrics", grid(_metric_charts(run_dir))),
+        section("Pictures", _fakes(run_dir)),
+        section("Data", _picture(run_dir / "reals.png") + _picture(run_dir / "cameras.png")),
+        section("Configuration", value_table(config)),
     ]
-    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{title}</title>"
-    return (
-        f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>"
-    )
+    return page(run_dir.resolve().name, sections)
 
 
 def curves(config: dict[str, Any]) -> Sequence[tuple[str, Sequence[str]]]:
@@ -192,34 +166,4 @@ def _fakes(run_dir: Path) -> str:
 
 
 def _picture(path: Path) -> str:
-    if not path.exists():
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    name = html.escape(path.stem)
-    return f'<figure><figcaption>{name}</figcaption><img alt="{name}" src="data:image/png;base64,{data}"></figure>'
-
-
-def _table(config: dict[str, Any]) -> str:
-    rows = (f"<tr><td>{html.escape(name)}<td>{html.escape(json.dumps(value))}" for name, value in _flat(config))
-    return f"<table>{''.join(rows)}</table>"
-
-
-def _flat(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    """Yields names and values of nested records: "objective.gamma", "stages[1].batch"; lists of plain values stay."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else key)
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{name}[{i}]")
-    else:
-        yield name, value
-
-
-def _grid(charts: Iterable[str]) -> str:
-    content = "".join(charts)
-    return f"<div class=charts>{content}</div>" if content else ""
-
-
-def _section(title: str, content: str) -> str:
-    return f"<h2>{title}</h2>{content}" if content else ""
+    return picture(path.read_bytes(), path.stem) if path.exists() else ""

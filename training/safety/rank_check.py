@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -27,10 +28,14 @@ def require_equal_runs(config: TrainingConfig, dataset: ImageDataset, device: to
     distributed.self_test(fields | versions, device)
 
 
-def code_revision() -> str:
-    """Hashes the source files that training uses, wherever they lie and whether or not they are in a repository."""
+def code_revision(names: Iterable[str] = _PACKAGES) -> str:
+    """Hashes source files, wherever they lie and whether or not they are in a repository.
+
+    names: folders and files below the root; those that training uses unless others are asked for.
+    """
     digest = hashlib.sha256()
-    for path in sorted(p for name in _PACKAGES for p in (ROOT / name).rglob("*") if p.suffix in (".py", ".cpp", ".h")):
+    inside = [p for name in names for p in (ROOT / name, *(ROOT / name).rglob("*"))]
+    for path in sorted(p for p in inside if p.suffix in (".py", ".cpp", ".h") and p.is_file()):
         digest.update(f"{path.relative_to(ROOT).as_posix()}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
