@@ -24,13 +24,15 @@ _UPS = ("auto", "x", "y", "z", "-x", "-y", "-z", "keep")
 
 @click.group(context_settings={"show_default": True})
 @version
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Make, check, convert and import posed data sets; docs/data.md tells about layouts and labels.
 
     What is written has the FFHQC layout: DEST/dataset.json holds one label of 25 numbers per image (camera-to-world 4x4
     with OpenCV axes, then intrinsics 3x3 normalised by the image size), DEST/mask the masks, DEST/<resolution> the
     images; --data of train.py takes the last.
     """
+    ctx.with_resource(dnnlib.stoppable())  # a stop signal leaves no half-written set
 
 
 @main.command()
@@ -76,24 +78,30 @@ def synthesize(
 def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> None:
     """Check the labels, images and masks of the set in PATH, and list every offending file.
 
-    --fix writes 8-bit RGB images and masks, square and of one size, and leaves out what cannot be read, has no mask or
-    no legal label.
+    --fix writes 8-bit RGB images and masks, square and of one size, mends masks of 0 and 1 and inverted ones, and
+    leaves out what cannot be read, has no mask or no legal label.
     """
-    from training.data.validation import validate_set
+    from training.data.validation import inspect_set
     from training.dataset import ImageDataset
 
     if fix != (dest is not None):
         raise click.UsageError("--fix and --dest go together")
+    if resolution is not None and not fix:
+        raise click.UsageError("--resolution goes with --fix")
     with tqdm(unit="img", desc="validate", delay=0.5, disable=None) as bar:
-        problems = validate_set(path, bar.update)
+        found = inspect_set(path, bar.update)
+    problems = found.problems
     for problem in problems:
         click.echo(problem)
+    if dest is None:
+        _say(found.notes)
     if dest is not None:
         from training.data.making.convert import fix_set
 
         report = _written(lambda progress: fix_set(path, dest, resolution, progress))
         for line in report.dropped:
             click.echo(f"left out: {line}")
+        _say(report.notes)
         click.echo(f"{report.count} images of {report.resolution} px, {len(report.dropped)} left out: {report.images}")
     elif problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {path}, the first: {problems[0]}"
@@ -102,6 +110,11 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
         dataset = ImageDataset(path, "all")
         masks = "with masks" if dataset.has_masks else "without masks"
         click.echo(f"no problems in {path}: {len(dataset)} images of {dataset.resolution} px, {masks}")
+
+
+def _say(notes: list[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}")
 
 
 def _written(write: Callable[[Callable[[int], None]], Report]) -> Report:
@@ -148,6 +161,7 @@ def convert(path: str, dest: Path, resolution: int | None, crop: str | Box | Non
     from training.data.making.convert import convert_set
 
     report = _written(lambda progress: convert_set(path, dest, resolution, crop, progress=progress))
+    _say(report.notes)
     click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
 
 
@@ -166,30 +180,48 @@ def convert(path: str, dest: Path, resolution: int | None, crop: str | Box | Non
 @click.option(
     "--up",
     type=click.Choice(_UPS),
-    default="auto",
-    help="Axis of the given world that points up; keep: leave the world as it is.",
+    show_default="auto; eg3d: keep",
+    help="Axis of the given world that points up; auto: as the cameras say; keep: leave the world as it is.",
+)
+@click.option(
+    "--distortion",
+    type=click.Choice(["undistort", "refuse"]),
+    show_default="undistort",
+    help="Of lenses: resample such pictures to a pinhole's, or end with an error.",
 )
 def import_(
-    source: Path, kind: str, dest: Path, resolution: int | None, crop: str | Box | None, images: Path | None, up: str
+    source: Path,
+    kind: str,
+    dest: Path,
+    resolution: int | None,
+    crop: str | Box | None,
+    images: Path | None,
+    up: str | None,
+    distortion: str | None,
 ) -> None:
     """Make a set of posed pictures: a COLMAP project, a transforms.json (nerfstudio, Blender), or an EG3D set.
 
-    The world is turned, moved and scaled by what the cameras say (docs/data.md); images are called 00000.png, ...
+    The world is turned, moved and scaled by what the cameras say (docs/data.md); that of an EG3D set is turned if --up
+    is given. Images are called 00000.png, ...
     """
     from training.data.making import importers
     from training.data.making.convert import convert_set
 
     if images is not None and kind != "colmap":
         raise click.UsageError("--images goes with --from=colmap")
+    if distortion is not None and kind == "eg3d":
+        raise click.UsageError("--distortion goes with --from=colmap and --from=transforms: labels have no distortion")
 
     def write(progress: Callable[[int], None]) -> Report:
         if kind == "eg3d":
-            return convert_set(source, dest, resolution, crop, rename=True, progress=progress)
+            return convert_set(source, dest, resolution, crop, rename=True, progress=progress, up=up or "keep")
+        world, lenses = up or "auto", distortion or "undistort"
         if kind == "colmap":
-            return importers.import_colmap(source, dest, images, resolution, crop, up, progress)
-        return importers.import_transforms(source, dest, resolution, crop, up, progress)
+            return importers.import_colmap(source, dest, images, resolution, crop, world, progress, lenses)
+        return importers.import_transforms(source, dest, resolution, crop, world, progress, lenses)
 
     report = _written(write)
+    _say(report.notes)
     click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
 
 
@@ -226,7 +258,9 @@ def show_cameras(path: str, out: str, point: tuple[float, float, float] | None, 
     from training.visualization.camera_views import save_camera_overview
 
     try:
-        spots = save_camera_overview(ImageDataset(path, index_list), out, point)
+        dataset = ImageDataset(path, index_list)
+        _say(dataset.notes)
+        spots = save_camera_overview(dataset, out, point)
     except (ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error
     click.echo(f"{out}: the point lies at {'; '.join(f'{x:.2f}, {y:.2f}' for x, y in spots)} px of the images shown")
@@ -254,6 +288,7 @@ def rebalance(
 
     try:
         found = balance(path, num, bin_degrees, max_repeat, None if scores is None else Path(scores), seed)
+        _say(found.notes)
         Path(out).write_text(json.dumps(found.entries))
     except (ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error

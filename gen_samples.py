@@ -16,6 +16,7 @@ from torch import Tensor
 import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, in_a_folder, option, version
 from gaussian import Gaussians, Scene, Splats, save_ply
+from gaussian.ply import UPS
 from torch_utils import distributed
 from training.checkpoint import CheckpointError, load_generator
 from training.families.base import Generator
@@ -68,7 +69,10 @@ SPLATS = group(
     "Splats",
     option("--ply", type=click.Choice(["scene", "levels", "both", "none"]), default="scene",
            show_default="scene; none where scenes are no splats",
-           help="a .ply per head, one per head and level of the hierarchy, both, or none"),
+           help="a .ply per head, one per head and level of the hierarchy, both, or none; for any splat viewer, see --ply-up"),
+    option("--ply-up", type=click.Choice(UPS), default="y",
+           help="axis of a .ply that is up; -y turns the scene by half a turn about z, as viewers expect that are made "
+           "for splats from photographs"),
 )
 # fmt: on
 
@@ -121,9 +125,14 @@ class SplatChoice:
 
     ply: str  # "scene", "levels", "both" or "none"
     given: bool  # whether the user asked for it
+    turned: bool = False  # whether the user said which axis is up
 
     def check(self, G: Generator) -> None:
-        """Raises ValueError if the user asks for splats of a network that makes none."""
+        """Raises ValueError if the user asks for splats of a network that makes none, or says how not to write any."""
+        if self.turned and self.ply == "none":
+            raise ValueError("--ply-up says how a .ply is written, and --ply=none that none is; leave one of them out")
+        if self.turned and not G.makes_splats:
+            raise ValueError("--ply-up: the scenes of this network are no splats; leave it out")
         if not G.makes_splats and self.given and self.ply != "none":
             raise ValueError(f"--ply={self.ply}: the scenes of this network are no splats; leave --ply out")
 
@@ -167,17 +176,17 @@ class Output:
                 save_image_grid(view[None], paths[-1], 1, self.enlarge)
         return paths
 
-    def save_splats(self, splats: Gaussians, which: str) -> list[Path]:
-        """Writes a .ply per head ("scene"), one per head and level ("levels"), or both."""
+    def save_splats(self, splats: Gaussians, which: str, up: str = "y") -> list[Path]:
+        """Writes a .ply per head ("scene"), one per head and level ("levels"), or both; `up` as in `save_ply`."""
         paths = []
         for row, name in enumerate(self.names):
             if which in ("scene", "both"):
                 paths.append(Path(f"{self.stem}-{name}.ply"))
-                save_ply(paths[-1], splats, row)
+                save_ply(paths[-1], splats, row, up)
             if which in ("levels", "both"):
                 for level in range(len(splats.level_sizes)):
                     paths.append(Path(f"{self.stem}-{name}-level{level}.ply"))
-                    save_ply(paths[-1], splats.select(level), row)
+                    save_ply(paths[-1], splats.select(level), row, up)
         return paths
 
 
@@ -195,16 +204,17 @@ def main(
     seeds: str, seed: int | None, num_ids: int | None, w_file: str | None, w_out: str | None, trunc: float,
     yaws: str | None, radius: float | None, show: tuple[str, ...], images: bool, resolution: int | None, enlarge: int,
     background: str | None,
-    ply: str,
+    ply: str, ply_up: str,
 ) -> None:  # fmt: skip
     """Draw a grid of heads (rows) seen from several yaws (columns), and write the splats of each head as a .ply.
 
     \b
     python gen_samples.py --outdir=out --trunc=0.8 --seeds=0-3 --yaws=-45,0,45 --network=net.pkl
     """
+    ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
     head_choice = HeadChoice(seeds, seed, num_ids, w_file, trunc, given)
-    splat_choice = SplatChoice(ply, "ply" in given)
+    splat_choice = SplatChoice(ply, "ply" in given, "ply_up" in given)
     try:
         G = load_generator(network, distributed.initialise(device))
         splat_choice.check(G)
@@ -222,7 +232,7 @@ def main(
             suffix = "samples" if kind == "image" else kind
             written.append(output.save_grid(pictures, suffix))
             written += output.save_each(pictures, suffix) if images else []
-        written += output.save_splats(splats, ply) if splats is not None else []
+        written += output.save_splats(splats, ply, ply_up) if splats is not None else []
         if w_out:
             latents.save_ws(w_out, ws)
             written.append(Path(w_out))

@@ -149,6 +149,7 @@ def main(
     python gen_videos.py --outdir=out --trunc=0.7 --seeds=0-3 --grid=2x2 --network=net.pkl
     python gen_videos.py --outdir=out --path=front --show=image,depth,normals --network=net.pkl
     """
+    ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
     head_choice, camera_choice = HeadChoice(seeds, w_file, trunc, given), CameraChoice(path, w_frames, given)
     inspection = Inspection(levels, anchors, point, nearest, opaque, scale, color_levels)

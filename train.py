@@ -210,6 +210,8 @@ TRYING_OUT = group(
 
 def print_config(plan: Plan) -> None:
     """Prints the resolved configuration as JSON, and on the error stream what its networks cost."""
+    if plan.request.init_from:  # refused here if it would be refused by the run
+        read_weights(plan.request.init_from, plan.config, plan.loop["init_share"])
     resumed, geometry = plan.start.state is not None, plan.dataset.geometry
     click.echo("\n".join(cost_lines(plan.config, geometry, plan.given, resumed)), err=True)
     click.echo(json.dumps(plan.config.to_dict(), indent=2))
@@ -218,6 +220,8 @@ def print_config(plan: Plan) -> None:
 def measure(plan: Plan) -> None:
     """Prints what the run would cost."""
     request = plan.request
+    if request.init_from:
+        read_weights(request.init_from, plan.config, plan.loop["init_share"])
     found = measure_run(plan.config, request.device, request.gpus, plan.loop["workers"], "metrics.measuring")
     click.echo(report(found, plan.config, request.gpus))
 
@@ -225,9 +229,16 @@ def measure(plan: Plan) -> None:
 def launch_ranks(plan: Plan) -> None:
     """Starts the processes of --gpus, and ends with their exit code."""
     if plan.request.validate:
-        launch.validate_data(plan.request.data, plan.dataset)
+        _say(launch.validate_data(plan.request.data, plan.dataset))
     arguments = [os.path.abspath(__file__), *sys.argv[1:], "--no-validate"]
     sys.exit(launcher.launch(plan.request.gpus, arguments, plan.request.max_restarts))
+
+
+def _say(notes: list[str]) -> None:
+    """Prints what checking the data has shown, once."""
+    if distributed.rank() == 0:
+        for note in notes:
+            click.echo(f"Note        {note}")
 
 
 def train_rank(plan: Plan) -> None:
@@ -235,7 +246,7 @@ def train_rank(plan: Plan) -> None:
     request, config, dataset, start, device = plan.request, plan.config, plan.dataset, plan.start, plan.device
     assert device is not None
     if request.validate:
-        distributed.on_main(lambda: launch.validate_data(request.data, dataset))
+        _say(distributed.on_main(lambda: launch.validate_data(request.data, dataset)))
     rank_check.require_equal_runs(config, dataset, device)
     share = plan.loop["init_share"]
     weights = read_weights(request.init_from, config, share) if request.init_from else None

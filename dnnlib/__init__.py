@@ -5,6 +5,7 @@ from dnnlib.download import cache_dir, download, file_sha256
 from dnnlib.formatting import format_bytes, format_error, format_time
 from dnnlib.options import parse_color, parse_flag, parse_grid, parse_ints
 from dnnlib.paths import ROOT, make_folder, require_place
+from dnnlib.stopping import stoppable
 from dnnlib.version import __version__
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "parse_grid",
     "parse_ints",
     "require_place",
+    "stoppable",
 ]

@@ -1,11 +1,14 @@
 """Downloads files into a cache: each is fetched once, and is either whole or absent."""
 
+import functools
 import hashlib
 import os
+import stat
 import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -13,9 +16,36 @@ CHUNK_BYTES = 1 << 20
 
 
 def cache_dir(*parts: str) -> Path:
-    """Returns the folder of files that can be made again: $SPLATGAN_CACHE_DIR, else ~/.cache/splatgan, plus `parts`."""
-    root = os.environ.get("SPLATGAN_CACHE_DIR")
-    return Path(root, *parts) if root else Path.home().joinpath(".cache", "splatgan", *parts)
+    """Returns the folder of files that can be made again: $SPLATGAN_CACHE_DIR, else ~/.cache/splatgan, plus `parts`.
+
+    Where there is no home directory, as for a user without an account, it is a folder of temporary files, with one
+    warning.
+    """
+    return Path(os.environ.get("SPLATGAN_CACHE_DIR") or _default_cache(os.environ.get("HOME")), *parts)
+
+
+@functools.cache
+def _default_cache(home: str | None) -> Path:
+    """Returns the cache's folder for a value of HOME; warns once where there is no home directory."""
+    try:
+        if home != "":
+            return Path.home() / ".cache" / "splatgan"
+    except RuntimeError:  # HOME is not set, and the system knows no account of this number
+        pass
+    number = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(tempfile.gettempdir(), f"splatgan-cache-{number}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        # Libraries are loaded from the cache: a folder that anybody else may have made is not taken.
+        if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != number):
+            folder = Path(tempfile.mkdtemp(prefix="splatgan-cache-"))
+    except OSError:
+        pass  # whoever writes into the cache says that it cannot be written
+    warnings.warn(
+        f"there is no home directory (HOME): the cache is {folder}; SPLATGAN_CACHE_DIR names another", stacklevel=4
+    )
+    return folder
 
 
 def download(

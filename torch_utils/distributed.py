@@ -49,7 +49,9 @@ class RankLost(RuntimeError):
 def initialise(device: str) -> torch.device:
     """Joins the process group if torchrun started us, sets this process's thread count, and returns its device.
 
-    `device` is "auto", "cpu" or "cuda". Each local rank gets an equal share of the cores that this process may use.
+    `device` is "auto", "cpu" or "cuda". A single process takes the number of threads of OMP_NUM_THREADS, if it is set,
+    else all cores that it may use; each of several local ranks takes an equal share of the cores, and with --gpus no
+    more than OMP_NUM_THREADS. Under torchrun that number may be torchrun's own, which nobody chose.
     Raises RankLost if the others do not come.
     """
     global _patient_group
@@ -59,7 +61,7 @@ def initialise(device: str) -> torch.device:
     if use_cuda and not torch.cuda.is_available():
         raise ValueError("--device=cuda: this PyTorch sees no CUDA device; use --device=cpu")
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
-    torch.set_num_threads(max(1, usable_cores() // local_world))
+    torch.set_num_threads(_threads(local_world)[0])
     precision.allow_tf32(False)
     if use_cuda:
         torch.cuda.set_device(chosen)
@@ -85,6 +87,26 @@ def finalise() -> None:
 def usable_cores() -> int:
     """Returns the number of cores that this process may run on (its affinity, not the machine's count)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def threads_from() -> str:
+    """Says where the number of threads of this process comes from, for the lines at the start of a run."""
+    return _threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))[1]
+
+
+def _threads(local_world: int) -> tuple[int, str]:
+    """Returns the number of threads for one of `local_world` processes, and where it comes from."""
+    cores = usable_cores()
+    share = max(1, cores // local_world)
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP takes a number for each level
+    asked = int(text) if text.isascii() and text.isdigit() and len(text) < 6 and int(text) > 0 else None
+    if asked is not None and not is_launched():
+        return asked, "OMP_NUM_THREADS"
+    if asked is not None and LAUNCH_DIR in os.environ and asked < share:
+        return asked, "OMP_NUM_THREADS"
+    if local_world > 1:
+        return share, f"an equal share of {cores} cores"
+    return share, "the cores of this process" if not is_launched() else "the cores, as torchrun sets OMP_NUM_THREADS"
 
 
 def rank() -> int:

@@ -28,6 +28,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import dnnlib
+
 COMPILERS = ("c++", "g++", "clang++")  # tried in this order where CXX is not set
 DEFAULT_FLAGS = ("-std=c++17", "-O3", "-march=native")
 BUILD_TIMEOUT = 180.0  # seconds that a compiler may take
@@ -136,7 +138,7 @@ def _digest(path: Path) -> str:
 
 def cache_dir() -> Path:
     """Returns the folder of built libraries."""
-    return Path(os.environ.get("SPLATGAN_CACHE_DIR") or Path.home() / ".cache" / "splatgan") / "native"
+    return dnnlib.cache_dir("native")
 
 
 def find_compiler() -> list[str]:

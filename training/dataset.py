@@ -20,7 +20,7 @@ from torch import Tensor
 from gaussian import Cameras, Geometry
 from training.data.image_store import DatasetError
 from training.data.index_lists import resolve_index_list
-from training.data.label_check import require_labels
+from training.data.label_check import label_notes, require_labels
 from training.data.layout import Layout, open_layout
 from training.data.pixels import Decoded, PixelMemory, memory_limit
 
@@ -58,6 +58,7 @@ class ImageDataset:
     raw_labels: np.ndarray  # float32 [N, 25] as stored
     labels: np.ndarray  # float32 [N, 25] in model units
     geometry: Geometry  # of all labels, in model units
+    notes: list[str]  # one line each on what of the files is not used, and on labels that may be meant otherwise
 
     def __init__(self, path: str | os.PathLike, index_list: str | os.PathLike | None = None):
         self._layout = layout = open_layout(path)
@@ -65,7 +66,9 @@ class ImageDataset:
         self.name, self.resolution = layout.title, _resolution(layout)
         self.has_masks = layout.has_masks
         count = len(layout.names)
-        stored = require_labels(layout.label_source, layout.files, [layout.label(i) for i in range(count)])
+        labels = [layout.label(i) for i in range(count)]
+        stored = require_labels(layout.label_source, layout.files, labels)
+        self.notes = layout.notes + label_notes(layout.label_source, labels, path)
         cameras = Cameras.from_labels(torch.from_numpy(stored))
         measured = cameras.summary()
         self.geometry = measured.to_model_units()
@@ -107,10 +110,10 @@ class ImageDataset:
 
 
 def _resolution(layout: Layout) -> int:
-    width, height = layout.first_size()
+    width, height = layout.size
     if width != height:
         raise DatasetError(
-            f"{layout.store.where(layout.names[0])}: is {width}x{height} pixels; images must be square "
+            f"{layout.store.where(layout.names[0])}: has {width}x{height} pixels like others; images must be square "
             "(dataset_tool.py convert --crop=centre)"
         )
     return width

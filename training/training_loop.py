@@ -164,7 +164,9 @@ class Trainer:
         print(describe(self.config, self.dataset, self.G, self.D, self.device, self.state.nimg))
         print(f"Run folder  {options.run_dir}", flush=True)
         self._keep_going("pictures", lambda: monitor.save_reals(self.config, self.dataset, options.run_dir))
-        return StatsLogger(options.run_dir, options.tensorboard, options.wandb_mode, self.config.to_dict())
+        return StatsLogger(
+            options.run_dir, options.tensorboard, options.wandb_mode, self.config.to_dict(), self.state.nimg
+        )
 
     def _step(self, loader: LookAhead[PreparedStep]) -> None:
         """Takes one step, and does what it, a clock, a signal or the data set has asked for."""

@@ -171,7 +171,8 @@ class ZipStore:
             with zipfile.ZipFile(path) as archive:
                 infos = archive.infolist()
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-            raise DatasetError(f"{printable(str(path))}: is not a whole zip file: {error}") from error
+            cause = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or cut short"
+            raise DatasetError(f"{printable(str(path))}: is not a whole zip file: {cause}") from error
         for info in infos:
             self._admit(info)
 
@@ -203,8 +204,11 @@ class ZipStore:
             raise DatasetError(f"{self.where(name)}: has {info.file_size} bytes; {limit} are legal")
         try:
             data = self._unpack(info)
-        except (OSError, struct.error, zlib.error, zipfile.BadZipFile) as error:
+        except zipfile.BadZipFile as error:  # raised by `_unpack`, whose words they are
             raise DatasetError(f"{self.where(name)}: cannot be read from the zip: {error}") from error
+        except (OSError, struct.error, zlib.error) as error:
+            cause = error.strerror if isinstance(error, OSError) else "its packed content is damaged"
+            raise DatasetError(f"{self.where(name)}: cannot be read from the zip: {cause}") from error
         return data
 
     def _unpack(self, info: zipfile.ZipInfo) -> bytes:
@@ -251,7 +255,10 @@ def _member_name(info: zipfile.ZipInfo) -> tuple[str, str | None]:
             return name, "the file name must be UTF-8: pack the zip again"
     if printable(name) != name or "\0" in name:
         return printable(name).replace("\0", "\\0"), "the file name must be UTF-8 on one line: pack the zip again"
-    return name.replace("\\", "/"), None
+    name = name.replace("\\", "/")
+    while name.startswith("./"):  # which would count as hidden
+        name = name[2:].lstrip("/")
+    return name.replace("/./", "/"), None
 
 
 def _member_problem(info: zipfile.ZipInfo, name: str) -> str | None:

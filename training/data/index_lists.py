@@ -13,8 +13,9 @@ import numpy as np
 
 import dnnlib
 from training.data.image_store import MAX_JSON_BYTES, DatasetError, join, printable
-from training.data.label_file import parse_json, stem_of
+from training.data.label_file import parse_json
 from training.data.layout import Layout, numbers_of
+from training.data.names import roots_of, some, stem_of
 
 CUSTOM_LISTS = dnnlib.ROOT / "custom_dist"  # of a checkout; installed code has none, and the working folder serves
 DEFAULT_LIST = "smile_pose_rebalancing"  # the published default, where it lies beside the data
@@ -95,17 +96,24 @@ def _read(layout: Layout, name: str, source: str, data: bytes) -> IndexList:
         raise DatasetError(str(error)) from error
     if isinstance(entries, list) and entries and all(type(n) is int for n in entries):
         places = _places_by_number(layout, source)
-        items = [places[n] for n in entries if n in places]
+        found = [places.get(n) for n in entries]
     elif isinstance(entries, list) and entries and all(type(n) is str for n in entries):
         by_name = {stem_of(file): i for i, file in enumerate(layout.files)}
         by_name |= {stem: i for i, stem in enumerate(layout.stems)}
-        items = [by_name[stem_of(n)] for n in entries if stem_of(n) in by_name]
+        roots = roots_of(layout.store.path / layout.base)
+        found = [by_name.get(stem_of(n, roots)) for n in entries]
     else:
         raise DatasetError(f"{source}: must be a JSON list of whole numbers, or of names of images")
+    items = [place for place in found if place is not None]
+    lost = [str(n) for n, place in zip(entries, found, strict=True) if place is None]
     if not items:
-        raise DatasetError(f"{source}: names no image of the set")
-    used = len(set(items))
-    return IndexList(np.array(items, dtype=np.int64), name, f"{name} ({source}): {len(items)} items, {used} images")
+        example = f"{printable(lost[0])!r}, the first image is called {layout.files[0]!r}"
+        raise DatasetError(f"{source}: names no image of the set; its first entry is {example}")
+    used, description = len(set(items)), f"{name} ({source}): {len(items)} items, "
+    if lost:
+        left = f"{len(items)} used of {len(entries)}; the others name no image of the set: {some(lost)}"
+        description = f"{name} ({source}): {printable(left)}; "
+    return IndexList(np.array(items, dtype=np.int64), name, f"{description}{used} images")
 
 
 def _places_by_number(layout: Layout, source: str) -> dict[int, int]:

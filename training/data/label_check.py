@@ -5,6 +5,7 @@ intrinsics (3x3, row-major, normalised by the image size). Each check has its ow
 the image and the field.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import SupportsFloat
 
@@ -14,6 +15,7 @@ import torch
 from gaussian import Cameras
 from gaussian.cameras import LABEL_WIDTH
 from training.data.label_file import LabelError
+from training.data.world_axes import other_up
 
 _ORTHONORMAL_TOLERANCE = 1e-3  # on the entries of R^T R; float32 labels written with 4 digits pass
 _EXACT_TOLERANCE = 1e-5  # on numbers that must be 0 or 1
@@ -63,6 +65,21 @@ def require_labels(source: str, names: Sequence[str], labels: Sequence[Label]) -
         others = f" (and {len(problems) - 1} more: dataset_tool.py validate lists them)" if len(problems) > 1 else ""
         raise LabelError(problems[0] + others)
     return np.asarray(labels, dtype=np.float64).reshape(-1, LABEL_WIDTH)
+
+
+def label_notes(source: str, labels: Sequence[Label], path: str | os.PathLike[str]) -> list[str]:
+    """Returns a line if the world of well-formed labels has another up than +y; `path` is the set's, in messages."""
+    if any(_check_numbers(label) for label in labels):
+        return []
+    axis = other_up(
+        Cameras.from_labels(torch.from_numpy(np.asarray(labels, dtype=np.float64).reshape(-1, LABEL_WIDTH)))
+    )
+    if axis is None:
+        return []
+    return [
+        f"{source}: the cameras' up is world {axis} and not y: films would turn about the wrong axis; "
+        f"dataset_tool.py import {path} --from=eg3d --up={axis} --dest=NEW turns the set"
+    ]
 
 
 def _check_numbers(label: Label) -> str | None:

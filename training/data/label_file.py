@@ -4,13 +4,23 @@ Imports no torch, so that worker processes start quickly.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from training.data.image_store import printable
+from training.data.names import stem_of
 
 
 class LabelError(ValueError):
     """Reports labels that are missing, malformed or in another convention."""
+
+
+class Labels(dict[str, Any]):
+    """Holds the labels of a file by `stem_of` their names, and in `spelt` each name as the file has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spelt: dict[str, str] = {}
 
 
 def parse_json(source: str, data: bytes) -> Any:
@@ -19,13 +29,18 @@ def parse_json(source: str, data: bytes) -> Any:
         return json.loads(data)
     except RecursionError:
         raise ValueError(f"{source}: is nested too deeply to be what it should be") from None
-    except ValueError as error:
-        raise ValueError(f"{source}: is not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source}: is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
+    except UnicodeDecodeError:
+        raise ValueError(f"{source}: is not JSON: is no UTF-8 text") from None
+    except ValueError:  # Python's limit on the digits of a number
+        raise ValueError(f"{source}: is not JSON that can be used: a number has thousands of digits") from None
 
 
-def parse_labels(source: str, data: bytes) -> dict[str, Any]:
+def parse_labels(source: str, data: bytes, roots: Sequence[str] = ()) -> Labels:
     """Returns the labels of a dataset.json by image name without extension; their contents are not checked.
 
+    roots: folders that absolute names may lie below, see `names.tidy`.
     Raises LabelError if the file is not JSON, has no list "labels" of [name, numbers], or names an image twice.
     """
     try:
@@ -35,18 +50,14 @@ def parse_labels(source: str, data: bytes) -> dict[str, Any]:
     entries = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise LabelError(f'{source}: has no list "labels"; legal is {{"labels": [["00000.png", [25 numbers]], ...]}}')
-    labels: dict[str, Any] = {}
+    labels = Labels()
     for position, entry in enumerate(entries):
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
             raise LabelError(f'{source}: labels[{position}] is not ["name.png", [25 numbers]]')
-        stem = stem_of(entry[0].replace("\\", "/"))
+        stem = stem_of(entry[0], roots)
         if stem in labels:
-            raise LabelError(f"{source}: {printable(entry[0])}: has two labels")
-        labels[stem] = entry[1]
+            first = labels.spelt[stem]
+            also = "" if first == entry[0] else f", also as {printable(first)}"
+            raise LabelError(f"{source}: {printable(entry[0])}: has two labels{also}")
+        labels[stem], labels.spelt[stem] = entry[1], entry[0]
     return labels
-
-
-def stem_of(name: str) -> str:
-    """Returns a name without its extension but with its folders."""
-    folder, slash, base = name.rpartition("/")
-    return folder + slash + (base.rsplit(".", 1)[0] or base)

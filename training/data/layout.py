@@ -10,6 +10,8 @@ Masks are <root>/mask/<name of the image>.png, else a zip or folder beside the i
 """
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from training.data.image_store import MAX_JSON_BYTES, DatasetError, Store, digest, is_zip, join, open_store, printable
-from training.data.label_file import LabelError, parse_labels, stem_of
+from training.data.label_file import LabelError, Labels, parse_labels
+from training.data.names import PICTURE_ENDINGS, roots_of, some, stem_of
 from training.data.pixels import EXTENSIONS, Decoded, has_alpha, open_image, read_image, read_mask
 
 LABELS = "dataset.json"
 _MASK_FOLDERS = ("mask", "masks")
+_SAMPLE = 64  # pictures whose heads say whether a set has alpha channels, and which size it has
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Layout:
     base: str  # folder of dataset.json in the store
     title: str  # the set's name in messages and run folders
     label_source: str  # the label file's name in messages
-    labels: dict[str, Any]  # by image name without extension, below `base` or below the images' folder
+    labels: Labels  # by image name without extension, below `base` or below the images' folder
     names: list[str]  # the images' names in the store
     files: list[str]  # the images' names below `base`
     stems: list[str]  # the images' names below their folder, without extension
@@ -40,7 +44,9 @@ class Layout:
     mask_folder: str = ""  # folder of the masks in mask_store
     masks: dict[str, str] = field(default_factory=dict)  # stem -> name in mask_store
     alpha: bool = False  # the images' alpha channel is the mask
+    size: tuple[int, int] = (0, 0)  # width and height in pixels of most of the images that were looked at
     problems: list[str] = field(default_factory=list)  # one line per file that keeps the set from being used
+    notes: list[str] = field(default_factory=list)  # one line each on what is there and is not used
 
     @property
     def has_masks(self) -> bool:
@@ -48,24 +54,31 @@ class Layout:
 
     def label(self, index: int) -> Any:
         """Returns the label of an image as the file has it, or None."""
-        own = stem_of(self.files[index])
-        return self.labels.get(own, self.labels.get(self.stems[index]))
+        return self.labels.get(self._label_name(index))
 
-    def decode(self, index: int, resolution: int | None) -> Decoded:
+    def _label_name(self, index: int) -> str:
+        """Returns the name under which the label file may know an image."""
+        own = stem_of(self.files[index])
+        return own if own in self.labels else self.stems[index]
+
+    @property
+    def alpha_means(self) -> bool | None:
+        """The argument `alpha` of `read_image`: files of masks leave alpha channels without a meaning."""
+        return None if self.mask_store is not None else self.alpha
+
+    def decode(self, index: int, resolution: int | None, data: bytes | None = None) -> Decoded:
         """Returns pixels uint8 [3, R, R] and mask [1, R, R] of an image.
 
-        resolution: R; None leaves both at their own sizes. Raises DatasetError.
+        resolution: R; None leaves both at their own sizes. data: the image's file, if it has been read already.
+        Raises DatasetError.
         """
         name, stem = self.names[index], self.stems[index]
-        pixels, mask = read_image(self.store.read(name), self.store.where(name), resolution, self.alpha)
+        data = self.store.read(name) if data is None else data
+        pixels, mask = read_image(data, self.store.where(name), resolution, self.alpha_means)
         if self.mask_store is not None:
             name = self.masks[stem]
             mask = read_mask(self.mask_store.read(name), self.mask_store.where(name), resolution)
         return pixels, mask
-
-    def first_size(self) -> tuple[int, int]:
-        """Returns width and height of the first image in pixels."""
-        return open_image(self.store.read(self.names[0]), self.store.where(self.names[0]), decode=False).size
 
     def missing_masks(self) -> list[str]:
         """Returns one line per image without its mask."""
@@ -93,16 +106,18 @@ class Layout:
 
 
 def open_layout(path: str | os.PathLike[str]) -> Layout:
-    """Finds the files of the set at `path`; only the first image is opened.
+    """Finds the files of the set at `path`; only some images are opened, for their heads.
 
-    Raises LabelError if there are no labels, DatasetError if there are no images. What is wrong with single files is
-    listed in the result's `problems`.
+    Raises LabelError if there are no labels or none of an image, DatasetError if there are no images. What is wrong
+    with single files is listed in the result's `problems`, what is there and not used in its `notes`.
     """
     store, folder = _locate(path)
     label_store, base, label_name = _find_labels(store, folder, path)
     folder = folder or base
     label_source = label_store.where(label_name)
-    labels = parse_labels(label_source, label_store.read(label_name, MAX_JSON_BYTES))
+    home = label_store.path.parent if is_zip(label_store.path) else label_store.path
+    roots = [root for place in (label_store.path / base, home / base) for root in roots_of(place)]
+    labels = parse_labels(label_source, label_store.read(label_name, MAX_JSON_BYTES), roots)
     listing = store.listing(folder)
     masks = tuple(join(base, word) + "/" for word in _MASK_FOLDERS)
     names = [name for name in listing.names if name.lower().endswith(EXTENSIONS) and not name.startswith(masks)]
@@ -119,9 +134,61 @@ def open_layout(path: str | os.PathLike[str]) -> Layout:
             layout.problems.append(f"{store.where(name)}: has the name of {seen[stem]}, apart from the extension")
         seen[stem] = name
     _find_masks(layout, folder)
-    if layout.mask_store is None:
-        layout.alpha = has_alpha(open_image(store.read(names[0]), store.where(names[0])))
+    _look_at_some(layout)
+    _note_others(layout, listing.names, folder)
     return layout
+
+
+def _look_at_some(layout: Layout) -> None:
+    """Takes size and alpha from the heads of some images, spread over the set, by the majority."""
+    places = np.unique(np.linspace(0, len(layout.names) - 1, min(_SAMPLE, len(layout.names))).astype(int)).tolist()
+    sizes: Counter[tuple[int, int]] = Counter()
+    alphas, first_error = 0, None
+    for place in places:
+        name = layout.names[place]
+        try:
+            image = open_image(layout.store.read(name), layout.store.where(name), decode=False)
+        except DatasetError as error:  # whoever reads the image will say so
+            first_error = first_error or error
+            continue
+        sizes[image.size] += 1
+        alphas += has_alpha(image)
+    if not sizes:
+        assert first_error is not None
+        raise first_error
+    layout.size = sizes.most_common(1)[0][0]
+    layout.alpha = layout.mask_store is None and 2 * alphas >= sizes.total()
+    if layout.mask_store is not None and alphas:
+        where = layout.mask_store.where(layout.mask_folder)
+        layout.notes.append(f"{where}: these masks are used, and not the alpha channel that images have too")
+
+
+def _note_others(layout: Layout, everything: Sequence[str], folder: str) -> None:
+    """Counts labels, files and masks that belong to no image. Raises LabelError if no label belongs to one."""
+    used = {layout._label_name(i) for i in range(len(layout.names))} & layout.labels.keys()
+    spelt = [layout.labels.spelt[stem] for stem in layout.labels if stem not in used]
+    if not used:
+        first = printable(spelt[0]) if spelt else None
+        what = f"such as {first!r}" if first else "it is empty"
+        raise LabelError(
+            f"{layout.label_source}: none of its {len(spelt)} labels ({what}) names an image here, "
+            f"such as {layout.files[0]!r}"
+        )
+    if spelt:
+        layout.notes.append(
+            f"{layout.label_source}: {len(layout.labels)} labels, {len(spelt)} of them name no picture here, "
+            f"{some([printable(name) for name in spelt])}"
+        )
+    chosen = set(layout.names)
+    masked = tuple(join(layout.base, word) + "/" for word in _MASK_FOLDERS)
+    within = [name for name in _below(list(everything), folder) if join(folder, name) not in chosen]
+    others = [n for n in within if os.path.splitext(n)[1].lower() in PICTURE_ENDINGS - set(EXTENSIONS)]
+    others = [n for n in others if not join(folder, n).startswith(masked)]
+    if others:
+        layout.notes.append(
+            f"{layout.store.where(folder)}: {len(chosen)} used of {len(chosen) + len(others)} pictures; the others are "
+            f"no {', '.join(EXTENSIONS)} files: {some(sorted(others))}"
+        )
 
 
 def _below(names: list[str], folder: str) -> list[str]:
@@ -160,7 +227,7 @@ def _find_labels(store: Store, folder: str, path: str | os.PathLike[str]) -> tup
     raise LabelError(f"{store.where(join(parent, LABELS))}: not found; it must hold the camera labels of {path}")
 
 
-def _one_resolution(names: list[str], folder: str, labels: dict[str, Any], path: str | os.PathLike[str]) -> str:
+def _one_resolution(names: list[str], folder: str, labels: Labels, path: str | os.PathLike[str]) -> str:
     """Returns the folder that the labels' names are relative to: `folder`, or the only one in it (FFHQC's root)."""
     below = _below(names, folder)
     if any(stem_of(name) in labels for name in below):
@@ -192,25 +259,41 @@ def _find_masks(layout: Layout, folder: str) -> None:
             there = any(name.startswith(below + "/") for name in layout.store.listing("").names)
         else:
             there = (layout.store.path / below).is_dir()
-        if there:
+        if there and layout.mask_store is None:
             _take_masks(layout, layout.store, below)
-            return
+        elif there:
+            layout.notes.append(f"{layout.store.where(below)}: is not read, for there are masks in {_MASK_FOLDERS[0]}")
     for path in _mask_siblings(layout, folder):
-        if is_zip(path) or path.is_dir():
+        if not is_zip(path) and not path.is_dir():
+            continue
+        if layout.mask_store is None:
             _take_masks(layout, open_store(path), "")
-            return
+        else:
+            where = layout.mask_store.where(layout.mask_folder)
+            layout.notes.append(f"{printable(str(path))}: is not read, for there are masks in {where}")
 
 
 def _take_masks(layout: Layout, store: Store, folder: str) -> None:
     """Takes the masks below `folder`, also if all of them lie one folder deeper than the images' names say."""
     listing = store.listing(folder)
     names = [name for name in listing.names if name.lower().endswith(EXTENSIONS)]
-    below = {stem_of(short): name for short, name in zip(_below(names, folder), names, strict=True)}
+    stems = [stem_of(short) for short in _below(names, folder)]
     wanted = set(layout.stems)
-    if not below.keys() & wanted:
-        below = {stem.partition("/")[2]: name for stem, name in below.items()}
+    if not wanted.intersection(stems):
+        stems = [stem.partition("/")[2] for stem in stems]
+    below: dict[str, str] = {}
+    for stem, name in zip(stems, names, strict=True):
+        if stem in below and stem in wanted:
+            layout.problems.append(f"{store.where(name)}: has the name of {below[stem]}, apart from the extension")
+        below[stem] = name
     layout.mask_store, layout.mask_folder = store, folder
     layout.masks = {stem: name for stem, name in below.items() if stem in wanted}
+    unused = sorted(name for stem, name in below.items() if stem not in wanted)
+    if unused:
+        layout.notes.append(
+            f"{store.where(folder)}: {len(layout.masks)} used of {len(below)} masks; the others belong to no image: "
+            f"{some(unused)}"
+        )
     if not (store is layout.store and is_zip(store.path)):  # whose problems are listed already
         layout.problems += listing.problems
 

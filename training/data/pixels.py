@@ -9,13 +9,14 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from training.data import png
+from training.data import mask_check, png
 from training.data.image_store import DatasetError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "1"}
 _MEMORY_SHARE = 0.25  # share of the memory free at the start that all ranks of a machine together may fill
+_ORIENTATION = 0x0112  # EXIF tag
 _PNG_DEPTH_BYTE = 24  # offset of the bit depth in a PNG: signature, length, IHDR, width, height come before
 
 # Pixels uint8 [3, H, W], and mask uint8 [1, H, W] or None.
@@ -41,9 +42,29 @@ def open_image(data: bytes, source: str, size: tuple[int, int] | None = None, de
         raise
     except Image.UnidentifiedImageError:
         raise DatasetError(f"{source}: cannot be read: is no {', '.join(_FORMATS)} file") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        most = f"{Image.MAX_IMAGE_PIXELS or 0:,}"
+        raise DatasetError(f"{source}: cannot be read: has more pixels than {most}, which are legal") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        raise DatasetError(f"{source}: cannot be read: {error or type(error).__name__}") from error
+        cut = "truncated" in str(error) or isinstance(error, EOFError)
+        what = "is cut short" if cut else f"is damaged, or of a kind of {_kind(data)} that is not known here"
+        raise DatasetError(f"{source}: cannot be read: {what}") from error
     return image
+
+
+def _kind(data: bytes) -> str:
+    """Names the format that a file's first bytes promise."""
+    starts = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"RIFF": "WEBP"}
+    return next((name for start, name in starts.items() if data.startswith(start)), "picture")
+
+
+def orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation, 1 to 8; 1, upright as stored, where there is no tag or a damaged one."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow's reader of tags raises whatever damaged ones lead it to
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def check_depth(image: Image.Image, data: bytes, source: str) -> None:
@@ -62,28 +83,46 @@ def has_alpha(image: Image.Image) -> bool:
     return "A" in image.getbands() or "transparency" in image.info
 
 
-def read_image(data: bytes, source: str, resolution: int | None, alpha: bool) -> Decoded:
-    """Decodes an image, square unless `resolution` is None; with `alpha`, its alpha channel is the mask.
+def read_image(data: bytes, source: str, resolution: int | None, alpha: bool | None) -> Decoded:
+    """Decodes an image, square unless `resolution` is None.
 
-    Raises DatasetError.
+    alpha: True, if the alpha channel is the mask; False, if there must be none, or an opaque one; None, if it is not
+    looked at. Raises DatasetError.
     """
     size = None if resolution is None else (resolution, resolution)
     quick = png.decode(data, size, (2, 4) if alpha else (1, 2, 3, 4))
     if quick is not None:
+        if alpha is False and len(quick) in (2, 4):
+            _require_opaque(quick[-1], source)
         colours = quick[:3] if len(quick) > 2 else np.repeat(quick[:1], 3, axis=0)
         return colours, quick[-1:] if alpha else None
     image = open_image(data, source, size)
     check_depth(image, data, source)
-    if not alpha:
+    return split_alpha(image, source, alpha)
+
+
+def split_alpha(image: Image.Image, source: str, alpha: bool | None) -> Decoded:
+    """Returns pixels [3, H, W] and, with `alpha`, mask [1, H, W] of an 8-bit picture; raises as `read_image` does."""
+    if alpha is None or not (alpha or has_alpha(image)):
         return planes(image if image.mode == "RGB" else image.convert("RGB")), None
     if not has_alpha(image):
-        raise DatasetError(f"{source}: has no alpha channel, unlike the first image of the set")
+        raise DatasetError(f"{source}: has no alpha channel, unlike other pictures of the set")
     channels = planes(image if image.mode == "RGBA" else image.convert("RGBA"))
-    return channels[:3], channels[3:]
+    if not alpha:
+        _require_opaque(channels[3], source)
+    return channels[:3], channels[3:] if alpha else None
+
+
+def _require_opaque(alpha: np.ndarray, source: str) -> None:
+    if alpha.min() < 255:
+        raise DatasetError(f"{source}: has transparent pixels, and other pictures of the set have no alpha channel")
 
 
 def read_mask(data: bytes, source: str, resolution: int | None) -> np.ndarray:
-    """Decodes a mask, uint8 [1, R, R]; resizes one of another size unless `resolution`, R, is None."""
+    """Decodes a mask, uint8 [1, R, R]; resizes one of another size unless `resolution`, R, is None.
+
+    Raises DatasetError, also for a mask that is to be resized and is not square.
+    """
     quick = png.decode(data, None if resolution is None else (resolution, resolution), (1, 2))
     if quick is not None:
         return quick[:1]
@@ -91,6 +130,8 @@ def read_mask(data: bytes, source: str, resolution: int | None) -> np.ndarray:
     check_depth(image, data, source)
     mask = image if image.mode == "L" else image.convert("L")
     if resolution is not None and mask.size != (resolution, resolution):
+        if not mask_check.fits(mask.size, (resolution, resolution)):
+            raise DatasetError(wrong_shape(source, mask.size, (resolution, resolution)))
         mask = mask.resize((resolution, resolution), Image.Resampling.BILINEAR)
     return np.asarray(mask)[None]
 
@@ -105,6 +146,10 @@ def planes(image: Image.Image) -> np.ndarray:
 
 def wrong_size(source: str, size: tuple[int, int], expected: tuple[int, int]) -> str:
     return f"{source}: is {size[0]}x{size[1]} pixels, the set is {expected[0]}x{expected[1]}"
+
+
+def wrong_shape(source: str, mask: tuple[int, int], picture: tuple[int, int]) -> str:
+    return f"{source}: is a mask of {mask[0]}x{mask[1]} pixels for a picture of {picture[0]}x{picture[1]}"
 
 
 def memory_limit() -> int:

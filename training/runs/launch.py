@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -19,12 +20,13 @@ from torch_utils import precision
 from training import presets
 from training.config import NESTED, TrainingConfig
 from training.data.image_store import DatasetError
-from training.data.validation import validate_set
+from training.data.validation import inspect_set
 from training.dataset import ImageDataset
 from training.families.base import Family
 from training.runs.resume import run_name
 
 BACKGROUNDS = "auto|random|white|black|R,G,B"
+_VALIDATION = 2  # counts up when more is checked: sets that have passed less are looked at again
 OF_EVERY_STAGE = ("batch", "batch_gpu", "g_lr", "d_lr")  # an option of the command line sets them in all stages
 
 
@@ -155,19 +157,25 @@ def check_machine(config: TrainingConfig, device: torch.device) -> None:
     dnnlib.parse_flag("--precision", config.precision, lambda name: precision.resolve(name, device))
 
 
-def validate_data(data: str, dataset: ImageDataset) -> None:
-    """Decodes every image and mask of the set, once for each content. Raises DatasetError with the first problem."""
-    passed = dnnlib.cache_dir("validated", dataset.content_key())
-    if passed.exists():
-        return
+def validate_data(data: str, dataset: ImageDataset) -> list[str]:
+    """Decodes every image and mask of the set, once for each content. Raises DatasetError with the first problem.
+
+    Returns what decoding has shown beside `dataset.notes`, one line each; the cache keeps it for the next start.
+    """
+    passed = dnnlib.cache_dir("validated", f"{dataset.content_key()}-{_VALIDATION}")
+    with contextlib.suppress(OSError, ValueError):
+        return [str(note) for note in json.loads(passed.read_text())]
     with tqdm(total=len(dataset), unit="img", desc="Checking the data", leave=False, delay=1, disable=None) as bar:
-        problems = validate_set(data, bar.update)
-    if problems:
-        others = f" (and {len(problems) - 1} more: dataset_tool.py validate lists them)" if len(problems) > 1 else ""
-        raise DatasetError(problems[0] + others)
+        found = inspect_set(data, bar.update)
+    if found.problems:
+        others = len(found.problems) - 1
+        more = f" (and {others} more: dataset_tool.py validate lists them)" if others else ""
+        raise DatasetError(found.problems[0] + more)
+    notes = [note for note in found.notes if note not in dataset.notes]
     with contextlib.suppress(OSError):  # without a cache to write to, the next run looks again
         passed.parent.mkdir(parents=True, exist_ok=True)
-        passed.touch()
+        passed.write_text(json.dumps(notes))
+    return notes
 
 
 def make_run_dir(outdir: Path, desc: str, job_id: str = "") -> Path:

@@ -3,10 +3,12 @@
 A logger never stops a run and never asks a question: what cannot be had is said once, and training goes on.
 """
 
+import contextlib
 import errno
 import json
 import math
 import os
+import secrets
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 WANDB_PROJECT = "SplatGAN"
 WANDB_INIT_TIMEOUT_S = 30
+WANDB_FILE = "wandb.json"  # in a run folder: the run's id, and the last step sent
 WandbMode = Literal["offline", "online"]
 WANDB_MODES = ("off", *get_args(WandbMode))
 RESERVED = {"step", "nimg", "timing", "non_finite"}
@@ -41,6 +44,7 @@ class StatsLogger:
         tensorboard: bool | Literal["auto"] = "auto",  # "auto": if the package is installed, without a word otherwise
         wandb_mode: str = "off",  # off, offline (kept in the run folder) or online
         config: Mapping[str, Any] | None = None,  # JSON-able; shown by Weights & Biases beside the curves
+        nimg: int = 0,  # images seen at the start: what a resumed run had logged beyond is replaced
     ):
         """Raises ValueError for an unknown `tensorboard` or `wandb_mode`; a sink that fails to open only warns."""
         if tensorboard not in (True, False, "auto"):
@@ -50,7 +54,7 @@ class StatsLogger:
         run_dir = Path(run_dir)
         makers: list[tuple[str, Callable[[], _Sink | None]]] = [("stats.jsonl", lambda: _JsonLines(run_dir))]
         if tensorboard:
-            makers.append(("TensorBoard", lambda: _open_tensorboard(run_dir, required=tensorboard is True)))
+            makers.append(("TensorBoard", lambda: _open_tensorboard(run_dir, tensorboard is True, nimg)))
         if wandb_mode != "off":
             mode = cast(WandbMode, wandb_mode)
             makers.append(("Weights & Biases", lambda: _Wandb(run_dir, mode, dict(config or {}))))
@@ -159,14 +163,23 @@ def _finite(values: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def _open_tensorboard(run_dir: Path, required: bool) -> _Sink | None:
+def _open_tensorboard(run_dir: Path, required: bool, nimg: int) -> _Sink | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         if required:
-            raise
+            raise _Missing("tensorboard") from None
         return None
-    return _TensorBoard(SummaryWriter(log_dir=str(run_dir)))
+    # Without it, curves of a resumed run would go back and forth between what was logged before and after.
+    since = {"purge_step": nimg + 1} if nimg else {}
+    return _TensorBoard(SummaryWriter(log_dir=str(run_dir), **since))
+
+
+class _Missing(Exception):
+    """Says that an optional package is not there."""
+
+    def __init__(self, package: str):
+        super().__init__(f"the package {package} is not installed (pip install {package})")
 
 
 class _TensorBoard:
@@ -187,25 +200,56 @@ class _TensorBoard:
 
 
 class _Wandb:
+    """Sends to one run of Weights & Biases from every start in a run folder: its id lies in the folder.
+
+    Curves are drawn over the images seen. The service's own step may never go back, as the training's does when a run
+    resumes from an earlier state, so it then counts on from the last one that was sent.
+    """
+
     name = "Weights & Biases"
 
     def __init__(self, run_dir: Path, mode: WandbMode, config: dict[str, Any]):
         os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
+        try:
+            import wandb
+        except ImportError:
+            raise _Missing("wandb") from None
 
         # Without a key, an online run would ask for one on the terminal.
         if mode == "online" and not wandb.api.api_key:
             message = "Weights & Biases has no API key (set WANDB_API_KEY); its records stay in the run folder"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             mode = "offline"
+        self._file = run_dir / WANDB_FILE
+        self._id, self._step = self._recall()
+        self._remember()
         settings = wandb.Settings(silent=True, console="off", init_timeout=WANDB_INIT_TIMEOUT_S)
         self._run = wandb.init(
-            project=WANDB_PROJECT, name=run_dir.name, dir=str(run_dir), mode=mode, config=config, settings=settings
-        )
+            project=WANDB_PROJECT, name=run_dir.name, dir=str(run_dir), mode=mode, config=config, settings=settings,
+            id=self._id, resume="allow",
+        )  # fmt: skip
+        self._run.define_metric("nimg")
+        self._run.define_metric("*", step_metric="nimg")
+
+    def _recall(self) -> tuple[str, int]:
+        """Returns the run's id and the last step sent; a new id where the folder has none."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(self._file.read_text())
+            return str(kept["id"]), int(kept["step"])
+        return secrets.token_hex(4), -1
+
+    def _remember(self) -> None:
+        """Writes the file whole or not at all. Raises OSError."""
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps({"id": self._id, "step": self._step}))
+        os.replace(partial, self._file)
 
     def write(self, step: int, nimg: int, values: dict[str, float], timing: dict[str, float]) -> None:
         clock = {f"Timing/{name}": value for name, value in timing.items()}
-        self._run.log({"nimg": nimg, **values, **clock}, step=step)
+        self._step = max(step, self._step + 1)
+        with contextlib.suppress(OSError):  # a full disk: the next line writes the file again
+            self._remember()
+        self._run.log({"nimg": nimg, **values, **clock}, step=self._step)
 
     def close(self) -> None:
         self._run.finish()

@@ -18,6 +18,7 @@ from training.runs import launch
 from training.runs.resume import LATEST, Start, check_compatible, data_mark, find_start, latest_config
 from training.runs.retention import Retention
 from training.runs.train_command import Request
+from training.runs.transfer import LEAST_SHARE
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
 
     Raises UsageError or one of train.py's USER_ERRORS.
     """
-    _check_together(request)
+    _check_together(request, loop)
     if not request.dry_run or request.measure:
         launch.check_devices(request.device, request.gpus)
     device = distributed.initialise(request.device) if request.trains else None
@@ -72,12 +73,16 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
     return Plan(request, config, dataset, start, device, loop, {n for n, v in fields.items() if v is not None})
 
 
-def _check_together(request: Request) -> None:
+def _check_together(request: Request, loop: dict[str, Any]) -> None:
     """Raises UsageError for options that exclude or need each other."""
     if request.resume not in (None, LATEST) and request.init_from:  # latest: the weights are those of the first start
         raise click.UsageError("--init-from starts a run and --resume continues one: give one of them")
     if request.resume_kimg is not None and not request.resume:
         raise click.UsageError("--resume-kimg needs --resume")
+    if loop["init_share"] != LEAST_SHARE and not request.init_from:
+        raise click.UsageError("--init-share needs --init-from")
+    if request.max_restarts and request.gpus == 1 and not distributed.is_launched():
+        raise click.UsageError("--max-restarts needs --gpus=2 or more, whose launcher starts a crashed run anew")
     if request.measure and not request.dry_run:
         raise click.UsageError("--measure needs --dry-run")
 

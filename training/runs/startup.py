@@ -29,7 +29,7 @@ def describe(
         f"Index list  {dataset.index_description}",
         f"Background  {_background(config, dataset)}",
         f"Batch       {batch_line(config, config.stage_at(nimg), distributed.world_size())}",
-        f"Device      {device}, {torch.get_num_threads()} threads; rasterizer "
+        f"Device      {device}, {torch.get_num_threads()} threads ({distributed.threads_from()}); rasterizer "
         f"{resolve_backend(config.rasterizer, device)}; convolutions and products "
         f"{'float32' if low is None else str(low).removeprefix('torch.')}",
     ]
@@ -43,6 +43,7 @@ def describe(
             "Warning: the set has no masks, so the scene must explain the background of the images too, "
             f"and what it leaves clear shows {config.background}"
         )
+    lines += [f"Note        {note}" for note in dataset.notes]
     return "\n".join(lines)
 
 

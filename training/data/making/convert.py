@@ -2,14 +2,20 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 
+from gaussian import Cameras
+from training.data.image_store import DatasetError
 from training.data.label_check import label_problems, require_labels
 from training.data.label_file import LabelError
 from training.data.layout import Layout, open_layout
 from training.data.making.set_writer import CENTRE, Box, Item, Report, write_set
+from training.data.validation import judge_masks, look_at_all
+from training.data.world_axes import turn_up
 
 Progress = Callable[[int], None] | None
 
@@ -21,20 +27,26 @@ def convert_set(
     crop: str | Box | None = None,
     rename: bool = False,
     progress: Progress = None,
+    up: str = "keep",
 ) -> Report:
     """Writes the set at `path` again, see `write_set`; masks stay masks, intrinsics follow the crop.
 
+    up: turn the world about its origin so that this axis of it ("auto": the one that is up for the cameras) is y.
     rename: call the images 00000, 00001, ... in the order of their names, and keep their names under "sources".
     Raises DatasetError or LabelError at the first thing that is wrong.
     """
     layout = open_layout(path)
     layout.require_whole()
-    labels = [layout.label(i) for i in range(len(layout.names))]
-    require_labels(layout.label_source, layout.files, labels)
+    found = [layout.label(i) for i in range(len(layout.names))]
+    labels = require_labels(layout.label_source, layout.files, found)
+    if up != "keep":
+        labels = turn_up(Cameras.from_labels(torch.from_numpy(labels)), up).labels.numpy()
     names = [f"{i:05d}" for i in range(len(labels))] if rename else layout.stems
-    items = [_item(layout, i, names[i]) for i in range(len(labels))]
+    items = [_item(layout, i, names[i], labels[i]) for i in range(len(labels))]
     extra = {"sources": layout.files} if rename else None
-    return write_set(items, dest, resolution, crop, extra=extra, progress=progress)
+    report = write_set(items, dest, resolution, crop, extra=extra, progress=progress)
+    report.notes[:0] = layout.notes
+    return report
 
 
 def fix_set(
@@ -42,8 +54,9 @@ def fix_set(
 ) -> Report:
     """Writes a copy that passes `validate_set`: square 8-bit RGB images and masks of the commonest size.
 
-    Pictures that cannot be read, have no mask or no legal label are left out and listed. Raises LabelError if the
-    labels as a whole are in another convention, which no copying mends.
+    Masks of 0 and 1 and inverted ones are mended. Pictures that cannot be read, have no mask or no legal label are left
+    out and listed. Raises LabelError if the labels as a whole are in another convention, and DatasetError for masks
+    whose meaning is not clear: no copying mends these.
     """
     layout = open_layout(path)
     dropped = layout.problems + layout.missing_masks()
@@ -51,25 +64,32 @@ def fix_set(
     if None in problems:
         raise LabelError(f"{layout.label_source}: all labels: {problems[None]}")
     dropped += [f"{layout.label_source}: {layout.files[i]}: {what}" for i, what in problems.items() if i is not None]
+    verdict = judge_masks(layout, look_at_all(layout))
+    if verdict.problems and verdict.mend is None:
+        raise DatasetError(f"{verdict.problems[0]}; what the values mean is not clear, so --fix does not change them")
     seen: set[str] = set()
     items = []
     for i, stem in enumerate(layout.stems):
         masked = layout.mask_store is None or stem in layout.masks
         if i not in problems and masked and stem not in seen:
             seen.add(stem)
-            items.append(_item(layout, i, stem))
+            label = np.asarray(layout.label(i), dtype=np.float64)
+            items.append(replace(_item(layout, i, stem, label), mend_mask=verdict.mend))
     report = write_set(items, dest, resolution, CENTRE, tolerant=True, progress=progress)
     report.dropped[:0] = dropped
+    report.notes[:0] = layout.notes
+    if verdict.problems:
+        report.notes.append(f"{len(verdict.problems)} faults of masks are mended, such as {verdict.problems[0]}")
     return report
 
 
-def _item(layout: Layout, index: int, stem: str) -> Item:
+def _item(layout: Layout, index: int, stem: str, label: np.ndarray) -> Item:
     name, store, masks = layout.names[index], layout.store, layout.mask_store
     return Item(
         stem=stem,
         source=store.where(name),
         read=partial(store.read, name),
-        label=np.asarray(layout.label(index), dtype=np.float64),
+        label=label,
         read_mask=None if masks is None else partial(masks.read, layout.masks[layout.stems[index]]),
         alpha=layout.alpha,
     )

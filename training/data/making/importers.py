@@ -1,7 +1,7 @@
 """Imports posed images of other programs as an image set: COLMAP models, transforms.json.
 
-The world of such poses has any direction, place and size. It is turned, moved and scaled here by what the cameras
-themselves say, so that the same scene from any program gives the same labels:
+The world of such poses has any direction, place and size. It is turned, moved and scaled by what the cameras
+themselves say (`world_axes.align`), so that the same scene from any program gives the same labels:
 
 up      +y is the direction that the cameras' horizontal axes leave free, or the axis that is asked for
 middle  the origin is the point nearest to all optical axes
@@ -10,7 +10,7 @@ size    the median distance is the one that the generators' constants fit (2.7 f
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,43 +18,55 @@ import numpy as np
 import torch
 
 from gaussian import Cameras
-from gaussian.geometry import REFERENCE_HALF_EXTENT
-from training.data.image_store import DatasetError, FolderStore
+from training.data.image_store import DatasetError, FolderStore, printable
 from training.data.label_check import check_labels
 from training.data.making import colmap, nerf_transforms
+from training.data.making.camera_steps import UNDISTORT, Shot, prepare
 from training.data.making.set_writer import Box, Item, Report, write_set
-from training.data.pixels import EXTENSIONS, has_alpha, open_image
+from training.data.names import PICTURE_ENDINGS, Folder, some
+from training.data.pixels import EXTENSIONS
+from training.data.world_axes import align
 
-_SURROUND = 0.1  # mean horizontal offset, in camera distances, below which cameras count as surrounding the middle
-_FREE = 0.2  # the least eigenvalue leaves a direction free up to this share of the middle one
-_TURN = 0.02  # middle eigenvalue from which on the cameras' horizontal axes span a plane (a yaw spread of 8 degrees)
+__all__ = ["align", "import_colmap", "import_transforms"]
+
+Progress = Callable[[int], None] | None
 
 
 def import_colmap(
     source: Path,
     dest: Path,
-    images: Path | None = None,  # folder of the pictures; None: <source>/images
+    images: Path | None = None,  # folder of the pictures; None: images/ of the project
     resolution: int | None = None,
     crop: str | Box | None = None,
     up: str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = None,
+    distortion: str = UNDISTORT,
 ) -> Report:
-    """Imports the images that a COLMAP model registered.
+    """Imports the images that the largest COLMAP model in `source` registered.
 
-    Masks are <source>/masks/<name>.png, COLMAP's own, or <source>/masks/<stem>.png.
+    Masks are <project>/masks/<name>.png, COLMAP's own, or <project>/masks/<stem>.png. distortion: see
+    `camera_steps.prepare`.
     """
-    views = colmap.read_model(colmap.find_model(source))
-    folder = images or source / "images"
-    missing = [view.name for view in views if not (folder / view.name).is_file()]
+    model, views, notes = colmap.read_largest(source)
+    pictures_folder, project = _project(source, images)
+    folder = Folder(pictures_folder)
+    found = [folder.find(view.name) for view in views]
+    missing = [view.name for view, path in zip(views, found, strict=True) if path is None]
     if missing:
         raise DatasetError(
-            f"{folder / missing[0]}: no such picture (of {len(missing)} missing); --images names the folder"
+            f"{printable(str(folder.path / missing[0]))}: no such picture (of {len(missing)} missing); "
+            "--images names the folder"
         )
-    pictures = [folder / view.name for view in views]
-    masks = [_mask_of(source / "masks", view.name) for view in views]
-    cameras = [(view.cam2world, view.camera.intrinsics) for view in views]
-    sizes = [(view.camera.width, view.camera.height) for view in views]
-    return _write(pictures, masks, cameras, sizes, dest, resolution, crop, up, progress)
+    pictures = [path for path in found if path is not None]
+    _require_single(pictures, [view.name for view in views], model)
+    masks = Folder(project / "masks")
+    shots = [
+        Shot(path, _mask_of(masks, view.name), view.cam2world, view.camera.intrinsics,
+             (view.camera.width, view.camera.height), view.camera.distortion)
+        for path, view in zip(pictures, views, strict=True)
+    ]  # fmt: skip
+    notes += _unused(folder, pictures, "is not registered in the model", "are not registered in the model")
+    return _write(shots, notes, dest, resolution, crop, up, progress, distortion)
 
 
 def import_transforms(
@@ -63,99 +75,108 @@ def import_transforms(
     resolution: int | None = None,
     crop: str | Box | None = None,
     up: str = "auto",
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = None,
+    distortion: str = UNDISTORT,
 ) -> Report:
     """Imports the frames of a transforms.json. Masks: the frames' mask_path, or the images' alpha channel."""
-    frames = nerf_transforms.read_transforms(source)
-    cameras = [(frame.cam2world, frame.intrinsics) for frame in frames]
-    pictures, masks = [frame.picture for frame in frames], [frame.mask for frame in frames]
-    return _write(pictures, masks, cameras, [f.size for f in frames], dest, resolution, crop, up, progress)
+    frames, notes = nerf_transforms.read_transforms(source)
+    shots = [Shot(f.picture, f.mask, f.cam2world, f.lens.intrinsics, f.lens.size, f.lens.distortion) for f in frames]
+    pictures = [frame.picture for frame in frames]
+    masks = {frame.mask for frame in frames if frame.mask is not None}
+    for place in sorted({path.parent for path in pictures}):
+        own = [path for path in pictures if path.parent == place]
+        beside = Folder(place)
+        if place in [mask.parent for mask in masks]:
+            own += [mask for mask in masks if mask.parent == place]
+        notes += _unused(beside, own, "is in no frame", "are in no frame", flat=True)
+    return _write(shots, notes, dest, resolution, crop, up, progress, distortion)
 
 
-def _mask_of(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / f"{name}.png", (folder / name).with_suffix(".png")) if p.is_file()), None)
+def _project(source: Path, images: Path | None) -> tuple[Path, Path]:
+    """Returns the folder of the pictures, and that of the project, which may hold masks."""
+    if images is not None:
+        return images, source
+    # A path to a model itself, sparse/0, is two folders below its project.
+    for project in (source, *Path(os.path.abspath(source)).parents[:2]):
+        if (project / "images").is_dir():
+            return project / "images", project
+    return source / "images", source
+
+
+def _require_single(pictures: Sequence[Path], names: Sequence[str], model: Path) -> None:
+    """Raises DatasetError if two names of a model mean the same picture."""
+    seen: dict[Path, str] = {}
+    for path, name in zip(pictures, names, strict=True):
+        if path in seen:
+            raise DatasetError(f"{model}: {seen[path]} and {name} are the same picture, with two poses")
+        seen[path] = name
+
+
+def _unused(folder: Folder, used: Sequence[Path], one: str, many: str, flat: bool = False) -> list[str]:
+    """Returns a line if there are more pictures below `folder` than are used; flat: only those in it."""
+    chosen = {path.resolve() for path in used}
+    files = [p for p in folder.files() if p.suffix.lower() in PICTURE_ENDINGS and (not flat or p.parent == folder.path)]
+    others = [p for p in files if p.resolve() not in chosen]
+    if not others:
+        return []
+    lost = [p.relative_to(folder.path).as_posix() for p in others if p.suffix.lower() in EXTENSIONS]
+    foreign = [p.relative_to(folder.path).as_posix() for p in others if p.suffix.lower() not in EXTENSIONS]
+    parts = [f"{len(lost)} {one if len(lost) == 1 else many} ({some(lost)})"] if lost else []
+    if foreign:
+        parts.append(f"{len(foreign)} of a format that is not read ({some(foreign)})")
+    total = len(files)
+    return [f"{folder.path}: {total - len(others)} used of {total} pictures; of the others {', '.join(parts)}"]
+
+
+def _mask_of(folder: Folder, name: str) -> Path | None:
+    if not folder.path.is_dir():
+        return None
+    stem = name.rpartition(".")[0] if "." in name.rpartition("/")[2] else name
+    return folder.find(f"{name}.png") or folder.find(stem, EXTENSIONS)
 
 
 def _write(
-    pictures: list[Path],
-    masks: list[Path | None],
-    matrices: list[tuple[np.ndarray, np.ndarray]],
-    sizes: list[tuple[int, int]],
+    shots: list[Shot],
+    notes: list[str],
     dest: Path,
     resolution: int | None,
     crop: str | Box | None,
     up: str,
-    progress: Callable[[int], None] | None,
+    progress: Progress,
+    distortion: str,
 ) -> Report:
-    wrong = [p for p in pictures if p.suffix.lower() not in EXTENSIONS]
+    """Brings cameras and pictures into the form of a set, and writes it."""
+    names = [str(shot.picture) for shot in shots]
+    wrong = [name for shot, name in zip(shots, names, strict=True) if shot.picture.suffix.lower() not in EXTENSIONS]
     if wrong:
-        raise DatasetError(f"{wrong[0]}: is no {', '.join(EXTENSIONS)} file")
-    if any(masks) and not all(masks):
-        lost = pictures[masks.index(None)]
-        raise DatasetError(f"{lost}: has no mask, {sum(m is not None for m in masks)} others have one")
-    poses, intrinsics = (torch.from_numpy(np.stack(part)) for part in zip(*matrices, strict=True))
-    cameras = Cameras(poses, intrinsics)
-    labels = (cameras if up == "keep" else align(cameras, up)).labels.numpy()
-    names = [str(p) for p in pictures]
-    problems = check_labels("imported cameras", names, labels.tolist())
+        raise DatasetError(f"{wrong[0]}: is no {', '.join(EXTENSIONS)} file (of {len(wrong)})")
+    bare = [name for shot, name in zip(shots, names, strict=True) if shot.mask is None]
+    if 0 < len(bare) < len(shots):
+        raise DatasetError(f"{bare[0]}: has no mask, {len(shots) - len(bare)} others have one")
+    ready = prepare(shots, distortion)
+    alphas = [name for name, each in zip(names, ready.views, strict=True) if each.has_alpha]
+    alpha = bool(bare) and 2 * len(alphas) >= len(shots)
+    cameras = Cameras(
+        torch.from_numpy(np.stack([each.cam2world for each in ready.views])),
+        torch.from_numpy(np.stack([each.intrinsics for each in ready.views])),
+    )
+    problems = check_labels("imported cameras", names, cameras.labels.tolist())
     if problems:
         raise DatasetError(f"{problems[0]} ({len(problems)} of {len(names)} cameras)")
-    alpha = not any(masks) and has_alpha(open_image(pictures[0].read_bytes(), names[0]))
+    labels = (cameras if up == "keep" else align(cameras, up)).labels.numpy()
     items = [
-        Item(f"{i:05d}", names[i], _reader(p), labels[i], None if m is None else _reader(m), alpha, sizes[i])
-        for i, (p, m) in enumerate(zip(pictures, masks, strict=True))
-    ]
-    root = os.path.commonpath([p.parent for p in pictures])
-    sources = [p.relative_to(root).as_posix() for p in pictures]
-    return write_set(items, dest, resolution, crop, extra={"sources": sources}, progress=progress)
+        Item(f"{i:05d}", names[i], _reader(shot.picture), labels[i], None if shot.mask is None else _reader(shot.mask),
+             alpha, steps=ready.views[i].steps)
+        for i, shot in enumerate(shots)
+    ]  # fmt: skip
+    root = os.path.commonpath([shot.picture.parent for shot in shots])
+    sources = [shot.picture.relative_to(root).as_posix() for shot in shots]
+    report = write_set(items, dest, resolution, crop, extra={"sources": sources}, progress=progress)
+    if alphas and not bare:
+        notes.append("the masks' files are used, and not the alpha channel that pictures have too")
+    report.notes[:0] = notes + ready.notes
+    return report
 
 
 def _reader(path: Path) -> Callable[[], bytes]:
     return partial(FolderStore(path.parent).read, path.name)
-
-
-def align(cameras: Cameras, up: str = "auto") -> Cameras:
-    """Moves cameras [N] to a world with y up, the subject in the middle, the front at +z and FFHQ's size; float64.
-
-    up: "auto" or an axis of the given world ("z", "-y", ...). The result is the same for every rotation, shift and
-    scale of the given world if `up` is "auto". Raises DatasetError if the cameras have no middle.
-    """
-    cameras = cameras.to(dtype=torch.float64)
-    try:
-        middle = torch.tensor(cameras.summary().pivot, dtype=torch.float64)
-    except ValueError as error:
-        raise DatasetError(f"imported cameras: {error}") from error
-    upward = _up(cameras, up)
-    offsets = cameras.positions - middle  # [N, 3]
-    distance = float(offsets.norm(dim=-1).quantile(0.5))
-    level = offsets - (offsets @ upward)[:, None] * upward
-    front = level.mean(0)
-    if front.norm() < _SURROUND * distance:
-        front = level[int((level.norm(dim=-1) > _SURROUND * distance).to(torch.uint8).argmax())]
-    if not front.norm() > 0:
-        raise DatasetError("imported cameras: all stand right above the middle; there is no front to turn to")
-    z = front / front.norm()
-    turn = torch.stack([torch.linalg.cross(upward, z), upward, z])  # rows: the new axes in the given world
-    focal = float(cameras.intrinsics[:, 0, 0].quantile(0.5))
-    scale = 2 * focal * REFERENCE_HALF_EXTENT / distance
-    poses = cameras.cam2world.clone()
-    poses[:, :3, :3] = turn @ cameras.cam2world[:, :3, :3]
-    poses[:, :3, 3] = scale * offsets @ turn.T
-    return Cameras(poses, cameras.intrinsics)
-
-
-def _up(cameras: Cameras, up: str) -> torch.Tensor:
-    """Returns the up direction, a unit vector [3] in the given world."""
-    if up != "auto":
-        axis = torch.zeros(3, dtype=torch.float64)
-        axis["xyz".index(up[-1])] = -1.0 if up.startswith("-") else 1.0
-        return axis
-    right, down = cameras.cam2world[:, :3, 0], cameras.cam2world[:, :3, 1]
-    mean = -down.mean(0)
-    values, vectors = torch.linalg.eigh(right.T @ right / len(right))  # ascending
-    if values[1] > _TURN and values[0] < _FREE * values[1]:
-        free = vectors[:, 0]
-        return free * torch.sign(free @ mean)
-    if mean.norm() < 1e-6:
-        raise DatasetError("imported cameras: have no common up direction; give --up")
-    return mean / mean.norm()

@@ -16,8 +16,9 @@ from gaussian import Cameras
 from torch_utils import random
 from training.data.image_store import DatasetError
 from training.data.label_check import require_labels
-from training.data.label_file import parse_json, stem_of
+from training.data.label_file import parse_json
 from training.data.layout import Layout, numbers_of, open_layout
+from training.data.names import roots_of, some, stem_of
 
 MAX_REPEAT = 32  # how often one image may occur; the published list's largest multiplicity
 
@@ -29,6 +30,7 @@ class Rebalanced(NamedTuple):
     before: float  # entropy of the set's yaw/pitch histogram over that of an even one, 0..1
     after: float  # the same entropy under the list, 0..1
     images: int  # different images in the list
+    notes: list[str]  # one line each on what of the set or the scores is not used
 
 
 def rebalance(
@@ -47,14 +49,14 @@ def rebalance(
     angles = torch.stack(cameras.yaw_pitch(cameras.summary()), dim=-1).rad2deg().numpy()  # [N, 2]
     _, bins = np.unique(np.floor(angles / bin_degrees), axis=0, return_inverse=True)
     bins = bins.reshape(-1)
-    weights = np.ones(count) if scores is None else _read_scores(scores, layout)
+    notes = list(layout.notes)
+    weights = np.ones(count) if scores is None else _read_scores(scores, layout, notes)
     repeats = repeats_of(bins, weights, num or count, max_repeat, seed)
     chosen = np.repeat(np.arange(count), repeats)
     if len(chosen) == 0:
         raise DatasetError(f"{path}: the scores leave no image")
-    return Rebalanced(
-        _entries(layout, chosen), _evenness(bins), _evenness(bins[chosen], bins.max() + 1), len(set(chosen))
-    )
+    after = _evenness(bins[chosen], bins.max() + 1)
+    return Rebalanced(_entries(layout, chosen), _evenness(bins), after, len(set(chosen)), notes)
 
 
 def repeats_of(bins: np.ndarray, weights: np.ndarray, num: int, max_repeat: int, seed: int) -> np.ndarray:
@@ -97,23 +99,36 @@ def _entries(layout: Layout, chosen: np.ndarray) -> list[int] | list[str]:
     return sorted(layout.files[i] for i in chosen)
 
 
-def _read_scores(file: Path, layout: Layout) -> np.ndarray:
-    """Reads the scores, float64 [N]; images that the file does not name have the score 1."""
+def _read_scores(file: Path, layout: Layout, notes: list[str]) -> np.ndarray:
+    """Reads the scores, float64 [N]; images that the file does not name have the score 1, which a note says."""
     try:
         content = parse_json(str(file), file.read_bytes())
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{file}: cannot be read: {error}" if isinstance(error, OSError) else str(error)) from error
+        cause = f"{file}: cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise DatasetError(cause) from error
     if isinstance(content, list):
         if len(content) != len(layout.names):
             raise DatasetError(f"{file}: has {len(content)} scores, the set has {len(layout.names)} images")
         return np.array([_score(file, layout.files[i], value) for i, value in enumerate(content)])
     if not isinstance(content, dict):
         raise DatasetError(f"{file}: must be a JSON object of image names and scores, or a list of scores")
-    by_name = {stem_of(name): _score(file, name, value) for name, value in content.items()}
+    roots = roots_of(layout.store.path / layout.base)
+    by_name: dict[str, float] = {}
+    for name, value in content.items():
+        if stem_of(name, roots) in by_name:
+            raise DatasetError(f"{file}: {name}: has two scores, under names that mean the same")
+        by_name[stem_of(name, roots)] = _score(file, name, value)
     names = zip(layout.files, layout.stems, numbers_of(layout.stems).tolist(), strict=True)
     keys = [next((k for k in (stem_of(own), stem, str(n)) if k in by_name), None) for own, stem, n in names]
     if not any(keys):
         raise DatasetError(f"{file}: names no image of the set")
+    bare = [layout.files[i] for i, key in enumerate(keys) if key is None]
+    if bare:
+        notes.append(f"{file}: {len(bare)} of {len(keys)} images have no score and count as 1: {some(bare)}")
+    lost = sorted(by_name.keys() - set(keys))
+    if lost:
+        used = len(by_name) - len(lost)
+        notes.append(f"{file}: {used} used of {len(by_name)} scores; the others are of no image: {some(lost)}")
     return np.array([1.0 if key is None else by_name[key] for key in keys])
 
 

@@ -23,8 +23,12 @@ from PIL import Image
 
 import dnnlib
 from gaussian import Cameras
+from torch_utils import distributed
+from training.data import mask_check
 from training.data.image_store import DatasetError, printable
-from training.data.pixels import has_alpha, open_image
+from training.data.making.reshape import Size, Step, Turn
+from training.data.mask_check import MaskLook
+from training.data.pixels import has_alpha, open_image, orientation, split_alpha, wrong_shape
 
 CENTRE = "centre"
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -44,7 +48,9 @@ class Item:
     label: np.ndarray  # float64 [25], pose and intrinsics of the whole image
     read_mask: Callable[[], bytes] | None = None  # returns the mask file's content
     alpha: bool = False  # the alpha channel is the mask
-    size: tuple[int, int] | None = None  # width and height in pixels that the intrinsics are for; None: the image's
+    size: Size | None = None  # width and height in pixels that the intrinsics are for; None: the image's
+    steps: tuple[Step, ...] = ()  # applied to picture and mask before the crop; `label` is for what they make
+    mend_mask: Callable[[np.ndarray], np.ndarray] | None = None  # makes a right mask of a wrong one, uint8 [H, W]
 
 
 @dataclass
@@ -55,6 +61,7 @@ class Report:
     count: int = 0  # images written
     resolution: int = 0  # pixels
     dropped: list[str] = field(default_factory=list)  # one line per image left out
+    notes: list[str] = field(default_factory=list)  # one line each on what was not used, or was decided
 
 
 def write_set(
@@ -68,9 +75,10 @@ def write_set(
 ) -> Report:
     """Writes the items to `dest`, as a whole or not at all.
 
-    Raises DatasetError for an image that cannot be used or a dest that exists already.
+    Raises DatasetError for an image that cannot be used, masks that are wrong as a whole or a dest that exists already.
     """
     dropped: list[str] = []
+    looks: dict[str, MaskLook] = {}
     boxes = list(_in_threads(lambda item: _attempt(lambda: _box_of(item, crop), tolerant, dropped), items))
     found = [(item, *box) for item, box in zip(items, boxes, strict=True) if box is not None]
     if not found:
@@ -79,7 +87,7 @@ def write_set(
     with _Destination(Path(dest), size) as place:
 
         def add(job: tuple[Item, tuple[int, int], Box]) -> Entry | None:
-            entry = _attempt(lambda: _add(place, *job, size), tolerant, dropped)
+            entry = _attempt(lambda: _add(place, *job, size, looks), tolerant, dropped)
             if progress is not None:
                 progress(1)
             return entry
@@ -87,13 +95,22 @@ def write_set(
         entries = [entry for entry in _in_threads(add, found) if entry is not None]
         if not entries:
             raise DatasetError(f"{dest}: no picture is left to be written: {dropped[0]}")
+        sources = sorted(looks)
+        verdict = mask_check.judge([looks[source] for source in sources], sources, f"masks of {_root(sources)}")
+        if verdict.problems:
+            raise DatasetError(verdict.problems[0])
         place.put("dataset.json", json.dumps({"labels": entries, **(extra or {})}).encode())
-    return Report(place.images, len(entries), size, sorted(dropped))
+    return Report(place.images, len(entries), size, sorted(dropped), verdict.notes)
+
+
+def _root(sources: list[str]) -> str:
+    """Names the folder that holds pictures, for messages."""
+    return os.path.commonpath([os.path.dirname(source) for source in sources]) if sources else ""
 
 
 def _in_threads(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
     """Yields results in order; when it ends, by an error or not, no job runs any more."""
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(distributed.usable_cores())
     try:
         yield from pool.map(work, jobs)
     finally:
@@ -114,6 +131,8 @@ def _attempt(work: Callable[[], Result], tolerant: bool, dropped: list[str]) -> 
 def _box_of(item: Item, crop: str | Box | None) -> tuple[tuple[int, int], Box]:
     """Returns the size of the image and the square that is cut out of it, both in pixels."""
     size = open_image(item.read(), item.source, decode=False).size
+    for step in item.steps:
+        size = step.size(size)
     width, height = size
     if item.size is not None and abs(width / height * item.size[1] / item.size[0] - 1) > _ASPECT_TOLERANCE:
         raise DatasetError(
@@ -164,30 +183,83 @@ def crop_label(label: np.ndarray, size: tuple[int, int], box: Box) -> np.ndarray
     return Cameras.from_labels(torch.from_numpy(np.asarray(label, dtype=np.float64))).crop(part).labels.numpy()
 
 
-def _add(place: "_Destination", item: Item, size: tuple[int, int], box: Box, resolution: int) -> Entry:
+def _add(
+    place: "_Destination",
+    item: Item,
+    size: Size,  # of the image, after the item's steps
+    box: Box,
+    resolution: int,
+    looks: dict[str, MaskLook],  # gets what the mask holds
+) -> Entry | None:
     """Writes an image and its mask, and returns the entry of dataset.json."""
-    picture = _eight_bits(open_image(item.read(), item.source))
-    mask = None
+    data = item.read()
+    picture = _eight_bits(open_image(data, item.source))
+    stored = picture.size
+    mask: Image.Image | None = None
     if item.read_mask is not None:
-        mask = _eight_bits(open_image(item.read_mask(), f"mask of {item.source}")).convert("L")
+        mask = _mask_like(_eight_bits(open_image(item.read_mask(), f"mask of {item.source}")), stored, item)
+        mask = _after(item.steps, _mended(item, mask))
         sx, sy = mask.width / size[0], mask.height / size[1]
         mask = _cut(mask, (box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy), resolution)
     elif item.alpha:
         if not has_alpha(picture):
-            raise DatasetError(f"{item.source}: has no alpha channel, unlike the first image of the set")
+            raise DatasetError(f"{item.source}: has no alpha channel, unlike other pictures of the set")
         # Together, since Pillow then keeps the colours of transparent pixels out of their neighbours.
-        picture = _cut(picture.convert("RGBA"), box, resolution)
+        picture = picture.convert("RGBA")
+        picture.putalpha(_mended(item, picture.getchannel("A")))
+        picture = _cut(_after(item.steps, picture), box, resolution)
         mask = picture.getchannel("A")
+    elif has_alpha(picture):
+        split_alpha(picture, item.source, alpha=False)
     if not item.alpha:
-        picture = _cut(picture.convert("RGB"), box, resolution)
+        picture = _cut(_after(item.steps, picture.convert("RGB")), box, resolution)
     name = f"{item.stem}.png"
     if mask is not None:
+        looks[item.source] = mask_check.look_at(np.asarray(mask))
         place.put(f"mask/{name}", _png(mask))
     place.put(f"{resolution}/{name}", _png(picture.convert("RGB")))
     return [name, crop_label(item.label, size, box).tolist()]
 
 
+def _mended(item: Item, mask: Image.Image) -> Image.Image:
+    return mask if item.mend_mask is None else Image.fromarray(item.mend_mask(np.asarray(mask)))
+
+
+def _after(steps: Sequence[Step], picture: Image.Image) -> Image.Image:
+    for step in steps:
+        picture = step.apply(picture)
+    return picture
+
+
+def _mask_like(mask: Image.Image, stored: Size, item: Item) -> Image.Image:
+    """Returns a mask, grey, with its pixels like those of the picture as it is stored.
+
+    Programs that heed a picture's orientation write its mask upright. Raises DatasetError for a mask of another shape,
+    and where nothing tells which of the two it is for.
+    """
+    turn = next((step for step in item.steps if isinstance(step, Turn)), None)
+    grey = mask.convert("L")
+    upright = None if turn is None else turn.size(stored)
+    as_stored = mask_check.fits(mask.size, stored)
+    if turn is None or upright is None:
+        if as_stored:
+            return grey
+        raise DatasetError(wrong_shape(f"mask of {item.source}", mask.size, stored))
+    as_upright = mask_check.fits(mask.size, upright)
+    if as_stored and as_upright and orientation(mask) != turn.orientation:
+        raise DatasetError(
+            f"mask of {item.source}: has {mask.width}x{mask.height} pixels, and the picture the orientation tag "
+            f"{turn.orientation}: it may be for the pixels as stored or upright; take the tag out of the picture"
+        )
+    if not as_stored and not as_upright:
+        raise DatasetError(wrong_shape(f"mask of {item.source}", mask.size, stored))
+    return grey if as_stored else turn.undo(grey)
+
+
 def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Returns a picture of 16 bits per channel, or of fractions from 0 to 1, with 8 bits."""
+    if picture.mode == "F":
+        return Image.fromarray((np.asarray(picture) * 255).round().clip(0, 255).astype(np.uint8))
     if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     return picture

@@ -192,8 +192,12 @@ def _write_set(folder: Path, recipe: _Recipe, workers: int | None, progress: Cal
     else:
         # Not fork: this process may hold locks of torch's threads.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for future in [pool.submit(job) for job in jobs]:
-                progress(future.result())
+            try:
+                for future in [pool.submit(job) for job in jobs]:
+                    progress(future.result())
+            except BaseException:  # a stop signal must not wait for the whole set
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     entries = [[f"{i:05d}.png", label.tolist()] for i, label in enumerate(labels.astype(np.float64))]
     with open(folder / "dataset.json", "w") as file:
         json.dump({"labels": entries, "synthetic": asdict(recipe)}, file)

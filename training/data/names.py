@@ -1,0 +1,99 @@
+"""Compares names of files as programs of all kinds write them: one rule for every reader. Imports no torch."""
+
+import os
+import posixpath
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+# Endings that a name loses when it is compared; "view.01" keeps its own.
+PICTURE_ENDINGS = frozenset(
+    (
+        ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .tga .ppm .pgm .pnm .exr .hdr .heic .heif .avif .jp2 "
+        ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf"
+    ).split()
+)
+_MARKS = "\ufeff\u200b"  # byte order mark, and the zero-width space that copying from a page leaves
+
+
+def tidy(name: str, roots: Sequence[str] = ()) -> str:
+    """Returns a name with "/" between folders, relative where it can be, without "." and "..", composed (NFC).
+
+    roots: folders that absolute names, and names that begin with "..", may lie below; the result is then relative to
+    the first of them that holds it. Other such names stay as they are.
+    """
+    plain = unicodedata.normalize("NFC", name.strip(_MARKS)).replace("\\", "/")
+    plain = posixpath.normpath(plain) if plain else plain
+    if not plain.startswith(("/", "../")):
+        return plain
+    for root in roots:
+        own = unicodedata.normalize("NFC", root).rstrip("/")
+        whole = posixpath.normpath(posixpath.join(own, plain))
+        if whole.startswith(own + "/"):
+            return whole[len(own) + 1 :]
+    return plain.replace("//", "/", 1)  # which normpath keeps at the start
+
+
+def roots_of(folder: str | os.PathLike[str]) -> list[str]:
+    """Returns the ways in which absolute names may begin that lie below `folder`: by its path, and without links."""
+    return list(dict.fromkeys([os.path.abspath(folder), os.path.realpath(folder)]))
+
+
+def stem_of(name: str, roots: Sequence[str] = ()) -> str:
+    """Returns a tidied name without the ending of a picture's format, but with its folders."""
+    plain = tidy(name, roots)
+    base, ending = posixpath.splitext(plain)
+    return base if ending.lower() in PICTURE_ENDINGS else plain
+
+
+class Folder:
+    """Finds files below a folder by names that other programs wrote."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._by_tidy: dict[str, list[Path]] | None = None
+
+    def find(self, name: str, endings: Iterable[str] = ("",)) -> Path | None:
+        """Returns the file that `name` means, or None; a file that is called exactly so wins.
+
+        endings: tried in their order behind the name.
+        """
+        if "\0" in name:
+            return None
+        for ending in endings:
+            for spelt in dict.fromkeys((name, tidy(name, roots_of(self.path)))):
+                path = self.path / f"{spelt}{ending}"
+                if spelt and _is_file(path):
+                    return path
+        wanted = tidy(name, roots_of(self.path))
+        found = next((f for e in endings if (f := self._listed().get(unicodedata.normalize("NFC", wanted + e)))), [])
+        return found[0] if len(found) == 1 else None
+
+    def files(self) -> list[Path]:
+        """Returns all files below the folder that are not hidden, sorted."""
+        return sorted(path for paths in self._listed().values() for path in paths)
+
+    def _listed(self) -> dict[str, list[Path]]:
+        if self._by_tidy is None:
+            self._by_tidy = defaultdict(list)
+            for folder, folders, files in os.walk(self.path):
+                folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
+                for file in files:
+                    if not file.startswith("."):
+                        path = Path(folder, file)
+                        self._by_tidy[tidy(path.relative_to(self.path).as_posix())].append(path)
+        return self._by_tidy
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the system
+        return False
+
+
+def some(names: Sequence[str], most: int = 1) -> str:
+    """Returns "such as a" or, for a single one, "a"; for lines that count and give an example."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"such as {shown}"
