@@ -21,7 +21,7 @@ from training.comparison import compute, equal_time, systems
 from training.comparison.page import build_page
 from training.comparison.quoted import read_quoted, shipped
 from training.comparison.store import Store, write_whole
-from training.comparison.table import build_table, to_markdown
+from training.comparison.table import quality_table, size_table, to_markdown
 from training.dataset import ImageDataset
 from training.families.base import Generator
 
@@ -265,7 +265,7 @@ def _column(name: str) -> dict[str, Any]:
 
 def _write(record: dict[str, Any], reals: bytes, measured: Sequence[compute.Measured], outdir: Path) -> None:
     """Writes the three files, prints the table and says where they are."""
-    table = to_markdown(build_table(record))
+    table = "\n".join(to_markdown(layout(record)) for layout in (quality_table, size_table))
     shown = {m.system.name: m.picture for m in measured}
     for name, text in (
         ("comparison.json", json.dumps(record, indent=2) + "\n"),

@@ -6,6 +6,9 @@ that takes longer than 3 seconds belongs in here; `pytest --durations=20` finds 
 
 SLOW = {
     "tests/bad_input/test_bad_input.py::test_as_a_process": 35,  # the same lines are tested in process
+    "tests/families/test_compare.py::test_every_family_is_measured_as_calc_metrics_does": 5,
+    "tests/families/test_compare.py::test_train_py_is_called_and_stops_by_the_clock": 12,
+    "tests/families/test_compare.py::test_two_processes_write_the_table_of_one": 15,
     "tests/families/test_runs.py::": 25,
     "tests/faults/": 123,
     "tests/gaussian/test_backend_torch.py::test_every_single_derivative_is_that_of_finite_differences": 3,

@@ -30,7 +30,10 @@ def _of_other_data(place: Place) -> None:
     state = load_checkpoint(place.network)
     kept = {name: record for name, record in state.items() if name not in ("format", "revision", "checksum")}
     mark = {"items": 5, "labels": "0" * 64}
-    own = {"progress": state["progress"] | {"data": mark}, "config": state["config"] | {"data": "/other/32", "index_list": "all"}}
+    own = {
+        "progress": state["progress"] | {"data": mark},
+        "config": state["config"] | {"data": "/other/32", "index_list": "all"},
+    }
     save_checkpoint(place.tmp / "net.pkl", kept | own)
 
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from training.comparison.table import build_table, to_html
+from training.comparison.table import arrow, quality_table, size_table, to_html
 from training.runs.charts import Point, line_chart
 from training.runs.page import grid, page, picture, section, value_table
 
@@ -39,7 +39,8 @@ def build_page(comparison: dict[str, Any], reals: bytes, shown: Mapping[str, byt
     figures += [_figure(png, name, yaws) for name, png in shown.items()]
     sections = [
         f"<h1>{html.escape(title)}</h1><p>{html.escape(_summary(comparison))}</p>",
-        to_html(build_table(comparison)),
+        to_html(quality_table(comparison)),
+        section("Size and speed", to_html(size_table(comparison))),
         section("By the yaw of the camera", grid(_yaw_charts(comparison))),
         section("The same seeds from the same cameras", f"<div class=systems>{''.join(figures)}</div>"),
         section("Protocol", value_table({"data": comparison["data"], "protocol": comparison["protocol"]})),
@@ -58,7 +59,7 @@ def _summary(comparison: dict[str, Any]) -> str:
         f"One protocol for all: averaged weights, no truncation (psi 1), seed {protocol['seed']}, "
         f"cameras of random data items, over {behind}{masks}. In columns with 3d the generator is told "
         "the data's frontal camera, in the others the rendering camera. "
-        f"↓ smaller is better, ↑ larger. Times: {protocol['machine']}."
+        f"↓ smaller is better, ↑ larger. Times were taken on {protocol['machine']}."
     )
 
 
@@ -73,7 +74,7 @@ def _yaw_charts(comparison: dict[str, Any]) -> Iterable[str]:
     for metric in comparison["metrics"]:
         name = metric["name"]
         series = {s["name"]: yaw_points(s["results"][name]) for s in comparison["systems"]}
-        yield line_chart(name, series, "yaw of the camera, degrees", last=False)
+        yield line_chart(f"{name} {arrow(metric)}", series, "yaw of the camera, degrees", last=False)
 
 
 def yaw_points(record: dict[str, Any]) -> list[Point]:

@@ -1,4 +1,4 @@
-"""Lays a comparison out as a table: a row per system, the best value of each metric marked, quoted figures below."""
+"""Lays a comparison out as tables with a row per system: the metrics, with the best values marked, and the sizes."""
 
 from __future__ import annotations
 
@@ -53,38 +53,61 @@ class Table:
         return self.notes.index(text) + 1
 
 
-def build_table(comparison: dict[str, Any]) -> Table:
-    """Lays out the record of comparison.json."""
-    metrics, systems = comparison["metrics"], comparison["systems"]
-    entries = (comparison["quoted"] or {}).get("entries", [])
-    known = {metric["name"] for metric in metrics}
-    extra = list(dict.fromkeys(name for entry in entries for name in entry["values"] if name not in known))
+def quality_table(comparison: dict[str, Any]) -> Table:
+    """Lays out the metrics, and the quoted figures below, from the record of comparison.json."""
+    metrics, systems, quoted = comparison["metrics"], comparison["systems"], comparison["quoted"] or {}
+    entries = quoted.get("entries", [])
+    names = [metric["name"] for metric in metrics]
+    extra = list(dict.fromkeys(name for entry in entries for name in entry["values"] if name not in names))
     table = Table(
         [
-            Column("system", "", number=False),
-            Column("family", "", number=False),
+            Column("system", number=False),
             Column("kimg", "thousands of real images seen"),
-            *(_metric_column(metric) for metric in metrics),
+            *(Column(f"{m['name']} {arrow(m)}", m["meaning"]) for m in metrics),
             *(Column(f"{name} (quoted)", "from papers") for name in extra),
-            Column("parameters", "of the generator"),
-            Column("scene", "size of a scene", number=False),
-            Column("ms/image", "from a latent, one at a time"),
-            Column("ms/view", "one more view of a finished scene"),
-            Column("checkpoint", "size of the file"),
         ]
     )
     best = {metric["name"]: _best(metric, systems) for metric in metrics}
     several = len(comparison["protocol"]["background"]) > 1
     for system in systems:
-        table.rows.append(_system_row(table, system, metrics, best, len(extra), several))
+        cells = [_metric_cell(table, system, name, best[name]) for name in names]
+        kimg = Cell() if system["kimg"] is None else Cell(_thousands(system["kimg"]))
+        table.rows.append(Row([_title(table, system, several), kimg, *cells, *(Cell() for _ in extra)]))
     for entry in entries:
-        names = [*(metric["name"] for metric in metrics), *extra]
-        table.rows.append(_quoted_row(table, entry, names, comparison["quoted"].get("about", "")))
+        table.rows.append(_quoted_row(table, entry, [*names, *extra], quoted.get("about", "")))
     return table
 
 
-def _metric_column(metric: dict[str, Any]) -> Column:
-    return Column(f"{metric['name']} {'↑' if metric['larger_is_better'] else '↓'}", metric["meaning"])
+def size_table(comparison: dict[str, Any]) -> Table:
+    """Lays out what each system is and costs, from the record of comparison.json."""
+    table = Table(
+        [
+            Column("system", number=False),
+            Column("family and preset", number=False),
+            Column("scene", number=False),
+            Column("parameters", "of the generator"),
+            Column("checkpoint", "size of the file"),
+            Column("ms/image", "from a latent, one at a time"),
+            Column("ms/view", "one more view of a finished scene"),
+        ]
+    )
+    for system in comparison["systems"]:
+        texts = [
+            system["name"],
+            f"{system['family']}, {system['preset']}",
+            system["scene"],
+            short_count(system["parameters"]),
+            dnnlib.format_bytes(system["checkpoint_bytes"]),
+            f"{1000 * system['sec_per_image']:,.3g}",
+            f"{1000 * system['sec_per_view']:,.3g}",
+        ]
+        table.rows.append(Row([Cell(text) for text in texts]))
+    return table
+
+
+def arrow(metric: dict[str, Any]) -> str:
+    """Points to where a metric gets better."""
+    return "↑" if metric["larger_is_better"] else "↓"
 
 
 def _value(system: dict[str, Any], name: str) -> float | None:
@@ -93,40 +116,21 @@ def _value(system: dict[str, Any], name: str) -> float | None:
 
 
 def _best(metric: dict[str, Any], systems: Sequence[dict[str, Any]]) -> float | None:
-    """Returns the best value of a metric; None with fewer than two to choose from."""
+    """Returns the best value of a metric; None where there is no choice."""
     values = [value for system in systems if (value := _value(system, metric["name"])) is not None]
-    if len(values) < 2:
+    if len(set(values)) < 2:
         return None
     return max(values) if metric["larger_is_better"] else min(values)
 
 
-def _system_row(
-    table: Table,
-    system: dict[str, Any],
-    metrics: Sequence[dict[str, Any]],
-    best: dict[str, float | None],
-    blanks: int,  # columns of quoted figures alone
-    several: bool,  # backgrounds in the comparison
-) -> Row:
+def _title(table: Table, system: dict[str, Any], several: bool) -> Cell:
+    """Names a system. several: there is more than one background in the comparison."""
     notes = []
     if not system["data_known"]:
         notes.append(table.note("the file does not say which data the network was trained on"))
     if several:
         notes.append(table.note(f"reals and fakes over {system['background']}"))
-    return Row(
-        [
-            Cell(system["name"], notes=tuple(notes)),
-            Cell(f"{system['family']} ({system['preset']})"),
-            Cell(NONE if system["kimg"] is None else f"{system['kimg']:,.4g}"),
-            *(_metric_cell(table, system, metric["name"], best[metric["name"]]) for metric in metrics),
-            *(Cell() for _ in range(blanks)),
-            Cell(short_count(system["parameters"])),
-            Cell(system["scene"]),
-            Cell(f"{1000 * system['sec_per_image']:,.3g}"),
-            Cell(f"{1000 * system['sec_per_view']:,.3g}"),
-            Cell(dnnlib.format_bytes(system["checkpoint_bytes"])),
-        ]
-    )
+    return Cell(system["name"], notes=tuple(notes))
 
 
 def _metric_cell(table: Table, system: dict[str, Any], name: str, best: float | None) -> Cell:
@@ -141,7 +145,11 @@ def _quoted_row(table: Table, entry: dict[str, Any], names: Sequence[str], about
     note = table.note(f"quoted, not measured here: {entry['source']}" + (f". {about}" if about else ""))
     values = [Cell(f"{entry['values'][name]:.4g}") if name in entry["values"] else Cell() for name in names]
     title = Cell(f"{entry['system']}, {entry['data']} (quoted)", notes=(note,))
-    return Row([title, Cell(), Cell(), *values, *(Cell() for _ in range(5))], quoted=True)
+    return Row([title, Cell(), *values], quoted=True)
+
+
+def _thousands(kimg: float) -> str:
+    return f"{kimg:,.0f}" if kimg >= 100 else f"{kimg:.3g}"
 
 
 def short_count(count: int) -> str:
