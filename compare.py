@@ -198,7 +198,8 @@ def compare(request: Request) -> None:
     ]
     if first:
         columns = [_column(name) for name in chosen.metrics]
-        record = compute.describe(protocol, measured, computer.machine, columns, chosen.quoted, request.data)
+        training = {"presets": chosen.train, "minutes": request.minutes} if chosen.train else None
+        record = compute.describe(protocol, measured, computer.machine, columns, chosen.quoted, request.data, training)
         _write(record, computer.reals(colours[0]), measured, dnnlib.make_folder(outdir))
         if store.problem:
             _say(f"Warning: values are not kept for the next call: {store.problem}")

@@ -9,8 +9,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -350,6 +352,8 @@ def test_presets_train_for_equal_time_and_go_on(heads: Path, tmp_path: Path, mon
     run(compare.main, *options)
     assert trainings.calls == [("ball", 3.0), ("ball", 1.0), ("speck", 3.0)]
     assert [s["name"] for s in record(tmp_path)["systems"]] == ["ball", "speck"]
+    text = (tmp_path / "comparison.html").read_text()
+    assert "Trained for 3 minutes each, one after the other: ball, speck." in text
     run(compare.main, *options)  # has all it needs
     assert len(trainings.calls) == 3
 
@@ -361,6 +365,16 @@ def test_seconds_are_those_of_the_newest_state(heads: Path, tmp_path: Path) -> N
     assert equal_time.seconds_trained(tmp_path) == 0
     write_network(tmp_path / "state-latest.pkl", "ball", heads, nimg=3500)  # lines after it are trained again
     assert equal_time.seconds_trained(tmp_path) == pytest.approx(10 + 19 + 20 + 10)
+
+
+def test_a_stop_signal_reaches_the_training_once() -> None:
+    child = "import signal, sys; print(signal.sigwait({2, 15})); sys.exit(75)"
+    block = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {2, 15}); "
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    before = signal.getsignal(signal.SIGINT)
+    timer.start()
+    assert equal_time._run([sys.executable, "-c", block + child]) == 75
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_train_py_is_called_and_stops_by_the_clock(heads: Path, tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def describe(
     columns: Sequence[Record],  # of the metrics: name, meaning, larger_is_better
     quoted: Record | None,
     data: str,  # as it was given
+    equal_time: Record | None,  # presets and minutes of the training that came first, if any did
 ) -> Record:
     """Returns the whole comparison as the record that comparison.json holds."""
     dataset = protocol.dataset
@@ -200,6 +201,7 @@ def describe(
             "picture_seeds": list(protocol.seeds),
             "picture_yaws_deg": pictures.yaws_deg(dataset),
             "machine": machine,
+            "equal_time": equal_time,
         },
         "metrics": list(columns),
         "systems": [_system(m) for m in measured],

@@ -13,7 +13,8 @@ from training.runs.page import grid, page, picture, section, value_table
 STYLE = """
 .wide{overflow-x:auto}
 .comparison td,.comparison th{padding:.3em .8em;text-align:left;border-bottom:1px solid var(--grid)}
-.comparison th{vertical-align:bottom;white-space:nowrap}
+.comparison th{vertical-align:top;white-space:nowrap}
+.comparison sup,.quoted sup{line-height:0;font-weight:400}
 .comparison th small{display:block;font-weight:400;color:var(--soft);white-space:normal;max-width:11em}
 .comparison th.n small{margin-left:auto}
 .comparison .n{text-align:right;font-variant-numeric:tabular-nums}
@@ -59,8 +60,16 @@ def _summary(comparison: dict[str, Any]) -> str:
         f"One protocol for all: averaged weights, no truncation (psi 1), seed {protocol['seed']}, "
         f"cameras of random data items, over {behind}{masks}. In columns with 3d the generator is told "
         "the data's frontal camera, in the others the rendering camera. "
-        f"↓ smaller is better, ↑ larger. Times were taken on {protocol['machine']}."
+        f"↓ smaller is better, ↑ larger. Times were taken on {protocol['machine']}.{_training(protocol)}"
     )
+
+
+def _training(protocol: dict[str, Any]) -> str:
+    """Says which systems were trained for equal time, if any were."""
+    trained = protocol["equal_time"]
+    if trained is None:
+        return ""
+    return f" Trained for {trained['minutes']:g} minutes each, one after the other: {', '.join(trained['presets'])}."
 
 
 def _figure(png: bytes, name: str, yaws: Iterable[float]) -> str:

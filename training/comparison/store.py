@@ -17,6 +17,7 @@ from training.safety.rank_check import code_revision
 _SOURCES = (
     "torch_utils", "gaussian", "metrics", "training/families", "training/networks", "training/fields", "training/data",
     "training/dataset.py", "training/images.py", "training/checkpoint.py", "training/comparison/pictures.py",
+    "training/runs/monitor.py",
 )  # fmt: skip
 
 Record = dict[str, Any]  # JSON-able
