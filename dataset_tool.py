@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from tqdm import tqdm
 
 import dnnlib
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # imported by the commands that use them: --help waits for no
     from training.data.making.set_writer import Box, Report
 
 _SPREAD = CameraSpread()
+Written = TypeVar("Written")
 _UPS = ("auto", "x", "y", "z", "-x", "-y", "-z", "keep")
 
 
@@ -75,7 +77,13 @@ def synthesize(
 @click.option("--fix", is_flag=True, help="Write a copy without the problems to --dest; PATH stays as it is.")
 @click.option("--dest", type=click.Path(), help="New folder, or new file that ends in .zip, for --fix.")
 @click.option("--resolution", type=click.IntRange(min=4), show_default="the commonest", help="Of --fix, in pixels.")
-def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> None:
+@click.option(
+    "--like",
+    type=click.Path(exists=True),
+    metavar="SET",
+    help="Compare framing and cameras with those of SET, and say what to do where they differ.",
+)
+def validate(path: str, fix: bool, dest: str | None, resolution: int | None, like: str | None) -> None:
     """Check the labels, images and masks of the set in PATH, and list every offending file.
 
     --fix writes 8-bit RGB images and masks, square and of one size, mends masks of 0 and 1 and inverted ones, and
@@ -88,6 +96,8 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
         raise click.UsageError("--fix and --dest go together")
     if resolution is not None and not fix:
         raise click.UsageError("--resolution goes with --fix")
+    if fix and like is not None:
+        raise click.UsageError("--fix and --like exclude each other: compare the copy")
     with tqdm(unit="img", desc="validate", delay=0.5, disable=None) as bar:
         found = inspect_set(path, bar.update)
     problems = found.problems
@@ -110,6 +120,8 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None) -> 
         dataset = ImageDataset(path, "all")
         masks = "with masks" if dataset.has_masks else "without masks"
         click.echo(f"no problems in {path}: {len(dataset)} images of {dataset.resolution} px, {masks}")
+    if like is not None:
+        _say_likeness(path, like)
 
 
 def _say(notes: list[str]) -> None:
@@ -117,7 +129,22 @@ def _say(notes: list[str]) -> None:
         click.echo(f"note: {note}")
 
 
-def _written(write: Callable[[Callable[[int], None]], Report]) -> Report:
+def _say_likeness(path: str, like: str) -> None:
+    from training.data.likeness import compare
+
+    with tqdm(unit="img", desc="compare", delay=0.5, disable=None) as bar:
+        try:
+            facts, advice = compare(path, like, bar.update)
+        except (ValueError, OSError) as error:
+            raise click.ClickException(dnnlib.format_error(error)) from error
+    for line in facts:
+        click.echo(line)
+    for line in advice:
+        click.echo(f"off: {line}")
+    click.echo(f"{len(advice)} differences from {like}" if advice else f"framed like {like}")
+
+
+def _written(write: Callable[[Callable[[int], None]], Written]) -> Written:
     """Calls `write` with the function that moves a progress bar, and turns its errors into one line for the user."""
     try:
         with tqdm(unit="img", desc="write", delay=0.5, disable=None) as bar:
@@ -165,9 +192,36 @@ def convert(path: str, dest: Path, resolution: int | None, crop: str | Box | Non
     click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
 
 
+def _photo_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of --from=photos."""
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    options = [
+        click.option("--landmarks", type=file, help="Landmarks of photos.", show_default="SOURCE/landmarks.json"),
+        click.option("--landmarks-command", metavar="CMD", help="Writes them: a program, folder {in}, file {out}."),
+        click.option("--mask-command", metavar="CMD", help="Masks of photos: a program, folders {in} and {out}."),
+        click.option(
+            "--focal",
+            type=click.FloatRange(min=0.2),
+            help="Focal length of all photos in longer sides (35 mm equivalent over 36).",
+            show_default="the crop's, as in EG3D",
+        ),
+        click.option("--zoom", type=click.FloatRange(0.3, 2.0), default=1.0, help="Size of heads over EG3D's."),
+        click.option("--shift", type=click.FloatRange(-0.5, 0.5), default=0.0, help="Heads lower by so many heights."),
+        click.option("--tilt", type=click.FloatRange(-45, 45), default=0.0, help="Degrees that level faces look up."),
+        click.option("--max-yaw", type=click.FloatRange(0, 90), default=60.0, help="Skip photos turned further."),
+        click.option("--max-enlarge", type=click.FloatRange(min=0.1), default=2.0, help="Skip photos enlarged more."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_KINDS = ("colmap", "transforms", "eg3d", "photos")
+
+
 @main.command("import")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--from", "kind", required=True, type=click.Choice(["colmap", "transforms", "eg3d"]), help="What it is.")
+@click.option("--from", "kind", required=True, type=click.Choice(_KINDS), help="What it is.")
 @_dest
 @_size
 @_crop
@@ -189,7 +243,10 @@ def convert(path: str, dest: Path, resolution: int | None, crop: str | Box | Non
     show_default="undistort",
     help="Of lenses: resample such pictures to a pinhole's, or end with an error.",
 )
+@_photo_options
+@click.pass_context
 def import_(
+    context: click.Context,
     source: Path,
     kind: str,
     dest: Path,
@@ -198,19 +255,28 @@ def import_(
     images: Path | None,
     up: str | None,
     distortion: str | None,
+    **photo_options: Any,
 ) -> None:
-    """Make a set of posed pictures: a COLMAP project, a transforms.json (nerfstudio, Blender), or an EG3D set.
+    """Make a set of posed pictures: a COLMAP project, a transforms.json, an EG3D set, or a folder of portraits.
 
     The world is turned, moved and scaled by what the cameras say (docs/data.md); that of an EG3D set is turned if --up
-    is given. Images are called 00000.png, ...
+    is given. Portraits are cropped as in EG3D, and their cameras found from landmarks (docs/photographs.md). Images are
+    called 00000.png, ...
     """
     from training.data.making import importers
     from training.data.making.convert import convert_set
 
     if images is not None and kind != "colmap":
         raise click.UsageError("--images goes with --from=colmap")
-    if distortion is not None and kind == "eg3d":
-        raise click.UsageError("--distortion goes with --from=colmap and --from=transforms: labels have no distortion")
+    if distortion is not None and kind in ("eg3d", "photos"):
+        raise click.UsageError("--distortion goes with --from=colmap and --from=transforms")
+    unwanted = ("crop", "up") if kind == "photos" else tuple(photo_options)
+    foreign = [n for n in unwanted if context.get_parameter_source(n) != ParameterSource.DEFAULT]
+    if foreign:
+        name = foreign[0].replace("_", "-")
+        raise click.UsageError(f"--{name} {'does not go' if kind == 'photos' else 'goes'} with --from=photos")
+    if kind == "photos":
+        return _import_photos(source, dest, resolution, photo_options)
 
     def write(progress: Callable[[int], None]) -> Report:
         if kind == "eg3d":
@@ -223,6 +289,28 @@ def import_(
     report = _written(write)
     _say(report.notes)
     click.echo(f"{report.count} images of {report.resolution} px: {report.images}")
+
+
+def _import_photos(source: Path, dest: Path, resolution: int | None, options: dict[str, Any]) -> None:
+    from training.data.making.photos import Rules, import_photos
+    from training.data.making.photos_crop import Framing
+
+    if resolution is None:
+        raise click.UsageError("--from=photos needs --resolution")
+    if not source.is_dir():
+        raise click.UsageError(f"{source}: --from=photos reads a folder of pictures")
+    if options["landmarks"] is not None and options["landmarks_command"] is not None:
+        raise click.UsageError("--landmarks and --landmarks-command exclude each other")
+    framing = Framing(options["zoom"], options["shift"], options["tilt"])
+    rules = Rules(framing, options["focal"], options["max_yaw"], max_enlarge=options["max_enlarge"])
+    programs = {name: options[name] for name in ("landmarks", "landmarks_command", "mask_command")}
+    report = _written(
+        lambda progress: import_photos(source, dest, resolution, **programs, rules=rules, progress=progress)
+    )
+    _say(report.notes)
+    click.echo(report.line)
+    written = report.written
+    click.echo(f"{written.count} images of {written.resolution} px: {written.images}")
 
 
 class Point(click.ParamType):

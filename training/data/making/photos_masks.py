@@ -1,0 +1,57 @@
+"""Makes masks of crops by any program, and judges them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from training.data.image_store import DatasetError
+from training.data.making.photos_landmarks import run_program
+from training.data.mask_check import judge, look_at
+from training.data.pixels import EXTENSIONS, has_alpha, open_image
+
+EMPTY, UPSIDE_DOWN = "an empty mask", "a mask that looks inverted or is not in 0 to 255"
+
+
+def run_mask_command(command: str, crops: Path, out: Path) -> None:
+    """Runs a program that writes a mask for each picture of the folder `{in}` into the folder `{out}`."""
+    out.mkdir()
+    run_program("--mask-command", command, crops, out)
+    if not any(out.iterdir()):
+        raise DatasetError(f"--mask-command={command}: wrote nothing into {{out}}")
+
+
+def read_program_mask(folder: Path, stem: str, resolution: int) -> np.ndarray:
+    """Returns the mask, uint8 [R, R], that a program wrote for a crop: its alpha channel if it has one, else its grey.
+
+    Raises DatasetError if there is none, if it has another shape, or if it is a coloured picture without alpha.
+    """
+    path = next((p for p in (folder / f"{stem}{e}" for e in EXTENSIONS) if p.is_file()), None)
+    if path is None:
+        raise DatasetError(f"--mask-command: wrote no {stem}.png into {{out}}; a mask is called like its picture")
+    image = open_image(path.read_bytes(), f"--mask-command: {path.name}")
+    if image.width != image.height:
+        raise DatasetError(f"--mask-command: {path.name} is {image.width}x{image.height} pixels, its picture square")
+    if has_alpha(image):
+        mask = image.convert("RGBA").getchannel("A")
+    else:
+        colours = np.asarray(image.convert("RGB")).astype(np.int16)
+        if np.ptp(colours, axis=-1).max() > 8:
+            raise DatasetError(
+                f"--mask-command: {path.name} is a coloured picture without alpha channel; a mask is grey, "
+                "or the alpha channel of the cut-out"
+            )
+        mask = image.convert("L")
+    return np.asarray(mask.resize((resolution, resolution), Image.Resampling.BILINEAR))
+
+
+def faults(masks: Sequence[np.ndarray], names: Sequence[str], title: str) -> dict[str, str]:
+    """Returns what is wrong with single masks by their names. Raises DatasetError for what is wrong with all."""
+    looks = [look_at(mask) for mask in masks]
+    problems = judge(looks, names, title).problems
+    common = [problem for problem in problems if problem.startswith(f"{title}: ")]
+    if common:
+        raise DatasetError(common[0])
+    wrong = {name: UPSIDE_DOWN for name in names if any(problem.startswith(f"{name}: ") for problem in problems)}
+    return wrong | {name: EMPTY for name, look in zip(names, looks, strict=True) if look.most == 0}
