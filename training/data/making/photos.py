@@ -155,7 +155,7 @@ def import_photos(
         folder.mkdir()
         _cut_all(photos, folder, resolution, kind == "alpha", rules, progress)
         if kind is not None:
-            _add_masks(photos, kind, mask_command, work, resolution)
+            notes += _add_masks(photos, kind, mask_command, work, resolution)
         written = _write(photos, folder, dest, resolution, rules)
     return PhotoReport(written, photos.total, photos.skipped, notes)
 
@@ -235,7 +235,7 @@ def _scaled(photo: _Photo, picture: Image.Image, points: np.ndarray, found: Land
     seen = found.sizes.get(photo.name, photo.size)
     scale = np.array(photo.size) / np.array(seen)
     # Half a pixel more or less comes of rounding when a picture was made smaller for the detector.
-    if abs(scale[0] / scale[1] - 1) > 1.0 / min(seen) + 1e-9:
+    if abs(scale[0] / scale[1] - 1) > 1.0 / min(seen):
         return None
     return points * scale
 
@@ -317,8 +317,8 @@ def _file(folder: Path, photo: _Photo) -> Path:
     return folder / f"{photo.stem}.png"
 
 
-def _add_masks(photos: _Photos, kind: MaskKind, command: str | None, work: Path, resolution: int) -> None:
-    """Fills in the masks of all pictures, and drops those whose mask cannot be right."""
+def _add_masks(photos: _Photos, kind: MaskKind, command: str | None, work: Path, resolution: int) -> list[str]:
+    """Fills in the masks of all pictures, drops those whose mask cannot be right, and returns notes."""
     title = "masks of the crops"
     if command is not None:
         title = "--mask-command"
@@ -330,12 +330,13 @@ def _add_masks(photos: _Photos, kind: MaskKind, command: str | None, work: Path,
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(partial(_read_mask, resolution=resolution), photos.left))
     masks = [photo.shape for photo in photos.left if photo.shape is not None]
-    wrong = photos_masks.faults(masks, [photo.name for photo in photos.left], title)
+    wrong, remarks = photos_masks.faults(masks, [photo.name for photo in photos.left], title)
     photos.sift(lambda i: wrong.get(photos.left[i].name))
     photos.require(title)
     for photo in photos.left:
         assert photo.crop is not None and photo.shape is not None
         photo.shape = np.where(inside(photo.crop, photo.size, resolution), photo.shape, np.uint8(0))
+    return remarks
 
 
 def _read_mask(photo: _Photo, resolution: int) -> None:

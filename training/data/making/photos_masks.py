@@ -11,7 +11,7 @@ from training.data.making.photos_landmarks import run_program
 from training.data.mask_check import judge, look_at
 from training.data.pixels import EXTENSIONS, has_alpha, open_image
 
-EMPTY, UPSIDE_DOWN = "an empty mask", "a mask that looks inverted or is not in 0 to 255"
+EMPTY, UPSIDE_DOWN = "with an empty mask", "with a mask that looks inverted or does not reach 255"
 
 
 def run_mask_command(command: str, crops: Path, out: Path) -> None:
@@ -46,12 +46,16 @@ def read_program_mask(folder: Path, stem: str, resolution: int) -> np.ndarray:
     return np.asarray(mask.resize((resolution, resolution), Image.Resampling.BILINEAR))
 
 
-def faults(masks: Sequence[np.ndarray], names: Sequence[str], title: str) -> dict[str, str]:
-    """Returns what is wrong with single masks by their names. Raises DatasetError for what is wrong with all."""
+def faults(masks: Sequence[np.ndarray], names: Sequence[str], title: str) -> tuple[dict[str, str], list[str]]:
+    """Returns what is wrong with single masks, by their names, and what a user should know, a line each.
+
+    Raises DatasetError for what is wrong with all.
+    """
     looks = [look_at(mask) for mask in masks]
-    problems = judge(looks, names, title).problems
+    verdict = judge(looks, names, title)
+    problems = verdict.problems
     common = [problem for problem in problems if problem.startswith(f"{title}: ")]
     if common:
         raise DatasetError(common[0])
     wrong = {name: UPSIDE_DOWN for name in names if any(problem.startswith(f"{name}: ") for problem in problems)}
-    return wrong | {name: EMPTY for name, look in zip(names, looks, strict=True) if look.most == 0}
+    return wrong | {n: EMPTY for n, look in zip(names, looks, strict=True) if look.most == 0}, verdict.notes

@@ -76,7 +76,7 @@ def take(seed: int, index: int, photographer: Photographer | None = None, pictur
     local = (points - position) @ pose[:3, :3]
     exact = p.focal * p.width * local[:, :2] / local[:, 2:] + np.array([p.width, p.height]) / 2
     nearness = p.focal * p.width / np.linalg.norm(position)  # pixels per world unit
-    found = _found(exact, nearness * float(np.linalg.norm(points[45] - points[36])), p, rng)
+    found = _found(exact, float(nearness) * float(np.linalg.norm(points[45] - points[36])), p, rng)
     pixels, mask = (
         _render(head, pose, p, rng) if picture else (np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.uint8))
     )
