@@ -5,6 +5,7 @@ Every function takes [N, C, H, W] in any floating type and memory format, and is
 
 What the fast ones avoid, measured on CPUs: the backward of a strided depthwise convolution (40 times the forward),
 PyTorch's double backward of any depthwise convolution, which loops over the channels, and waiting threads (conv2d).
+On CUDA the filters, and bias with activation and clamp, are one kernel each (triton_ops.py).
 """
 
 import functools
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from torch_utils import triton_ops
 
 LRELU_SLOPE = 0.2
 LRELU_GAIN = math.sqrt(2)  # keeps the second moment of a unit normal at about 1
@@ -42,11 +45,17 @@ def bias_act_reference(
     return x if clamp is None else x.clamp(-clamp, clamp)
 
 
-def lrelu_clamp_(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Applies leaky ReLU without gain in place, then clamps to +-clamp: bias_act of an x with bias and gains applied.
+def lrelu_clamp_(x: Tensor, clamp: float | None = None, bias: Tensor | None = None) -> Tensor:
+    """Adds bias [C], applies leaky ReLU without gain in place, then clamps to +-clamp.
 
-    A convolution does not need its output for its gradient, so that working in place saves a third of the activations.
+    That is bias_act of an x with bias and gains applied. A convolution does not need its output for its gradient, so
+    that working in place saves a third of the activations. At exactly +-clamp the gradient is 0.
     """
+    if triton_ops.usable(x):
+        bound = 0.0 if clamp is None else triton_ops.rounded(clamp, x.dtype)
+        return _LreluClamp.apply(triton_ops.dense(x), bias, bound)
+    if bias is not None:
+        x = x + bias[:, None, None]
     x = F.leaky_relu_(x, LRELU_SLOPE)
     return x if clamp is None else F.hardtanh(x, -clamp, clamp)
 
@@ -100,6 +109,20 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 
     return conv2d_reference(x, weight, bias, stride, padding)
 
 
+def conv2d_lrelu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    clamp: float | None = None,
+    stride: int = 1,
+    padding: int = 0,
+) -> Tensor:
+    """Convolves, then applies leaky ReLU and clamp: the bias goes with whichever of the two adds it for free."""
+    if triton_ops.usable(x):
+        return lrelu_clamp_(conv2d(x, weight, None, stride, padding), clamp, bias)
+    return lrelu_clamp_(conv2d(x, weight, bias, stride, padding), clamp)
+
+
 @functools.lru_cache(maxsize=64)  # a few kB each; making it anew would stall a GPU
 def _depthwise_weight(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return fir_filter(dtype, device).expand(channels, 1, 4, 4).contiguous()
@@ -110,13 +133,54 @@ def _depthwise_fir(x: Tensor, padding: int, stride: int) -> Tensor:
     return F.conv2d(x, weight, padding=padding, stride=stride, groups=x.shape[1])
 
 
+def _fir(x: Tensor, padding: int, stride: int) -> Tensor:
+    """Filters with the 4x4 filter, by one kernel where there is one."""
+    if triton_ops.usable(x):
+        return torch.ops.splatgan.fir(triton_ops.dense(x), padding, stride)
+    return _depthwise_fir(x, padding, stride)
+
+
+class _LreluClamp(torch.autograd.Function):
+    """Adds the bias, applies leaky ReLU and clamps, in place and in one kernel; keeps nothing but its result."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, clamp: float) -> Tensor:
+        torch.ops.splatgan.lrelu_clamp_(x, bias, LRELU_SLOPE, clamp)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.clamp, ctx.bias_dtype = clamp, None if bias is None else bias.dtype
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (y,) = ctx.saved_tensors
+        grad = _LreluClampGrad.apply(grad, y, ctx.clamp)
+        bias = grad.sum(dim=(0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[1] else None
+        return grad, bias, None
+
+
+class _LreluClampGrad(torch.autograd.Function):
+    """Multiplies by the slope at each number, read off the result y: linear, and its own transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, y: Tensor, clamp: float) -> Tensor:
+        ctx.save_for_backward(y)
+        ctx.clamp = clamp
+        return torch.ops.splatgan.lrelu_clamp_grad(triton_ops.dense(grad, y), y, LRELU_SLOPE, clamp)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (y,) = ctx.saved_tensors
+        return _LreluClampGrad.apply(grad, y, ctx.clamp), None, None
+
+
 class _Blur(torch.autograd.Function):
     """Blurs; the filter is symmetric, so the transpose is a blur too, with the complementary padding."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: int) -> Tensor:
         ctx.padding = padding
-        return _depthwise_fir(x, padding, stride=1)
+        return _fir(x, padding, stride=1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -126,7 +190,7 @@ class _Blur(torch.autograd.Function):
 class _Downsample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _depthwise_fir(x, padding=1, stride=2)
+        return _fir(x, padding=1, stride=2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -142,6 +206,8 @@ class _DownsampleTranspose(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor) -> Tensor:
+        if triton_ops.usable(grad):
+            return torch.ops.splatgan.fir_transpose(triton_ops.dense(grad))
         x = F.interpolate(grad * 0.25, scale_factor=2, mode="bilinear", align_corners=False)
         for edge in (x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]):
             edge.mul_(0.75)
