@@ -6,6 +6,7 @@ Modules and parameters carry the names of the published CGS-GAN checkpoints, so 
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch_utils import ops
 from training.networks import base
 from training.networks.base import Conditioning, DiscriminatorOutput
-from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork
+from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork, WeightAndBias, scaled_parameters
 
 FINAL_RESOLUTION = 4
 PUBLISHED_RESOLUTIONS = (256, 512, 1024, 2048)
@@ -132,10 +133,12 @@ class ConvLayer(nn.Module):
         activate: bool = True,
         down: bool = False,
         clamp: float | None = None,
+        gain: float = 1.0,  # multiplies result and clamp
         filter_key: bool = False,  # own the (constant) resampling filter as published checkpoints do
     ):
         super().__init__()
-        self.activate, self.down, self.clamp = activate, down, clamp
+        self.activate, self.down, self.gain = activate, down, gain
+        self.clamp = None if clamp is None else clamp * gain
         self.padding = kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
@@ -143,21 +146,29 @@ class ConvLayer(nn.Module):
         if filter_key:
             self.register_buffer("resample_filter", ops.fir_filter())
 
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """Returns [N, out, H, W], or half of H and W, for x [N, in, H, W]; gain multiplies result and clamp."""
+    def gains(self) -> tuple[float, float]:
+        """Returns the factors of weight and bias."""
         # A positive gain passes through the leaky ReLU, so all gains go into the weights.
-        total_gain = gain * ops.LRELU_GAIN if self.activate else gain
-        weight = (self.weight * (self.weight_gain * total_gain)).to(x.dtype)
-        bias = None if self.bias is None else (self.bias * total_gain).to(x.dtype)
-        if not self.down:
-            y = ops.conv2d(x, weight, bias, padding=self.padding)
-        elif self.weight.shape[-1] == 1:
-            y = ops.conv2d(ops.downsample(x), weight, bias)
-        else:
-            y = ops.conv2d(ops.blur(x, padding=2), weight, bias, stride=2)
+        gain = self.gain * ops.LRELU_GAIN if self.activate else self.gain
+        return self.weight_gain * gain, gain
+
+    def forward(self, x: Tensor, scaled: WeightAndBias | None = None) -> Tensor:
+        """Returns [N, out, H, W], or half of H and W, for x [N, in, H, W].
+
+        scaled: weight and bias as `scaled_parameters` made them in x's type.
+        """
+        weight, bias = scaled or scaled_parameters([(self, x.dtype)])[0]
+        stride, padding = 1, self.padding
+        if self.down and self.weight.shape[-1] == 1:
+            x = ops.downsample(x)
+        elif self.down:
+            x, stride, padding = ops.blur(x, padding=2), 2, 0
         if not self.activate:
-            return y
-        return ops.lrelu_clamp_(y, None if self.clamp is None else self.clamp * gain)
+            return ops.conv2d(x, weight, bias, stride, padding)
+        return ops.conv2d_lrelu(x, weight, bias, self.clamp, stride, padding)
+
+
+ScaledLayers = Mapping[nn.Module, WeightAndBias | None]  # what `scaled_parameters` returns, by layer
 
 
 class DiscriminatorBlock(nn.Module):
@@ -171,17 +182,25 @@ class DiscriminatorBlock(nn.Module):
         if from_image:
             self.fromrgb = layer(3, in_channels, 1)
         self.conv0 = layer(in_channels, in_channels, 3)
-        self.conv1 = layer(in_channels, out_channels, 3, down=True)
+        gain = math.sqrt(0.5)  # keeps the variance of the sum
+        self.conv1 = layer(in_channels, out_channels, 3, down=True, gain=gain)
         self.skip = ConvLayer(
-            in_channels, out_channels, 1, bias=False, activate=False, down=True, filter_key=filter_key
+            in_channels, out_channels, 1, bias=False, activate=False, down=True, gain=gain, filter_key=filter_key
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns [N, out, H/2, W/2] for x [N, in or 3, H, W]."""
+    def layers(self) -> list[ConvLayer]:
+        """Returns the convolutions in the order in which they run."""
+        first = [self.fromrgb] if hasattr(self, "fromrgb") else []
+        return [*first, self.conv0, self.conv1, self.skip]
+
+    def forward(self, x: Tensor, scaled: ScaledLayers | None = None) -> Tensor:
+        """Returns [N, out, H/2, W/2] for x [N, in or 3, H, W]; scaled: weights and biases of `layers`, in x's type."""
+        if scaled is None:
+            scaled = dict.fromkeys(self.layers())
         if hasattr(self, "fromrgb"):
-            x = self.fromrgb(x)
-        gain = math.sqrt(0.5)  # keeps the variance of the sum
-        return self.skip(x, gain).add_(self.conv1(self.conv0(x), gain))
+            x = self.fromrgb(x, scaled[self.fromrgb])
+        skipped = self.skip(x, scaled[self.skip])
+        return skipped.add_(self.conv1(self.conv0(x, scaled[self.conv0]), scaled[self.conv1]))
 
 
 def minibatch_std(x: Tensor, num_groups: int) -> Tensor:
@@ -206,10 +225,12 @@ class Epilogue(nn.Module):
         self.fc = FullyConnected(channels * FINAL_RESOLUTION**2, channels, "lrelu")
         self.out = FullyConnected(channels, embedding_dim)
 
-    def forward(self, x: Tensor, embedding: Tensor, num_groups: int) -> Tensor:
-        """Returns logits [N, 1] for x [N, C, 4, 4] and embedding [N, embedding_dim]."""
-        x = self.conv(minibatch_std(x, num_groups))
-        x = self.out(self.fc(x.flatten(1)))
+    def forward(self, x: Tensor, embedding: Tensor, num_groups: int, scaled: ScaledLayers | None = None) -> Tensor:
+        """Returns logits [N, 1] for x [N, C, 4, 4] and embedding [N, embedding_dim]; scaled: of conv, fc and out."""
+        if scaled is None:
+            scaled = dict.fromkeys((self.conv, self.fc, self.out))
+        x = self.conv(minibatch_std(x, num_groups), scaled[self.conv])
+        x = self.out(self.fc(x.flatten(1), scaled=scaled[self.fc]), scaled=scaled[self.out])
         return (x * embedding).sum(dim=1, keepdim=True) / math.sqrt(self.embedding_dim)
 
 
@@ -267,13 +288,22 @@ class Discriminator(base.Discriminator):
             raise ValueError(f"{len(images)} samples cannot be split into num_groups={groups}")
 
         full = self.b4.out.weight.dtype
+        scaled = self._scaled_layers()
         x = images
         for i, resolution in enumerate(self.config.block_resolutions):
             dtype = self.block_dtype(i)
             # Channels last suits low precision everywhere, and on CPUs float32 too (a third less time).
             suits = dtype != full or (x.device.type == "cpu" and dtype == torch.float32)
             layout = torch.channels_last if suits else torch.contiguous_format
-            x = getattr(self, f"b{resolution}")(x.to(dtype, memory_format=layout))
+            x = getattr(self, f"b{resolution}")(x.to(dtype, memory_format=layout), scaled)
         embedding = self.mapping(camera=labels.to(full))
         x = x.to(full, memory_format=torch.contiguous_format)
-        return DiscriminatorOutput(self.b4(x, embedding, groups))
+        return DiscriminatorOutput(self.b4(x, embedding, groups, scaled))
+
+    def _scaled_layers(self) -> ScaledLayers:
+        """Scales and casts the weights of all layers but those of the mapping, each to the type it runs in."""
+        full = self.b4.out.weight.dtype
+        layers: list[tuple[Any, torch.dtype]] = [(layer, full) for layer in (self.b4.conv, self.b4.fc, self.b4.out)]
+        for i, resolution in enumerate(self.config.block_resolutions):
+            layers += [(layer, self.block_dtype(i)) for layer in getattr(self, f"b{resolution}").layers()]
+        return dict(zip((layer for layer, _ in layers), scaled_parameters(layers), strict=True))

@@ -5,15 +5,43 @@ instance normalisation, Huang and Belongie 2017; layer scale, Touvron et al. 202
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torch_utils.foreach import scale_and_cast
 from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE
 
 CAMERA_DIM = 25  # a label: 16 numbers of cam2world, 9 of the intrinsics
+
+WeightAndBias = tuple[Tensor, Tensor | None]  # scaled and in the type of a layer's input
+
+
+class Equalised(Protocol):
+    """States what a layer with equalised learning rate (Karras et al. 2018) tells about its parameters."""
+
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+    def gains(self) -> tuple[float, float]: ...  # factors of weight and bias
+
+
+def scaled_parameters(layers: Iterable[tuple[Equalised, torch.dtype]]) -> list[WeightAndBias]:
+    """Returns weight and bias of every layer times their gains, in the type beside it: a few kernels for all layers."""
+    pairs = list(layers)
+    tensors, gains, dtypes = [], [], []
+    for layer, dtype in pairs:
+        for parameter, gain in zip((layer.weight, layer.bias), layer.gains(), strict=True):
+            if parameter is not None:
+                tensors.append(parameter)
+                gains.append(gain)
+                dtypes.append(dtype)
+    scaled = iter(scale_and_cast(tensors, gains, dtypes))
+    return [(next(scaled), None if layer.bias is None else next(scaled)) for layer, _ in pairs]
 
 
 def normalize_second_moment(x: Tensor, eps: float = 1e-8) -> Tensor:
@@ -46,19 +74,25 @@ class FullyConnected(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_features, in_features) * (weight_init / lr_mult))
         self.bias = nn.Parameter(torch.full((out_features,), float(bias_init)))
 
-    def _scaled(self, dtype: torch.dtype, gain: float) -> tuple[Tensor, Tensor]:
-        """Returns weight and bias for a result that is `gain` times as large, in the type of the input."""
+    def gains(self, gain: float = 1.0) -> tuple[float, float]:
+        """Returns the factors of weight and bias for a result that is `gain` times as large."""
         # A positive gain passes through the leaky ReLU, so both gains go into the (smaller) weights.
         gain = gain * LRELU_GAIN if self.activation == "lrelu" else gain
-        bias = self.bias if self.bias_gain * gain == 1 else self.bias * (self.bias_gain * gain)
-        return (self.weight * (self.weight_gain * gain)).to(dtype), bias.to(dtype)
+        return self.weight_gain * gain, self.bias_gain * gain
+
+    def _scaled(self, dtype: torch.dtype, gain: float) -> tuple[Tensor, Tensor]:
+        weight, bias = scale_and_cast([self.weight, self.bias], self.gains(gain), [dtype, dtype])
+        return weight, bias
 
     def _activated(self, y: Tensor) -> Tensor:
         return F.leaky_relu(y, LRELU_SLOPE) if self.activation == "lrelu" else y
 
-    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """Returns [..., out] for x [..., in], in x's type; gain multiplies the result."""
-        return self._activated(F.linear(x, *self._scaled(x.dtype, gain)))
+    def forward(self, x: Tensor, gain: float = 1.0, scaled: WeightAndBias | None = None) -> Tensor:
+        """Returns [..., out] for x [..., in], in x's type; gain multiplies the result.
+
+        scaled: weight and bias as `scaled_parameters` made them, for a gain of 1.
+        """
+        return self._activated(F.linear(x, *(self._scaled(x.dtype, gain) if scaled is None else scaled)))
 
     def transposed(self, x: Tensor, gain: float = 1.0) -> Tensor:
         """Returns the transpose [out, M] of the result for x [M, in], computed in that layout."""
@@ -91,8 +125,9 @@ class MappingNetwork(nn.Module):
         if camera is not None:
             inputs.append(normalize_second_moment(self.embed(camera)))
         x = torch.cat(inputs, dim=-1)
-        for i in range(self.depth):
-            x = getattr(self, f"fc{i}")(x)
+        layers = [getattr(self, f"fc{i}") for i in range(self.depth)]
+        for layer, scaled in zip(layers, scaled_parameters((layer, x.dtype) for layer in layers), strict=True):
+            x = layer(x, scaled=scaled)
         return x
 
 
@@ -121,9 +156,14 @@ class Attention(nn.Module):
         self.c_qkv = FullyConnected(features, 3 * features)
         self.c_proj = FullyConnected(features, features)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns [B, P, C] for x [B, P, C] in x's type; the softmax is taken in float32 or better."""
-        qkv = self.c_qkv(x).unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)  # [3, B, heads, P, C/heads]
+    def forward(self, x: Tensor, scaled: Sequence[WeightAndBias | None] = (None, None)) -> Tensor:
+        """Returns [B, P, C] for x [B, P, C] in x's type; the softmax is taken in float32 or better.
+
+        scaled: what `scaled_parameters` returns for c_qkv and c_proj.
+        """
+        qkv = (
+            self.c_qkv(x, scaled=scaled[0]).unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
+        )  # [3, B, heads, P, C/heads]
         if x.dtype == torch.bfloat16 and x.device.type == "cpu":
             # PyTorch's fused CPU kernel is up to eight times slower in bfloat16 than these two products.
             q, k, v = qkv.flatten(1, 2).unbind(0)
@@ -131,7 +171,7 @@ class Attention(nn.Module):
             y = torch.bmm(scores.softmax(dim=-1, dtype=torch.float32).to(x.dtype), v).unflatten(0, (len(x), -1))
         else:
             y = F.scaled_dot_product_attention(*qkv.contiguous().unbind(0))
-        return self.c_proj(y.transpose(1, 2).flatten(2))
+        return self.c_proj(y.transpose(1, 2).flatten(2), scaled=scaled[1])
 
 
 class Mlp(nn.Module):
@@ -142,9 +182,9 @@ class Mlp(nn.Module):
         self.c_fc = FullyConnected(features, 4 * features)
         self.c_proj = FullyConnected(4 * features, features, input_gain=math.sqrt(2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns [B, P, C] for x [B, P, C]."""
-        return self.c_proj(F.gelu(self.c_fc(x)))
+    def forward(self, x: Tensor, scaled: Sequence[WeightAndBias | None] = (None, None)) -> Tensor:
+        """Returns [B, P, C] for x [B, P, C]; scaled: what `scaled_parameters` returns for c_fc and c_proj."""
+        return self.c_proj(F.gelu(self.c_fc(x, scaled=scaled[0])), scaled=scaled[1])
 
 
 class TransformerBlock(nn.Module):
@@ -170,8 +210,10 @@ class TransformerBlock(nn.Module):
         """
         gamma_1, beta_1, scale_1, gamma_2, beta_2, scale_2 = modulation
         low_dtype = low_dtype or x.dtype
-        x = torch.addcmul(x, self.attn(self.ln_1(x, gamma_1, beta_1).to(low_dtype)).to(x.dtype), scale_1)
-        return torch.addcmul(x, self.mlp(self.ln_2(x, gamma_2, beta_2).to(low_dtype)).to(x.dtype), scale_2)
+        layers = (self.attn.c_qkv, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj)
+        scaled = scaled_parameters((layer, low_dtype) for layer in layers)
+        x = torch.addcmul(x, self.attn(self.ln_1(x, gamma_1, beta_1).to(low_dtype), scaled[:2]).to(x.dtype), scale_1)
+        return torch.addcmul(x, self.mlp(self.ln_2(x, gamma_2, beta_2).to(low_dtype), scaled[2:]).to(x.dtype), scale_2)
 
 
 def stacked_linear(x: Tensor, layers: Sequence[FullyConnected]) -> tuple[Tensor, ...]:
