@@ -1,0 +1,241 @@
+"""Counts the kernels and the memory traffic of a training step on PyTorch's meta device, where nothing is computed.
+
+    python -m benchmarks.counts --preset=cgs512 --batch-gpu=32 --precision=bf16
+
+A whole step runs without a GPU, for any size that a GPU could hold, in seconds: the renderer is a stub that reads the
+scene and writes images, Adam one that does nothing. Counted is every operator that is no view and no allocation, and of
+each the bytes of its inputs and outputs. The operators of torch_utils/triton_ops.py count as on CUDA, and those on
+lists of tensors as the launches that 320 blocks of 65,536 numbers allow. What remains: a GPU runs a few kernels more
+inside an operator (a convolution's backward, attention), which this does not see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import click
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.training_step import FFHQ, ITEMS, random_batch
+from gaussian import Rendering
+from torch_utils.training_stats import Collector
+from training import checkpoint, presets
+from training.config import TrainingConfig
+from training.families import adversarial, family
+from training.families.base import Phase
+from training.samples import MicroBatch, SampleStream
+from training.step import GanStep
+
+META = torch.device("meta")
+LOW_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+FREE = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view", "alias")
+BLOCKS, BLOCK_NUMBERS = 320, 65536  # of one launch of PyTorch's kernels on lists of tensors
+
+
+@dataclass
+class Count:
+    """Holds what a part of a step launches and moves."""
+
+    kernels: int = 0
+    bytes: int = 0
+    by_name: Counter[str] = field(default_factory=Counter)  # kernels of each operator
+    bytes_by_name: Counter[str] = field(default_factory=Counter)
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operators that run inside it, under the name of the part of the step that is under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: defaultdict[str, Count] = defaultdict(Count)
+        self.part = "rest"
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator and counts it."""
+        result = func(*args, **(kwargs or {}))
+        name = func.name().partition("::")[2].partition(".")[0]
+        if not _is_view(func) and name not in FREE:
+            read = _read(name, args)
+            tensors = [t for t in tree_leaves((read, kwargs, result)) if isinstance(t, Tensor) and t.device == META]
+            if tensors:
+                part = self.parts[self.part]
+                launches, moved = _launches(name, args), sum(_stored_bytes(t) for t in tensors)
+                part.kernels += launches
+                part.bytes += moved
+                part.by_name[name] += launches
+                part.bytes_by_name[name] += moved
+        return result
+
+    @contextlib.contextmanager
+    def named(self, part: str) -> Iterator[None]:
+        """Counts under another name inside the block."""
+        before, self.part = self.part, part
+        try:
+            yield
+        finally:
+            self.part = before
+
+
+def _is_view(func: Any) -> bool:
+    infos = [value.alias_info for value in func._schema.returns]
+    return bool(infos) and any(info is not None and not info.is_write for info in infos)
+
+
+def _read(name: str, args: Sequence[Any]) -> Sequence[Any]:
+    """Returns the arguments that an operator reads: a gradient of the input alone needs no input, and so on."""
+    if name == "convolution_backward":
+        grad, x, weight, *_, (to_input, to_weight, _bias) = args
+        return [grad, x if to_weight else None, weight if to_input else None]
+    return args
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attends as on CUDA: one kernel, in place of the eleven that PyTorch takes where it knows no better."""
+    if q.dtype == torch.float32:
+        out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, q.requires_grad)[0]
+        return out
+    out = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+    return out
+
+
+def _launches(name: str, args: Sequence[Any]) -> int:
+    if not name.startswith("_foreach"):
+        return 1
+    blocks = sum(math.ceil(t.numel() / BLOCK_NUMBERS) for t in args[0])
+    return max(math.ceil(blocks / BLOCKS), 1)
+
+
+def _stored_bytes(x: Tensor) -> int:
+    """Returns the bytes that a tensor's numbers take in memory: an expanded one is read once."""
+    shared = math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride == 0)
+    return x.numel() // max(shared, 1) * x.element_size()
+
+
+class CountedStep(GanStep):
+    """Counts every phase under its name."""
+
+    counting: Counting
+
+    def accumulate(self, phase: Phase, nimg: int, micro_batches: Sequence[MicroBatch]) -> None:
+        """Does what GanStep does."""
+        with self.counting.named(phase.name):
+            super().accumulate(phase, nimg, micro_batches)
+
+
+class StillAdam(torch.optim.Adam):
+    """Steps nowhere: the fused step does not run on the meta device."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Does nothing."""
+
+
+def _still_adam(module: nn.Module, lr: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    optimizer = StillAdam(module.parameters(), lr=lr, betas=betas)
+    optimizer.defaults["fused"] = True
+    return optimizer
+
+
+class StubRender(torch.autograd.Function):
+    """Reads all fields of the scenes and writes images, channels last as gsplat does; and back."""
+
+    @staticmethod
+    def forward(ctx: Any, shape: tuple[int, ...], *fields: Tensor) -> Tensor:
+        ctx.save_for_backward(*fields)
+        return fields[0].new_empty(*shape[:2], *shape[3:], shape[2]).movedim(-1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        return None, *(torch.empty_like(t) for t in ctx.saved_tensors)
+
+
+def _stub_render(scene: Any, cameras: Any, resolution: int, background: Any = None, at: Any = None) -> Rendering:
+    fields: list[Tensor] = []
+
+    def collect(values: Tensor) -> Tensor:
+        fields.append(values)
+        return values
+
+    scene.map(collect)
+    shape = (*cameras.shape, 3, resolution, resolution)
+    rgb = StubRender.apply(shape, *(t.float() for t in fields if t.is_floating_point()))
+    return Rendering(rgb=rgb, alpha=rgb[:, :, :1], depth=rgb[:, :, :1])
+
+
+def make_step(config: TrainingConfig, precision: str) -> CountedStep:
+    """Builds the step of a configuration on the meta device."""
+    of = family(config.family)
+    labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
+    with META:
+        G, D = of.generator(config.generator), of.discriminator(config.discriminator)
+    G.info = checkpoint.run_info(config, FFHQ, labels)
+    G.render = _stub_render  # type: ignore[method-assign,assignment]
+    D.low_dtype = LOW_DTYPES[precision]
+    G.low_dtype = D.low_dtype if D.low_dtype == torch.bfloat16 else None
+    with mock.patch.object(adversarial, "_adam", _still_adam):
+        objective = of.objective(config, G, D)
+    averages = {name: copy.deepcopy(G).eval() for name in objective.averages()}
+    for network in (G, D, *averages.values()):
+        network.requires_grad_(False)
+    return CountedStep(config, G, objective, averages, Collector())
+
+
+def count_step(config: TrainingConfig, precision: str, nimg: int) -> dict[str, Count]:
+    """Returns what each phase of a step launches and moves, the rest of it under "rest", R1 with all its 1/interval."""
+    step = make_step(config, precision)
+    labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
+    stream = SampleStream(config, labels, step.G.z_dim, META)
+    micro_batches = stream.micro_batches(nimg, random_batch(config, labels))
+    step.counting = Counting()
+    with step.counting, mock.patch.object(nn.functional, "scaled_dot_product_attention", _attention):
+        step.run(0, nimg, micro_batches)
+    return dict(step.counting.parts)
+
+
+def per_step(config: TrainingConfig, parts: dict[str, Count]) -> tuple[float, float]:
+    """Returns kernels and bytes of an average step: a lazy penalty counts with its share."""
+    interval = getattr(config.objective, "r1_interval", 1)
+    shares = {name: 1 / interval if name in ("R1", "R2") else 1.0 for name in parts}
+    kernels = sum(count.kernels * shares[name] for name, count in parts.items())
+    return kernels, sum(count.bytes * shares[name] for name, count in parts.items())
+
+
+@click.command()
+@click.option("--preset", default="cgs512", show_default=True)
+@click.option("--batch", type=int, help="default: the preset's")
+@click.option("--batch-gpu", type=int, help="default: the preset's")
+@click.option("--precision", type=click.Choice(list(LOW_DTYPES)), default="bf16", show_default=True)
+@click.option("--nimg", default=1_000_000, show_default=True, help="images seen before: the blur of the start is over")
+@click.option("--top", default=0, show_default=True, help="also list that many operators of each phase")
+@click.option("--by-bytes", is_flag=True, help="order them by bytes")
+def main(
+    preset: str, batch: int | None, batch_gpu: int | None, precision: str, nimg: int, top: int, by_bytes: bool
+) -> None:
+    """Print kernels and bytes of a training step."""
+    try:
+        config = presets.resolve(preset, data="")
+        config = replace(config, batch=batch or config.batch, batch_gpu=batch_gpu or config.batch_gpu, stages=())
+        config.check()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    parts = count_step(config, precision, nimg)
+    kernels, moved = per_step(config, parts)
+    print(f"{preset}, batch {config.batch}, {config.batch_gpu} at a time, {precision}")
+    for name, count in parts.items():
+        print(f"{name:6} {count.kernels:7,} kernels {count.bytes / 1e9:8.1f} GB")
+        for operator, _ in (count.bytes_by_name if by_bytes else count.by_name).most_common(top):
+            print(f"       {count.by_name[operator]:7,} {count.bytes_by_name[operator] / 1e9:16.1f}    {operator}")
+    print(f"a step {kernels:7,.0f} kernels {moved / 1e9:8.1f} GB")
+
+
+if __name__ == "__main__":
+    main()
