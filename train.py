@@ -147,7 +147,7 @@ OPTIMISATION = group(
     option("--minutes", type=click.FloatRange(min=0, min_open=True), help="end the run after this time"),
     field("--batch", "batch", type=COUNT, help="samples a step, over all processes"),
     field("--batch-gpu", "batch_gpu", type=COUNT,
-          help="samples that a process holds at once; unless given, at most its share of --batch"),
+          help="samples that a process holds at once; unless given, at most its share of --batch, on GPUs by memory"),
     field("--glr", "g_lr", type=float, help="learning rate of the generator"),
     field("--dlr", "d_lr", type=float, help="learning rate of the discriminator"),
     field("--disc-c-noise", "label_noise", type=float,

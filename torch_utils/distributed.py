@@ -56,12 +56,12 @@ def initialise(device: str) -> torch.device:
     """
     global _patient_group
     world, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    _let_segments_grow()
     use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if use_cuda and not torch.cuda.is_available():
         raise ValueError("--device=cuda: this PyTorch sees no CUDA device; use --device=cpu")
     chosen = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
-    torch.set_num_threads(_threads(local_world)[0])
+    torch.set_num_threads(_threads(local_world_size())[0])
     precision.allow_tf32(False)
     if use_cuda:
         torch.cuda.set_device(chosen)
@@ -69,7 +69,10 @@ def initialise(device: str) -> torch.device:
         torch.set_flush_denormal(True)  # second moments decay into denormals, which are many times slower
     if world > 1 and not torch.distributed.is_initialized():
         with _collective("joining the process group"):
-            torch.distributed.init_process_group("nccl" if use_cuda else "gloo", timeout=_TIMEOUT)
+            if use_cuda:  # told its device, NCCL connects at once and no collective has to guess it
+                torch.distributed.init_process_group("nccl", timeout=_TIMEOUT, device_id=chosen)
+            else:
+                torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
             _patient_group = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
     if LAUNCH_DIR in os.environ:
         threading.Thread(target=_stop_without_launcher, args=(os.getppid(),), daemon=True).start()
@@ -115,6 +118,20 @@ def rank() -> int:
 
 def world_size() -> int:
     return torch.distributed.get_world_size() if _active() else 1
+
+
+def local_world_size() -> int:
+    """Returns the number of ranks on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _let_segments_grow() -> None:
+    """Lets PyTorch's GPU memory grow in place: gsplat takes another amount in every step, which fragments fixed blocks.
+
+    Read when the first memory of a GPU is taken. What the user has set is left alone.
+    """
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def is_launched() -> bool:

@@ -42,6 +42,32 @@ def test_ranks_that_differ_are_named(fields, line):
         assert isinstance(error, ValueError) and line in str(error), error
 
 
+def test_nccl_is_told_its_device(monkeypatch):
+    """The calls of a rank on the second of two GPUs."""
+    told = []
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(distributed.LAUNCH_DIR, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: told.append((a, k["device_id"])))
+    monkeypatch.setattr(torch.distributed, "new_group", lambda **k: told.append(k["backend"]))
+    assert distributed.initialise("auto") == torch.device("cuda", 1)
+    assert told == [(("nccl",), torch.device("cuda", 1)), "gloo"]
+
+
+@pytest.mark.parametrize("own", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_gpu_memory_grows_in_place_unless_the_user_has_set_it(monkeypatch, own):
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(own, "max_split_size_mb:64")
+    distributed.initialise("cpu")
+    expected = {own: "max_split_size_mb:64"} if own else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert {name: value for name, value in os.environ.items() if name.endswith("ALLOC_CONF")} == expected
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+
+
 def test_a_rank_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr(distributed, "_START_TIMEOUT", timedelta(seconds=2))
 

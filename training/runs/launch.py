@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,20 @@ from training.data.image_store import DatasetError
 from training.data.validation import inspect_set
 from training.dataset import ImageDataset
 from training.families.base import Family
+from training.runs import batch_memory
 from training.runs.resume import run_name
 
 BACKGROUNDS = "auto|random|white|black|R,G,B"
 _VALIDATION = 2  # counts up when more is checked: sets that have passed less are looked at again
 OF_EVERY_STAGE = ("batch", "batch_gpu", "g_lr", "d_lr")  # an option of the command line sets them in all stages
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Describes a GPU as far as it decides a configuration."""
+
+    device: str  # "cuda:0"
+    memory_bytes: int
 
 
 def stated_default(target: str, of: Family | None = None) -> str:
@@ -56,10 +66,12 @@ def resolve_config(
     background: str = "auto",  # see BACKGROUNDS
     base: TrainingConfig | None = None,  # of a run that goes on: stands in for the preset
     fields: dict[str, Any] | None = None,  # of TrainingConfig, or "generator.map_depth"; None leaves the preset's value
+    gpu: Gpu | None = None,  # the smallest that trains; None on a CPU
 ) -> TrainingConfig:
     """Returns the preset's values, beaten by every one that was given.
 
-    A --batch-gpu that was not given shrinks until it divides --batch over the ranks. Raises ValueError for what is
+    A --batch-gpu that was not given shrinks until it divides --batch over the ranks; on a GPU a new run of one stage
+    has the largest, up to 32, whose step fits its memory (`training.runs.batch_memory`). Raises ValueError for what is
     unknown, illegal or contradictory.
     """
     if base is not None and preset not in (None, base.preset):
@@ -99,10 +111,31 @@ def resolve_config(
     if config.resolution != dataset.resolution:
         raise ValueError(f"generator.resolution={config.resolution}: the images in {data} have {dataset.resolution} px")
     if "batch_gpu" not in given[""]:
-        most = max([config.batch_gpu, *(stage.batch_gpu for stage in config.stages)])
-        config = at_most(config, next(batch_sizes(config, ranks, most), most))
+        by_memory = gpu is not None and base is None and not config.stages
+        config = fitted(config, ranks, gpu) if gpu and by_memory else shrunk(config, ranks)
     config.check(ranks)
     return config
+
+
+def shrunk(config: TrainingConfig, ranks: int) -> TrainingConfig:
+    """Returns the configuration with the largest micro-batches up to its own that pass `TrainingConfig.check`."""
+    most = max([config.batch_gpu, *(stage.batch_gpu for stage in config.stages)])
+    return at_most(config, next(batch_sizes(config, ranks, most), most))
+
+
+def fitted(config: TrainingConfig, ranks: int, gpu: Gpu) -> TrainingConfig:
+    """Returns a configuration of one stage with the largest micro-batches whose step fits the GPU, as it is estimated.
+
+    Where nothing can be estimated, or nothing is legal, it does what `shrunk` does.
+    """
+    largest = dataclasses.replace(config, batch_gpu=batch_memory.MOST)
+    sizes = list(batch_sizes(largest, ranks, batch_memory.MOST))
+    try:
+        low = precision.resolve(config.precision, gpu.device)
+    except ValueError:  # which check_machine will tell
+        low = None
+    found = batch_memory.largest_that_fits(config, low, gpu.memory_bytes, sizes)
+    return shrunk(dataclasses.replace(config, batch_gpu=found), ranks)
 
 
 def batch_sizes(config: TrainingConfig, ranks: int, most: int) -> Iterator[int]:
@@ -149,6 +182,15 @@ def check_devices(device: str, gpus: int) -> None:
             f"--gpus={gpus}: {visible} CUDA {'device is' if visible == 1 else 'devices are'} visible "
             f"(CUDA_VISIBLE_DEVICES chooses); use --gpus={visible}, or --device=cpu for {gpus} processes on this CPU"
         )
+
+
+def smallest_gpu(device: str, gpus: int) -> Gpu | None:
+    """Returns the GPU with the least memory of the first `gpus`; None for a run on the CPU."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return None
+    count = min(gpus, torch.cuda.device_count())
+    every = [Gpu(f"cuda:{i}", torch.cuda.get_device_properties(i).total_memory) for i in range(count)]
+    return min(every, key=lambda gpu: gpu.memory_bytes)
 
 
 def check_machine(config: TrainingConfig, device: torch.device) -> None:

@@ -45,10 +45,11 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
     device = distributed.initialise(request.device) if request.trains else None
     dataset = ImageDataset(request.data, request.index_list)
     ranks = distributed.world_size() if request.trains else request.gpus
+    gpu = launch.smallest_gpu(request.device, distributed.local_world_size() if request.trains else request.gpus)
 
     def resolve(base: TrainingConfig | None = None) -> TrainingConfig:
         return launch.resolve_config(
-            dataset, request.data, ranks, request.preset, request.background, base, fields=fields
+            dataset, request.data, ranks, request.preset, request.background, base, fields, gpu
         )
 
     # Ranks that the launcher started anew go on in the folder of the first start.

@@ -4,9 +4,10 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from training.presets import resolve
-from training.runs import launch
+from training.runs import batch_memory, launch
 from training.samples import Stage
 
 DATA = SimpleNamespace(resolution=32, index_list="all", has_masks=True)
@@ -28,6 +29,51 @@ def test_micro_batches_shrink_in_every_stage():
     config = launch.resolve_config(DATA, "", ranks=2, base=staged())
     assert config.batch_gpu == 4 and [stage.batch_gpu for stage in config.stages] == [4, 4]
     assert list(launch.batch_sizes(staged(), 1, 16)) == [16, 8, 4]  # groups of 4 samples share a statistic
+
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Returns the estimate for cgs512 in bfloat16, which takes two seconds."""
+    return batch_memory.estimate(resolve("cgs512", data=""), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("gib", "expected"), [(80, 32), (40, 16), (24, 8), (16, 4), (8, 4)])
+def test_a_gpu_gets_the_micro_batches_that_fit_its_memory(gib, expected, monkeypatch, published):
+    monkeypatch.setattr(launch.precision, "resolve", lambda name, device: torch.bfloat16)
+    monkeypatch.setattr(batch_memory, "estimate", lambda config, low: published)
+    data, gpu = SimpleNamespace(resolution=512, index_list="all", has_masks=True), launch.Gpu("cuda:0", gib * GIB)
+    assert launch.resolve_config(data, "", gpu=gpu).batch_gpu == expected
+
+
+def test_what_a_step_keeps_is_counted(published):
+    """Per sample of cgs512 4 images of 294 MB in D and a scene of 379 MB in G, counted apart, and the rasteriser's."""
+    assert 4 * 294e6 + 379e6 < published.per_sample < 1.2 * (4 * 294e6 + 379e6)
+    assert published.of(8) == published.fixed + 8 * published.per_sample
+
+
+def test_memory_decides_for_new_runs_of_one_stage_alone(monkeypatch):
+    monkeypatch.setattr(launch.precision, "resolve", lambda name, device: None)
+    gpu, micro = launch.Gpu("cuda:0", 80 * GIB), resolve("micro", data="")
+    assert launch.resolve_config(DATA, "", gpu=gpu, fields={"batch": 32}).batch_gpu == 32
+    assert launch.resolve_config(DATA, "", gpu=gpu, fields={"batch": 32}, ranks=2).batch_gpu == 16
+    assert launch.resolve_config(DATA, "", gpu=gpu, fields={"batch": 32, "batch_gpu": 4}).batch_gpu == 4
+    assert launch.resolve_config(DATA, "", gpu=gpu, base=dataclasses.replace(micro, batch=32)).batch_gpu == 16
+    assert launch.resolve_config(DATA, "", gpu=gpu, base=staged()).stages == staged().stages
+    assert launch.resolve_config(DATA, "", fields={"batch": 32}).batch_gpu == 16  # on a CPU: the preset's
+    monkeypatch.setattr(batch_memory, "estimate", lambda config, low: None)
+    assert launch.resolve_config(DATA, "", gpu=gpu, fields={"batch": 32}).batch_gpu == 16
+
+
+def test_the_smallest_gpu_counts(monkeypatch):
+    sizes = [80 * GIB, 24 * GIB, 8 * GIB]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(total_memory=sizes[i]))
+    assert launch.smallest_gpu("auto", 2) == launch.Gpu("cuda:1", 24 * GIB)
+    assert launch.smallest_gpu("cpu", 2) is None
 
 
 def test_a_stage_that_cannot_be_is_named():
