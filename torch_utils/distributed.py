@@ -94,7 +94,7 @@ def usable_cores() -> int:
 
 def threads_from() -> str:
     """Says where the number of threads of this process comes from, for the lines at the start of a run."""
-    return _threads(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))[1]
+    return _threads(local_world_size())[1]
 
 
 def _threads(local_world: int) -> tuple[int, str]:
