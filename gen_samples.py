@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import psutil
 import torch
 from click.core import ParameterSource
 from torch import Tensor
@@ -25,6 +26,7 @@ from training.visualization.grids import save_image_grid
 
 DEFAULT_COLUMNS = 7
 PUBLISHED_SEED, PUBLISHED_IDS = 42, 4  # of the published sample script's draw
+BYTES_A_PIXEL = 2 * 3 * 4  # of a grid of pictures: as rendered, and as laid out; float32
 AT_LEAST_1, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
 
 
@@ -69,7 +71,8 @@ SPLATS = group(
     "Splats",
     option("--ply", type=click.Choice(["scene", "levels", "both", "none"]), default="scene",
            show_default="scene; none where scenes are no splats",
-           help="a .ply per head, one per head and level of the hierarchy, both, or none; for any splat viewer, see --ply-up"),
+           help="for any splat viewer (see --ply-up): a .ply per head, one per head and level of the hierarchy, both, "
+           "or none"),
     option("--ply-up", type=click.Choice(UPS), default="y",
            help="axis of a .ply that is up; -y turns the scene by half a turn about z, as viewers expect that are made "
            "for splats from photographs"),
@@ -222,6 +225,7 @@ def main(
         angles = _yaws(yaws, video.checkpoint_info(G).yaw_limits)
         geometry = dataclasses.replace(G.geometry, radius=radius or G.geometry.radius)
         names, ws = head_choice.heads(G)
+        _require_memory(len(names), len(angles), resolution or G.resolution)
         scene = G.synthesis(ws.to(G.device))
         splats = splat_choice.splats(G, scene)
         cameras = geometry.orbit(angles).to(G.device).reshape(1, -1).expand(len(names), -1)
@@ -240,6 +244,16 @@ def main(
         raise click.ClickException(dnnlib.format_error(error)) from error
     for path in written:
         click.echo(path)
+
+
+def _require_memory(heads: int, views: int, resolution: int) -> None:
+    """Raises ValueError if the pictures of one grid do not fit in the memory that is free."""
+    needed, free = heads * views * resolution**2 * BYTES_A_PIXEL, psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"--seeds: {heads:,} heads from {views} sides of {resolution} px take {dnnlib.format_bytes(needed)} "
+            f"at once, and {dnnlib.format_bytes(free)} of memory are free; give fewer in several calls"
+        )
 
 
 def _yaws(text: str | None, data_range: tuple[float, float]) -> Tensor:

@@ -4,11 +4,11 @@ import functools
 import hashlib
 import os
 import stat
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-import warnings
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -19,14 +19,14 @@ def cache_dir(*parts: str) -> Path:
     """Returns the folder of files that can be made again: $SPLATGAN_CACHE_DIR, else ~/.cache/splatgan, plus `parts`.
 
     Where there is no home directory, as for a user without an account, it is a folder of temporary files, with one
-    warning.
+    line on stderr.
     """
     return Path(os.environ.get("SPLATGAN_CACHE_DIR") or _default_cache(os.environ.get("HOME")), *parts)
 
 
 @functools.cache
 def _default_cache(home: str | None) -> Path:
-    """Returns the cache's folder for a value of HOME; warns once where there is no home directory."""
+    """Returns the cache's folder for a value of HOME; says so once where there is no home directory."""
     try:
         if home != "":
             return Path.home() / ".cache" / "splatgan"
@@ -42,8 +42,8 @@ def _default_cache(home: str | None) -> Path:
             folder = Path(tempfile.mkdtemp(prefix="splatgan-cache-"))
     except OSError:
         pass  # whoever writes into the cache says that it cannot be written
-    warnings.warn(
-        f"there is no home directory (HOME): the cache is {folder}; SPLATGAN_CACHE_DIR names another", stacklevel=4
+    print(
+        f"There is no home directory (HOME): the cache is {folder}; SPLATGAN_CACHE_DIR names another", file=sys.stderr
     )
     return folder
 

@@ -116,7 +116,8 @@ def open_layout(path: str | os.PathLike[str]) -> Layout:
     folder = folder or base
     label_source = label_store.where(label_name)
     home = label_store.path.parent if is_zip(label_store.path) else label_store.path
-    roots = [root for place in (label_store.path / base, home / base) for root in roots_of(place)]
+    places = label_store.path / base, home / base, store.path / (folder or base)
+    roots = [root for place in places for root in roots_of(place)]
     labels = parse_labels(label_source, label_store.read(label_name, MAX_JSON_BYTES), roots)
     listing = store.listing(folder)
     masks = tuple(join(base, word) + "/" for word in _MASK_FOLDERS)

@@ -25,7 +25,7 @@ class MaskLook(NamedTuple):
     levels: int  # number of different values
     cover: float  # mean of all values over 255
     middle: float  # the same of the middle third in both directions
-    border: float  # the same of a ring along the border
+    border: float  # the same along the border at the top and at the sides; at the bottom, subjects run out of pictures
 
 
 def look_at(mask: np.ndarray) -> MaskLook:
@@ -36,12 +36,10 @@ def look_at(mask: np.ndarray) -> MaskLook:
     total = float(counts @ np.arange(256))
     middle = mask[height // 3 : height - height // 3, width // 3 : width - width // 3]
     ring = max(1, min(height, width) // _RING)
-    inner = mask[ring : height - ring, ring : width - ring]
-    rest = mask.size - inner.size
-    border = (total - float(inner.sum(dtype=np.int64))) / max(rest, 1)
-    return MaskLook(
-        int(found[-1]), len(found), total / mask.size / 255, float(middle.mean()) / 255, min(border / 255, 1.0)
-    )
+    upper = mask[: height - height // 3]
+    inner = upper[ring:, ring : width - ring]
+    border = float(upper.sum(dtype=np.int64) - inner.sum(dtype=np.int64)) / max(upper.size - inner.size, 1)
+    return MaskLook(int(found[-1]), len(found), total / mask.size / 255, float(middle.mean()) / 255, border / 255)
 
 
 def fits(mask: tuple[int, int], picture: tuple[int, int]) -> bool:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 # Endings that a name loses when it is compared; "view.01" keeps its own.
 PICTURE_ENDINGS = frozenset(
-    (
-        ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .tga .ppm .pgm .pnm .exr .hdr .heic .heif .avif .jp2 "
-        ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf"
-    ).split()
-)
+    {
+        ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+        ".tga", ".ppm", ".pgm", ".pnm", ".exr", ".hdr", ".heic", ".heif", ".avif", ".jp2",
+        ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf",
+    }
+)  # fmt: skip
 _MARKS = "\ufeff\u200b"  # byte order mark, and the zero-width space that copying from a page leaves
 
 

@@ -70,7 +70,7 @@ class _Row(NamedTuple):
 
 
 def find_models(source: Path) -> list[Path]:
-    """Finds the folders of the models of a project: `source` alone if it is one, else those in it. Raises DatasetError."""
+    """Finds the folders of a project's models: `source` alone if it is one, else those in it. Raises DatasetError."""
     if _is_model(source):
         return [source]
     for place in (source / "sparse", source / "colmap" / "sparse", source / "dense" / "sparse", source):

@@ -1,7 +1,7 @@
 """Reads the lens of a frame of transforms.json: a frame's own values, in whichever key, beat the file's.
 
-Values that belong together are taken together: a focal length, a principal point and a size in pixels of the frame, else
-of the file. What a picture really measures decides where a stated size cannot be meant.
+Values that belong together are taken together: a focal length, a principal point and a size in pixels of the frame,
+else of the file. What a picture really measures decides where a stated size cannot be meant.
 """
 
 import math
@@ -42,7 +42,7 @@ class _Level:
         self.matrix = self._matrix()
         self.width, self.height = self.number("w"), self.number("h")
         if any(side is not None and side < 1 for side in (self.width, self.height)):
-            raise DatasetError(f"{where}: w and h must be at least 1, got {self.width:g} and {self.height:g}")
+            raise DatasetError(f"{where}: w and h must be at least 1")
 
     def number(self, name: str) -> float | None:
         value = self.values.get(name)
@@ -200,8 +200,9 @@ def _size_of(
     shown = f"{stated[0]:g}x{stated[1]:g}"
     by_real = f"says {shown}, its picture has {real[0]}x{real[1]} pixels: the picture's size is taken"
     in_pixels = focal.matrix is not None or any(focal.values.get(n) is not None for n in ("fl_x", "fl_y"))
-    fits_real = 0 if centre is None else _centre_fits(centre, real)
-    fits_stated = 0 if centre is None else _centre_fits(centre, stated)
+    told = centre is focal  # a principal point from elsewhere says nothing of this lens
+    fits_real = _centre_fits(focal, real) if told else 0
+    fits_stated = _centre_fits(focal, stated) if told else 0
     if fits_real > fits_stated or (foreign and fits_real == fits_stated):
         return real, [by_real]
     if _alike(stated, real) or (turned != real and _alike(stated, turned)):
@@ -255,7 +256,10 @@ def _distortion(where: str, levels: list[_Level]) -> Distortion:
             if not isinstance(listed, list) or len(listed) > 6:
                 raise DatasetError(f"{where}: distortion_params must be a list of k1, k2, k3, k4, p1, p2")
             order = ("k1", "k2", "k3", "k4", "p1", "p2")  # nerfstudio's
-            values |= {n: _finite(where, f"distortion_params[{i}]", v) for i, (n, v) in enumerate(zip(order, listed))}
+            values |= {
+                n: _finite(where, f"distortion_params[{i}]", v)
+                for i, (n, v) in enumerate(zip(order, listed, strict=False))
+            }
         given = {name: value for name, value in values.items() if value is not None}
         if not given:
             continue

@@ -12,7 +12,7 @@ from training.data.image_store import MAX_JSON_BYTES, DatasetError, FolderStore
 from training.data.label_file import parse_json
 from training.data.making.lens import Lens, read_lens
 from training.data.making.reshape import TRANSPOSING
-from training.data.names import Folder, some
+from training.data.names import Folder
 from training.data.pixels import EXTENSIONS, open_image, orientation
 
 FILE = "transforms.json"
@@ -53,17 +53,14 @@ def read_transforms(source: Path) -> tuple[list[Frame], list[str]]:
     for i, each in enumerate(found):
         for remark in each.lens.remarks:
             remarks.setdefault(remark, []).append(i)
-    notes = [
-        f"{file}: {f'frames[{rows[0]}]' if len(rows) == 1 else f'each of {len(rows)} frames, {some(rows_named(rows))},'} "
-        f"{remark}"
-        for remark, rows in remarks.items()
-    ]
+    notes = [f"{file}: {_named(rows)} {remark}" for remark, rows in remarks.items()]
     return sorted(found, key=lambda frame: frame.picture.as_posix()), notes
 
 
-def rows_named(rows: list[int]) -> list[str]:
-    """Names frames as messages do."""
-    return [f"frames[{row}]" for row in rows]
+def _named(rows: list[int]) -> str:
+    """Names the frames that a remark is about."""
+    first = f"frames[{rows[0]}]"
+    return first if len(rows) == 1 else f"each of {len(rows)} frames, such as {first},"
 
 
 def _file_of(source: Path) -> Path:
