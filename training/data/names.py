@@ -24,7 +24,8 @@ def tidy(name: str, roots: Sequence[str] = ()) -> str:
     roots: folders that absolute names, and names that begin with "..", may lie below; the result is then relative to
     the first of them that holds it. Other such names stay as they are.
     """
-    plain = unicodedata.normalize("NFC", name.strip(_MARKS)).replace("\\", "/")
+    parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
+    plain = "/".join(part.lstrip(_MARKS) for part in parts)
     plain = posixpath.normpath(plain) if plain else plain
     if not plain.startswith(("/", "../")):
         return plain

@@ -114,9 +114,12 @@ def test_logger_refuses_unknown_modes_and_reserved_names(tmp_path):
 
 def fake_wandb(api_key, fail_at):
     """Stands in for the package: keeps what it is given, or fails at one of its calls."""
-    calls = []
+    calls, axes = [], []
 
     class Run:
+        def define_metric(self, name, step_metric=None):
+            axes.append((name, step_metric))
+
         def log(self, values, step):
             if fail_at == "log":
                 raise ConnectionError("no route\nto host")
@@ -129,9 +132,11 @@ def fake_wandb(api_key, fail_at):
         if fail_at == "init":
             raise TimeoutError("no answer")
         calls.append(options["mode"])
+        module.starts.append((options["id"], options["resume"]))
         return Run()
 
     module = types.ModuleType("wandb")
+    module.starts, module.axes = [], axes
     module.api, module.Settings, module.init = types.SimpleNamespace(api_key=api_key), dict, init
     return module, calls
 
@@ -144,6 +149,49 @@ def test_wandb_receives_values_and_never_asks_for_a_key(tmp_path, monkeypatch):
     logger.write(2, 32, {"Loss/G": 0.5}, {"sec_per_kimg": 2.0})
     logger.close()
     assert calls == ["offline", (2, {"nimg": 32, "Loss/G": 0.5, "Timing/sec_per_kimg": 2.0}), "finish"]
+
+
+def test_a_resumed_run_is_the_same_run_of_wandb_and_its_steps_never_go_back(tmp_path, monkeypatch):
+    """The training's steps do, where a run resumes from before its last line; the service would drop the new lines."""
+    module, calls = fake_wandb(api_key="key", fail_at=None)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for steps in ((1, 2, 3), (2, 3, 9)):
+        with StatsLogger(tmp_path, tensorboard=False, wandb_mode="online") as logger:
+            for step in steps:
+                logger.write(step, 16 * step, {"x": 1.0})
+    sent = [call for call in calls if isinstance(call, tuple)]
+    assert [step for step, _ in sent] == [1, 2, 3, 4, 5, 9]
+    assert [values["nimg"] for _, values in sent] == [16, 32, 48, 32, 48, 144]
+    first, second = module.starts
+    assert first == second and first[1] == "allow" and ("*", "nimg") in module.axes
+    (tmp_path / "new").mkdir()
+    StatsLogger(tmp_path / "new", tensorboard=False, wandb_mode="online").close()
+    assert module.starts[2][0] != first[0]
+    (tmp_path / "wandb.json").write_text("{")  # cut short by a full disk: a new run, and no end of this one
+    StatsLogger(tmp_path, tensorboard=False, wandb_mode="online").close()
+    assert module.starts[3][0] not in (first[0], module.starts[2][0])
+
+
+@pytest.mark.parametrize(("nimg", "found"), [(0, {}), (48, {"purge_step": 49})])
+def test_tensorboard_hides_what_a_resumed_run_repeats(tmp_path, monkeypatch, nimg, found):
+    given = []
+
+    def writer(log_dir, **options):
+        given.append(options)
+        return types.SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=writer))
+    StatsLogger(tmp_path, tensorboard=True, nimg=nimg).close()
+    assert given == [found]
+
+
+@pytest.mark.parametrize(
+    ("package", "options"), [("wandb", {"wandb_mode": "offline"}), ("torch.utils.tensorboard", {"tensorboard": True})]
+)
+def test_a_package_that_is_not_there_is_named_with_the_cure(tmp_path, monkeypatch, package, options):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.warns(RuntimeWarning, match=r"package (wandb|tensorboard) is not installed \(pip install"):
+        StatsLogger(tmp_path, **{"tensorboard": False, **options}).close()
 
 
 @pytest.mark.parametrize("fail_at", ["init", "log"])

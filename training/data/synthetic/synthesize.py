@@ -196,7 +196,7 @@ def _write_set(folder: Path, recipe: _Recipe, workers: int | None, progress: Cal
                 for future in [pool.submit(job) for job in jobs]:
                     progress(future.result())
             except BaseException:  # a stop signal must not wait for the whole set
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
                 raise
     entries = [[f"{i:05d}.png", label.tolist()] for i, label in enumerate(labels.astype(np.float64))]
     with open(folder / "dataset.json", "w") as file:

@@ -187,7 +187,8 @@ def test_a_failure_in_the_middle_leaves_nothing(heads, tmp_path):
 def test_fix_writes_a_copy_that_passes(heads, tmp_path):
     root = sets.to_root(heads, tmp_path / "set")
     images = root / str(SIZE)
-    Image.open(images / "00000.png").resize((20, 12)).save(images / "00000.png")  # size and shape
+    for place in (images, root / "mask"):
+        Image.open(place / "00000.png").resize((20, 12)).save(place / "00000.png")  # size and shape
     Image.open(images / "00001.png").convert("RGBA").save(images / "00001.png")
     Image.open(images / "00002.png").convert("L").save(images / "00002.png")
     Image.fromarray(np.full((SIZE, SIZE), 257 * 77, np.uint16)).save(images / "00003.png")  # 16 bits
