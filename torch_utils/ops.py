@@ -77,6 +77,18 @@ def upsample_reference(x: Tensor) -> Tensor:
     return 4 * _depthwise_fir(F.pad(spread, (2, 1, 2, 1)), 0, stride=1)
 
 
+def downsample_transpose_reference(grad: Tensor) -> Tensor:
+    """Transposes `downsample`: bilinear upsampling by 2, divided by 4.
+
+    A pixel passes 3/8 and 1/8 per axis to its two nearest on the finer grid. The border differs: bilinear upsampling
+    repeats the outermost pixel there, while zero padding leaves that share out, hence the factor 0.75.
+    """
+    x = F.interpolate(grad * 0.25, scale_factor=2, mode="bilinear", align_corners=False)
+    for edge in (x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]):
+        edge.mul_(0.75)
+    return x
+
+
 def blur(x: Tensor, padding: int) -> Tensor:
     """Computes blur_reference, fast also in the backward and double backward."""
     return _Blur.apply(x, padding)
@@ -198,20 +210,13 @@ class _Downsample(torch.autograd.Function):
 
 
 class _DownsampleTranspose(torch.autograd.Function):
-    """Transposes `_Downsample`: bilinear upsampling by 2, divided by 4.
-
-    A pixel passes 3/8 and 1/8 per axis to its two nearest on the finer grid. The border differs: bilinear upsampling
-    repeats the outermost pixel there, while zero padding leaves that share out, hence the factor 0.75.
-    """
+    """Transposes `_Downsample`; see `downsample_transpose_reference`."""
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor) -> Tensor:
         if triton_ops.usable(grad):
             return torch.ops.splatgan.fir_transpose(triton_ops.dense(grad))
-        x = F.interpolate(grad * 0.25, scale_factor=2, mode="bilinear", align_corners=False)
-        for edge in (x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]):
-            edge.mul_(0.75)
-        return x
+        return downsample_transpose_reference(grad)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Compares CUDA back ends with the reference at their own constants; skipped without a GPU (see benchmarks/gpu.sh).
+"""Compares CUDA back ends with the reference at their own constants; skipped without a GPU (see benchmarks/gpu.py).
 
 The tolerances are bounds on the relative error in the Euclidean norm. They have not been measured yet: gsplat compiles
 with fast arithmetic, and its pixels stop at other roundings. Each test prints what it found (pytest -s).
