@@ -5,9 +5,6 @@ or in float64 for tensors of that type, and rounded once. Images lie channels la
 channels is C images of one. With TRITON_INTERPRET=1 at the import the kernels run on CPU tensors, for tests.
 """
 
-# mypy: disable-error-code=no-untyped-def
-# The arguments of kernels are Triton's: pointers and integers where no type is written.
-
 import torch
 import triton
 import triton.language as tl
@@ -26,10 +23,10 @@ FIR_CHANNELS = 64
 
 @triton.jit
 def lrelu_clamp_kernel(
-    x,  # [n] any float, overwritten
-    bias,  # [CHANNELS], read if HAS_BIAS
-    n,
-    inner,  # numbers between one channel and the next where channels do not come last
+    x: tl.tensor,  # [n] any float, overwritten
+    bias: tl.tensor,  # [CHANNELS], read if HAS_BIAS
+    n: int,
+    inner: int,  # numbers between one channel and the next where channels do not come last
     CHANNELS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -37,7 +34,7 @@ def lrelu_clamp_kernel(
     CLAMP: tl.constexpr,  # 0: none
     WIDE: tl.constexpr,  # type of the arithmetic
     BLOCK: tl.constexpr,
-):
+) -> None:
     start = tl.program_id(0).to(tl.int64) * BLOCK  # a batch can hold 2^31 numbers
     offsets = tl.arange(0, BLOCK)
     inside = start + offsets < n
@@ -59,15 +56,15 @@ def lrelu_clamp_kernel(
 
 @triton.jit
 def lrelu_clamp_grad_kernel(
-    grad,  # [n]
-    y,  # [n] the activation's result
-    out,  # [n]
-    n,
+    grad: tl.tensor,  # [n]
+    y: tl.tensor,  # [n] the activation's result
+    out: tl.tensor,  # [n]
+    n: int,
     SLOPE: tl.constexpr,
     CLAMP: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < n
     result = tl.load(y + offsets, mask=inside).to(WIDE)
@@ -82,7 +79,19 @@ def lrelu_clamp_grad_kernel(
 
 
 @triton.jit
-def _filtered_row(x, row, height, width, channels, place, first, second, third, fourth, WIDE: tl.constexpr):
+def _filtered_row(
+    x: tl.tensor,
+    row: tl.tensor,
+    height: int,
+    width: int,
+    channels: int,
+    place: tl.tensor,
+    first: tl.tensor,
+    second: tl.tensor,
+    third: tl.tensor,
+    fourth: tl.tensor,
+    WIDE: tl.constexpr,
+) -> tl.tensor:
     """Filters a row of image x with (1, 3, 3, 1), from the first tap at `place` of it on, one mask for each tap."""
     start = x + row * width * channels
     there = (row >= 0) & (row < height)
@@ -94,7 +103,9 @@ def _filtered_row(x, row, height, width, channels, place, first, second, third, 
 
 
 @triton.jit
-def _place(rows, columns, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr):
+def _place(
+    rows: int, columns: int, channels: int, ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Returns this program's image, first row, columns [COLUMNS, 1] and channels [1, CHANNELS]; channels go fastest."""
     rest = tl.program_id(0)
     blocks = (channels + CHANNELS - 1) // CHANNELS
@@ -109,21 +120,21 @@ def _place(rows, columns, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr, C
 
 @triton.jit
 def fir_kernel(
-    x,  # [N, height, width, channels]
-    y,  # [N, rows, columns, channels]
-    height,
-    width,
-    channels,
-    rows,
-    columns,
-    padding,
+    x: tl.tensor,  # [N, height, width, channels]
+    y: tl.tensor,  # [N, rows, columns, channels]
+    height: int,
+    width: int,
+    channels: int,
+    rows: int,
+    columns: int,
+    padding: int,
     STRIDE: tl.constexpr,  # 1 or 2
     WHOLE: tl.constexpr,
     WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):
+) -> None:
     image, row, column, channel = _place(rows, columns, channels, ROWS, COLUMNS, CHANNELS)
     x += image * height * width * channels
     left, top = column * STRIDE - padding, row * STRIDE - padding
@@ -154,7 +165,18 @@ def fir_kernel(
 
 
 @triton.jit
-def _spread_row(x, row, height, width, channels, place, left, middle, right, WIDE: tl.constexpr):
+def _spread_row(
+    x: tl.tensor,
+    row: tl.tensor,
+    height: int,
+    width: int,
+    channels: int,
+    place: tl.tensor,
+    left: tl.tensor,
+    middle: tl.tensor,
+    right: tl.tensor,
+    WIDE: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
     """Returns what a row of image x gives to the even and to the odd columns of the finer grid, times 8."""
     start = x + row * width * channels
     there = (row >= 0) & (row < height)
@@ -166,17 +188,17 @@ def _spread_row(x, row, height, width, channels, place, left, middle, right, WID
 
 @triton.jit
 def fir_transpose_kernel(
-    x,  # [N, height, width, channels]
-    y,  # [N, 2 height, 2 width, channels]
-    height,
-    width,
-    channels,
+    x: tl.tensor,  # [N, height, width, channels]
+    y: tl.tensor,  # [N, 2 height, 2 width, channels]
+    height: int,
+    width: int,
+    channels: int,
     WHOLE: tl.constexpr,
     WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
-):
+) -> None:
     image, row, column, channel = _place(height, width, channels, ROWS, COLUMNS, CHANNELS)
     x += image * height * width * channels
     inside = column < width
