@@ -110,6 +110,7 @@ def _first_splat(job: Job) -> None:
 
 def correctness(job: Job) -> None:
     """Compares with the twins: single renders by the project's tests, then a whole step."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if job.device == "cuda":
         job.attempt("tests", _cuda_tests, job)
     job.attempt("step", _step_against_cpu, job)

@@ -141,7 +141,11 @@ def _profile(job: Job, bench: Bench) -> None:
         wall = time.perf_counter() - begun
     total = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
-    events = [e for e in profile.key_averages() if e.device_type == kind and getattr(e, total) > 0]
+    events = [
+        event
+        for event in profile.key_averages()
+        if event.device_type == kind and getattr(event, total) > 0 and not event.is_user_annotation
+    ]
     busy, count = sum(getattr(e, total) for e in events) / 1e6, sum(e.count for e in events)
     text = (
         f"profile: {count:,} {'kernels' if on_gpu else 'operators'}, {busy * 1e3:.1f} ms; idle {1 - busy / wall:.0%} "
