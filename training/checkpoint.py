@@ -13,6 +13,8 @@
     best        metric name -> {value, nimg}
     revision    version of the code that wrote the file
     checksum    SHA-256 over all other records
+    objective   optional: what else the objective changes, by name (the probability of adaptive augmentation); files
+                from before it, and published ones, lack it, and a run that goes on from them starts it anew
     statistics  optional: what every rank has reported since the last tick (torch_utils/training_stats.py)
 
 `state-latest.pkl` is the same, written between snapshots and overwritten each time.
@@ -28,7 +30,7 @@ import pickle
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ _ZIP = b"PK\x03\x04"  # the first bytes of every file of torch.save
 RECORDS = {  # that every checkpoint has
     "format", "config", "geometry", "progress", "G", "D", "G_ema", "opt", "grid", "best", "revision", "checksum",
 }  # fmt: skip
+OPTIONAL_RECORDS = {"objective", "statistics"}  # whatever else a checkpoint has are further averages of G
 
 
 class CheckpointError(ValueError):
@@ -292,6 +295,23 @@ def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, st
     for name, values in state.items():
         p = parameters[name]
         optimizer.state[p] = {key: value.to(p.device).clone() for key, value in values.items()}
+
+
+def load_objective_state(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Copies the record `objective` into an objective's own tensors; an empty one, of an older file, changes nothing.
+
+    Raises CheckpointError for names or shapes that are not the objective's.
+    """
+    if not state:
+        return
+    if differ := sorted(set(state) ^ set(own)):
+        raise CheckpointError(f"state of the objective: {differ[0]} is in the file or in this objective, not in both")
+    for name, tensor in own.items():
+        if state[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"state of the objective: {name} is {list(state[name].shape)}, not {list(tensor.shape)}"
+            )
+        tensor.copy_(state[name])
 
 
 def checksum(state: dict[str, Any]) -> str:

@@ -91,6 +91,8 @@ class GanStep:
             phases.append((phase.name, names))
         self.update_truncation(nimg)
         self.update_averages(nimg)
+        for name, values in self.objective.end_step(step).items():
+            self.stats.report(name, values)
         return StepReport(step, nimg, phases, torch.cat(found))
 
     def accumulate(self, phase: Phase, nimg: int, micro_batches: Sequence[MicroBatch]) -> None:

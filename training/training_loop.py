@@ -106,7 +106,7 @@ class Trainer:
         self.gan = GanStep(config, self.G, objective, averages, self.stats)
         self.gan.loss_scale = precision.loss_scale(self.D.low_dtype)
         self.stream = SampleStream(config, torch.from_numpy(dataset.labels), self.G.z_dim, self.device)
-        self.state = RunState(self.networks, self.gan.optimized(), self.stats, grid)
+        self.state = RunState(self.networks, self.gan.optimized(), objective.state(), self.stats, grid)
         self.in_step = False  # while it is, weights and counts do not belong together
         self.saved_step = 0  # of the newest checkpoint
         self.reader, self.watchdog = LaggedReader(), Watchdog(config.max_bad_steps)

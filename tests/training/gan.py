@@ -41,7 +41,10 @@ def fixed_pictures(G, views):
     return render
 
 
-RELATIVISTIC = {"loss": "relativistic", "r2_gamma": 1.0}  # changes of an objective
+# Changes of an objective
+RELATIVISTIC = {"loss": "relativistic", "r2_gamma": 1.0}
+AUGMENTED = {"augment": "fixed", "augment_p": 0.9}
+ADAPTIVE = {"augment": "ada", "augment_target": 0.1, "augment_kimg": 0.064}  # p can rise by a half every fourth step
 
 
 def micro_config(batch_gpu=8, mbstd=4, objective=(), **changes) -> TrainingConfig:

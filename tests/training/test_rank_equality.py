@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.torch_utils.ranks import run_ranks
-from tests.training.gan import RELATIVISTIC, make_step, network
+from tests.training.gan import ADAPTIVE, RELATIVISTIC, make_step, network
 from torch_utils import distributed
 
 STEPS = 20
@@ -43,21 +43,25 @@ def test_gradients_of_two_ranks_are_those_of_one_process(dtype, bound, objective
 
 
 def train(rank, batch_gpu, steps, objective):
-    """Losses after each step on one batch, averaged over the ranks, and the networks at the end."""
+    """Losses after each step on one batch, averaged over the ranks, and all that has a state at the end."""
     step, micro = make_step(batch_gpu, torch.float32, objective=objective)
     lines = []
     for number in range(steps):
         step.run(number, number * step.config.batch, micro)
         lines.append({name: value for name, value in step.stats.reduce().items() if name.startswith("Loss/")})
     networks = {"G": step.G, "D": network(step, "D"), "G_ema": step.averaged["G_ema"]}
-    return lines, {f"{key}.{n}": t.numpy() for key, net in networks.items() for n, t in net.state_dict().items()}
+    tensors = {f"{key}.{n}": t for key, net in networks.items() for n, t in net.state_dict().items()}
+    return lines, {n: t.numpy() for n, t in (tensors | dict(step.objective.state())).items()}
 
 
-@pytest.mark.parametrize(("batch_gpu", "steps", "objective"), [(4, STEPS, {}), (2, 4, {}), (2, 3, RELATIVISTIC)])
+@pytest.mark.parametrize(
+    ("batch_gpu", "steps", "objective"), [(4, STEPS, {}), (2, 4, {}), (2, 3, RELATIVISTIC), (4, 10, ADAPTIVE)]
+)
 def test_steps_of_two_ranks_are_those_of_one_process_to_the_bit(batch_gpu, steps, objective):
     """With one and with two micro-batches a rank: the sums over micro-batches and over ranks form one tree."""
     lines, networks = train(0, batch_gpu, steps, objective)
     assert lines[-1]["Loss/G/adversarial"] != lines[0]["Loss/G/adversarial"]
+    assert (networks["augment.p"] > 0) == (objective == ADAPTIVE)
     for shared in run_ranks(2, train, batch_gpu, steps, objective):
         assert not isinstance(shared, Exception) and shared is not None, shared
         worst = max(abs(a[name] - b[name]) for a, b in zip(lines, shared[0], strict=True) for name in a)

@@ -3,7 +3,8 @@
 The loss is the logistic one, or the relativistic one of R3GAN (Huang et al. 2024): real against generated image of one
 camera. R3GAN's recipe is that loss with R1 and R2 of equal weight.
 
-Families derive their objective from it, and add what is their own in `regularisers` and `shown`.
+Families derive their objective from it, and add what is their own in `regularisers` and `shown`. Whatever D gets to
+see goes through `seen`, which augments it (training/augment.py).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from gaussian import Cameras, Rendering
-from training import losses
+from training import augment, losses
 from training.families.base import (
     Conditioning,
     Discriminator,
     DiscriminatorOutput,
     Generator,
     Loss,
+    Objective,
     ObjectiveConfig,
     Option,
     Phase,
@@ -38,6 +40,13 @@ ADVERSARIAL_OPTIONS = (
     Option(("--r2-gamma",), "objective.r2_gamma", "weight of R2, that at generated images; 0 leaves it out"),
     Option(("--r1-interval",), "objective.r1_interval", "steps between two of R1, and two of R2", least=1),
     Option(("--objective",), "objective.loss", f"legal are {', '.join(LOSSES)} (real against generated, as R3GAN)"),
+    Option(("--aug",), "objective.augment", f"what D sees is augmented: {', '.join(augment.MODES)}"),
+    Option(("--p",), "objective.augment_p", "with --aug=fixed: probability of each transform"),
+    Option(("--target",), "objective.augment_target", "with --aug=ada: mean sign of real logits to steer to"),
+    Option(
+        ("--ada-kimg",), "objective.augment_kimg", "with --aug=ada: kimg in which the probability can go from 0 to 1"
+    ),
+    Option(("--augpipe",), "objective.augment_pipe", f"transforms: {', '.join(augment.PIPES)}"),
 )
 
 
@@ -54,6 +63,11 @@ class AdversarialConfig(ObjectiveConfig):
     ema_rampup: float = 0.05  # the half-life is at most this share of the images seen
     loss: str = "logistic"  # one of LOSSES
     r2_gamma: float = 0.0  # R2 weight; 0 leaves the phase out
+    augment: str = "noaug"  # one of augment.MODES
+    augment_p: float = 0.2  # probability of each transform where it is fixed
+    augment_target: float = 0.6  # mean sign of real logits that "ada" steers to
+    augment_kimg: float = 500.0  # thousands of images in which "ada" can take the probability from 0 to 1
+    augment_pipe: str = "bgc"  # one of augment.PIPES
 
     @property
     def paired(self) -> bool:
@@ -82,9 +96,31 @@ class AdversarialConfig(ObjectiveConfig):
         for name in ("ema_halflife_kimg", "ema_rampup"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"objective.{name}={getattr(self, name)}: must be 0 or greater")
+        self._check_augmentation()
+
+    def _check_augmentation(self) -> None:
+        for flag, value, legal in (
+            ("--aug", self.augment, augment.MODES),
+            ("--augpipe", self.augment_pipe, augment.PIPES),
+        ):
+            if value not in legal:
+                raise ValueError(f"{flag}={value}: legal are {', '.join(legal)}")
+        if not 0 <= self.augment_p <= 1:
+            raise ValueError(f"--p={self.augment_p}: must be 0 to 1")
+        if not 0 < self.augment_target < 1:
+            raise ValueError(f"--target={self.augment_target}: must be greater than 0 and less than 1")
+        if not 0 < self.augment_kimg < math.inf:
+            raise ValueError(f"--ada-kimg={self.augment_kimg}: must be finite and greater than 0")
+        for flag, name, mode in (("--p", "augment_p", "fixed"), ("--target", "augment_target", "ada")):
+            value, usual = getattr(self, name), getattr(AdversarialConfig, name)
+            if value != usual and self.augment != mode:
+                raise ValueError(
+                    f"{flag}={value} acts with --aug={mode}, and this run has --aug={self.augment}; give --aug={mode}, "
+                    f"or {flag}={usual}, the default"
+                )
 
 
-class AdversarialObjective:
+class AdversarialObjective(Objective):
     """Runs the phases G, D, R1 and R2 over the networks of a run."""
 
     def __init__(self, config: RunConfig, G: Generator, D: Discriminator):
@@ -94,6 +130,10 @@ class AdversarialObjective:
         self.opt_D = _adam(D, rates["D"], (0.0, beta2**self._lazy_ratio))
         self.synthesis: Callable[..., Any] | None = None  # G's, compiled; see `compile`
         self.outputs: Callable[..., DiscriminatorOutput] | None = None  # D's, compiled
+        asked = self.settings
+        self.augmentation = augment.Augmentation(
+            asked.augment, asked.augment_pipe, asked.augment_p, asked.augment_target, asked.augment_kimg, G.device
+        )
 
     @property
     def _lazy_ratio(self) -> float:
@@ -143,10 +183,18 @@ class AdversarialObjective:
 
         return {"G_ema": kept}
 
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns the probability of the augmentation, and what it follows from."""
+        return self.augmentation.state()
+
+    def end_step(self, step: int) -> Mapping[str, Tensor]:
+        """Moves the probability of the augmentation."""
+        return self.augmentation.end_step(step)
+
     # ------------------------------------------------------------ what families change
 
     def shown(self, images: Tensor, at: StepContext) -> Tensor:
-        """Returns images [N, 3, R, R] as D gets to see them, real and generated ones alike."""
+        """Returns images [N, 3, R, R] as D gets to see them before augmentation, real and generated ones alike."""
         return images
 
     def regularisers(self, scene: Any) -> Mapping[str, tuple[float, Tensor]]:
@@ -163,9 +211,25 @@ class AdversarialObjective:
         scene = (self.synthesis or self.G.synthesis)(ws, at)
         return ws, scene, self.G.render(scene, cameras, resolution, background, at)
 
-    def judge(self, images: Tensor, labels: Tensor, at: StepContext, num_groups: int | None = None) -> Tensor:
-        """Returns D's logits [N, 1] of images [N, 3, R, R] with camera labels [N, 25]."""
-        return (self.outputs or self.D.outputs)(self.shown(images, at), Conditioning(labels), num_groups).logits
+    def seen(self, images: Tensor, told: Conditioning, at: StepContext, whose: str) -> tuple[Tensor, Conditioning]:
+        """Returns images [N, 3, R, R] as D gets to see them, and what it is told about them, in the same order.
+
+        whose: "G", "fake", "real" or another name of the images within a step, which keeps draws apart. N: a multiple
+        of the samples of `at`, sample by sample.
+        """
+        images = self.shown(images, at)
+        if not self.augmentation.acts:
+            return images, told
+        assert at.draws is not None
+        images, flip = self.augmentation(images, at.draws, whose)
+        return images, told.mirrored(flip)
+
+    def judge(
+        self, images: Tensor, labels: Tensor, at: StepContext, whose: str, num_groups: int | None = None
+    ) -> Tensor:
+        """Returns D's logits [N, 1] of images [N, 3, R, R] with camera labels [N, 25]; `whose` as for `seen`."""
+        images, told = self.seen(images, Conditioning(labels), at, whose)
+        return (self.outputs or self.D.outputs)(images, told, num_groups).logits
 
     def judge_both(self, fake: Tensor, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
         """Returns D's logits [b] of generated images [b, 3, R, R], and of the micro-batch's real ones, from one call.
@@ -173,10 +237,12 @@ class AdversarialObjective:
         They alternate, the generated and the real image of each sample: with twice the groups of one kind, the strided
         minibatch-std groups of the discriminator hold one kind alone, exactly as in two calls of b images.
         """
-        images = torch.stack([self.shown(fake, at), self.shown(micro.real, at)], 1).flatten(0, 1)  # [2 b, 3, R, R]
-        labels = torch.stack([micro.d_labels, micro.real_labels], 1).flatten(0, 1)  # [2 b, 25]
         groups = 2 * self.D.num_groups(len(fake))
-        logits: Tensor = (self.outputs or self.D.outputs)(images, Conditioning(labels), groups).logits
+        fake, told_fake = self.seen(fake, Conditioning(micro.d_labels), at, "fake")
+        real, told_real = self.seen(micro.real, Conditioning(micro.real_labels), at, "real")
+        images = torch.stack([fake, real], 1).flatten(0, 1)  # [2 b, 3, R, R]
+        told = Conditioning(torch.stack([told_fake.labels, told_real.labels], 1).flatten(0, 1))  # labels [2 b, 25]
+        logits: Tensor = (self.outputs or self.D.outputs)(images, told, groups).logits
         generated, real = logits.view(-1, 2).unbind(1)
         return generated, real
 
@@ -189,12 +255,12 @@ class AdversarialObjective:
         batch, views = len(micro.g_z), micro.g_cameras.shape[1]
         _, scene, rendering = self.generate(micro.g_z, micro.g_cameras, micro.g_background, micro.resolution, at)
         images, labels = rendering.image.flatten(0, 1), micro.g_labels.flatten(0, 1)  # [b V, 3, R, R], [b V, 25]
-        logits = self.judge(images, labels, at, views * self.D.num_groups(batch)).view(batch, views)
+        logits = self.judge(images, labels, at, "G", views * self.D.num_groups(batch)).view(batch, views)
         if micro.pairs is None:
             adversarial = losses.logistic(logits, real=True).mean(1)  # [b]
         else:
             with torch.no_grad():  # a constant of this phase
-                real = self.judge(micro.real, micro.real_labels, at).squeeze(1)  # [b]
+                real = self.judge(micro.real, micro.real_labels, at, "real").squeeze(1)  # [b]
             adversarial = losses.relativistic(logits, real[micro.pairs]).mean(1)  # [b]
         total, report = adversarial, {"Loss/G/adversarial": adversarial} | _logit_report("G", logits)
         for name, (weight, values) in self.regularisers(scene).items():
@@ -210,20 +276,22 @@ class AdversarialObjective:
         fake, real = self.judge_both(images, micro, at)  # [b] each
         report = _logit_report("fake", fake) | _logit_report("real", real)
         if micro.pairs is not None:
+            self.augmentation.note(real - fake)  # D has no opinion of a real image alone
             loss = losses.relativistic(real, fake)
             yield Loss(loss, {"Loss/D/pairs": loss} | report | _logit_report("pairs", real - fake), ws)
             return
+        self.augmentation.note(real)
         fake_loss, real_loss = losses.logistic(fake, real=False), losses.logistic(real, real=True)
         yield Loss(fake_loss + real_loss, {"Loss/D/fake": fake_loss, "Loss/D/real": real_loss} | report, ws)
 
     def r1_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Penalises D's gradient at real images."""
-        yield self._penalty("R1", micro.real, micro.real_labels, at)
+        yield self._penalty("R1", micro.real, micro.real_labels, at, "real")
 
     def r2_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Penalises D's gradient at the generated images that D learnt from in this step; their G is left alone."""
         _, images = self.fakes(micro, at)
-        yield self._penalty("R2", images, micro.d_labels, at)
+        yield self._penalty("R2", images, micro.d_labels, at, "fake")
 
     @torch.no_grad()
     def fakes(self, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
@@ -232,16 +300,17 @@ class AdversarialObjective:
         ws, _, rendering = self.generate(micro.d_z, micro.d_cameras, background, micro.resolution, at)
         return ws, rendering.image[:, 0]
 
-    def _penalty(self, name: str, images: Tensor, labels: Tensor, at: StepContext) -> Loss:
+    def _penalty(self, name: str, images: Tensor, labels: Tensor, at: StepContext, whose: str) -> Loss:
         """Returns a gradient penalty at images as D gets to see them, with gamma / 2 times the interval.
 
         It goes through the eager D, whatever is compiled: its own gradient needs second derivatives.
         """
+        images, told = self.seen(images, Conditioning(labels), at, whose)
 
         def judge(images: Tensor) -> Tensor:
-            return self.D.outputs(images, Conditioning(labels)).logits
+            return self.D.outputs(images, told).logits
 
-        penalty = losses.gradient_penalty(judge, self.shown(images, at))
+        penalty = losses.gradient_penalty(judge, images)
         weight = self.settings.penalties[name] / 2 * self.settings.r1_interval
         return Loss(penalty * weight, {f"Loss/D/{name.lower()}_penalty": penalty})
 

@@ -205,6 +205,17 @@ class Objective(Protocol):
         "G_ema" is the one that pictures and metrics show.
         """
 
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns what else changes during a run by name: tensors that are equal on all ranks.
+
+        Checkpoints keep them, and a resume restores them in place.
+        """
+        return {}
+
+    def end_step(self, step: int) -> Mapping[str, Tensor]:
+        """Is called on all ranks after the phases of step number `step`; returns statistics by name."""
+        return {}
+
 
 # ---------------------------------------------------------------- families
 

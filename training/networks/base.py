@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from gaussian import Cameras
 from training.records import Record
 
 
@@ -17,8 +19,17 @@ class Conditioning:
     """Holds what a discriminator is told about its images."""
 
     labels: Tensor  # [N, 25] camera labels
-    patch: Tensor | None = None  # [N, 3] scale and offsets of the part of the image that is shown
+    patch: Tensor | None = None  # [N, 3] width of the part that is shown, and its offsets, in images
     fade: float = 1.0  # weight of the newest block of a discriminator that grows
+
+    def mirrored(self, flip: Tensor) -> Conditioning:
+        """Returns what holds once left and right are swapped in the images where flip [N] is set: camera and patch."""
+        where = flip[:, None]
+        labels, patch = torch.where(where, Cameras.from_labels(self.labels).mirror().labels, self.labels), self.patch
+        if patch is not None:
+            scale, x, y = patch.unbind(1)
+            patch = torch.where(where, torch.stack([scale, 1 - scale - x, y], 1), patch)
+        return dataclasses.replace(self, labels=labels, patch=patch)
 
 
 @dataclass(frozen=True)

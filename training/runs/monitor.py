@@ -71,4 +71,6 @@ def print_status(tick: int, nimg: int, timing: dict[str, float], values: dict[st
         fields.append(f"gpumem {timing['gpu_peak_gib']:<6.2f}")
     if "Logits/real" in values and "Logits/fake" in values:
         fields.append(f"logits {values['Logits/real']:+.2f} {values['Logits/fake']:+.2f}")
+    if "Augment/p" in values:
+        fields.append(f"augment {values['Augment/p']:.3f}")
     print(" ".join(fields), flush=True)

@@ -18,6 +18,7 @@ MAX_FAKES = 6  # pictures over time: the first, the last, and even steps between
 COMMON_CURVES: Sequence[tuple[str, Sequence[str]]] = (  # title, names in stats.jsonl, where * stands for any phase
     ("Loss", ("Loss/G/adversarial", "Loss/D/real", "Loss/D/fake", "Loss/D/pairs")),
     ("Logits", ("Logits/real", "Logits/fake")),
+    ("Augmentation: probability, and sign of real logits", ("Augment/p", "Augment/sign")),
     ("Gradient norms before clipping", ("Gradient/G/norm", "Gradient/D/norm", "Gradient/*/norm")),
     (
         "Steps skipped for a gradient that is not finite",

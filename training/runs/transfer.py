@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import RECORDS, load_checkpoint
+from training.checkpoint import OPTIONAL_RECORDS, RECORDS, load_checkpoint
 from training.config import TrainingConfig
 from training.families import family
 
@@ -76,7 +76,7 @@ def read_weights(path: str, config: TrainingConfig, least_share: float) -> Weigh
     less than `least_share` of its values from it.
     """
     state = load_checkpoint(path)
-    networks = {"G", "D", "G_ema"} | set(state) - RECORDS - {"statistics"}  # further averages of G
+    networks = {"G", "D", "G_ema"} | set(state) - RECORDS - OPTIONAL_RECORDS  # further averages of G
     weights = Weights(path, {name: state[name] for name in networks})
     with torch.device("meta"):  # shapes alone
         of = family(config.family)

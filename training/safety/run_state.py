@@ -29,6 +29,7 @@ class RunState:
 
     networks: Mapping[str, nn.Module]  # G, D and the moving averages of G by name
     optimized: Mapping[str, tuple[nn.Module, torch.optim.Optimizer]]  # optimisers with what they step, by name
+    objective: Mapping[str, Tensor]  # what else the objective changes, by name
     stats: Collector  # reported since the last tick
     grid: dict[str, Tensor]  # latents and camera labels of the pictures
     best: dict[str, Any] = field(default_factory=dict)  # best value of each metric, and the images seen then
@@ -57,17 +58,22 @@ class RunState:
                 name: checkpoint.optimizer_state(module, optimizer)
                 for name, (module, optimizer) in self.optimized.items()
             },
+            "objective": dict(self.objective),
             "grid": self.grid,
             "best": self.best,
             "statistics": distributed.gather_objects(self.stats.state()),
         }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Inverts `capture`. Raises CheckpointError if the optimisers' records name unknown parameters."""
+        """Inverts `capture`.
+
+        Raises CheckpointError if the optimisers' records name unknown parameters, or the objective's other tensors.
+        """
         for name, network in self.networks.items():
             network.load_state_dict(state[name] if name in state else state["G_ema"])  # published files: one average
         for name, (module, optimizer) in self.optimized.items():
             checkpoint.load_optimizer_state(module, optimizer, state["opt"].get(name, {}))
+        checkpoint.load_objective_state(self.objective, state.get("objective", {}))
         progress = state["progress"]
         self.nimg, self.step, self.tick = progress["nimg"], progress["step"], progress["tick"] + 1
         self.tick_nimg = progress.get("tick_nimg", self.nimg)
@@ -96,4 +102,5 @@ class RunState:
             for name, values in checkpoint.optimizer_state(module, optimizer).items():
                 for key, value in values.items():
                     named.append((f"optimiser of {title}, {name}, {key}", value.to(device)))
+        named += [(f"{name} of the objective", value) for name, value in self.objective.items()]
         return named
