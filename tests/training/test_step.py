@@ -119,13 +119,14 @@ def test_moving_averages():
     assert torch.equal(G_ema.w_avg, step.G.w_avg) and not torch.equal(step.G.w_avg, w_avg)
 
 
-@pytest.mark.parametrize("objective", [{}, RELATIVISTIC])
+@pytest.mark.parametrize("objective", [{}, RELATIVISTIC, AUGMENTED])
 def test_real_and_generated_images_in_one_call_are_judged_as_in_two(objective):
     step, (micro,) = make_step(8, torch.float64, mbstd=4, objective=objective)
-    at, objective = StepContext(0), step.objective
+    at, objective = StepContext(0, micro.draws), step.objective
     _, images = objective.fakes(micro, at)
     fake, real = objective.judge_both(images, micro, at)
-    apart = objective.judge(images, micro.d_labels, at), objective.judge(micro.real, micro.real_labels, at)
+    generated = objective.judge(images, micro.d_labels, at, "fake")
+    apart = generated, objective.judge(micro.real, micro.real_labels, at, "real")
     for got, expected in zip((fake, real), apart, strict=True):
         torch.testing.assert_close(got, expected.squeeze(1), rtol=1e-12, atol=1e-12)
 
