@@ -48,6 +48,11 @@ CASES = [
     _samples("seeds of words", "--seeds=many", "--seeds=many: .*'many' is not a list of whole numbers"),
     _samples("seeds run backwards", "--seeds=5-2", "--seeds=5-2: .*'5-2' runs backwards; write 2-5"),
     _samples("no seeds", "--seeds=", "--seeds=: .*is not a list of whole numbers"),
+    _samples("ten billion seeds", "--seeds=0-9999999999", "--seeds=0-9999999999: '9999999999' is too large"),
+    _samples("a million seeds", "--seeds=0-999999", "--seeds=0-999999: '0-999999' makes more than 100,000 numbers"),
+    _samples(
+        "an axis of no .ply", "--ply=none --ply-up=-y", "--ply-up says how a .ply is written, and --ply=none that none"
+    ),
     _samples("negative seed", "--seeds=-1", "--seeds=-1: .*is not a list of whole numbers"),
     _samples("fractional seed", "--seeds=1.5", "--seeds=1.5: .*is not a list of whole numbers"),
     _samples("yaws of words", "--yaws=left", "--yaws=left is not a list of degrees"),
@@ -84,6 +89,7 @@ CASES = [
         "--seeds=0-2 --grid=2x2",
         "--grid=2x2 has 4 cells: 3 heads are no multiple",
     ),
+    _videos("a million seeds", "--seeds=0-999999", "--seeds=0-999999: '0-999999' makes more than 100,000 numbers"),
     _videos("seeds of words", "--seeds=a-b", "--seeds=a-b: 'a-b' is not a list"),
     _videos("unknown flag", "--colour=red", "No such option '--colour'"),
 ]
