@@ -39,15 +39,15 @@ class Segment:
 
 
 SEGMENTS = (
-    Segment("G forward", "G", 930, 7.5),
+    Segment("G forward", "G", 800, 7.5),
     Segment("render", "G", 40, 30.0, waits=True),
-    Segment("D forward", "G", 230, 66.0),
-    Segment("D backward", "G", 300, 66.0),
+    Segment("D forward", "G", 115, 66.0),
+    Segment("D backward", "G", 90, 66.0),
     Segment("render backward", "G", 40, 67.0),
-    Segment("G backward", "G", 1_800, 15.0),
-    Segment("G forward, no gradient", "D", 930, 7.5),
+    Segment("G backward", "G", 1_850, 15.0),
+    Segment("G forward, no gradient", "D", 800, 7.5),
     Segment("render, no gradient", "D", 40, 8.0, waits=True),
-    Segment("D forward and backward", "D", 610, 99.0),
+    Segment("D forward and backward", "D", 280, 99.0),
     Segment("R1, a step's share", "D", 34, 6.0),
 )
 

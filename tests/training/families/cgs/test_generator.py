@@ -274,6 +274,18 @@ def test_coarse_anchors_match_the_formula():
     torch.testing.assert_close(anchors.appearance, 20 * torch.tanh((raw.appearance + start) / 20))
 
 
+def test_rotations_by_threes_match_the_twin():
+    quats = torch.randn(2, 4, 6, dtype=torch.float64)
+    quats[0, :, 0] = 0
+    quats.requires_grad_()
+    results = []
+    for make in (hierarchy.rotation_matrices_by_threes, hierarchy.rotation_matrices_reference):
+        rotations = make(quats)
+        results.append((rotations, *torch.autograd.grad(rotations.cos().sum(), quats)))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=1e-14)
+
+
 def test_squash_matches_its_twin():
     x = torch.linspace(-60, 60, 41, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(hierarchy.squash(x), hierarchy.squash_reference(x))
