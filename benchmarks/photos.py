@@ -6,7 +6,7 @@ against the camera, roll included.
 
 What counts as level is a convention: these heads are flatter than people, so that the same face looks up by several
 degrees. A calibration finds that one angle (--tilt, as `validate --like` advises it) on heads of another seed, from the
-median pitch alone. Both errors are printed. --portraits=DIR writes photographs with landmarks.json, to try the import.
+median pitch of frontal cameras alone. Both errors are printed. --portraits=DIR writes photographs with landmarks.json, to try the import.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def calibrate(photographer: Photographer, num: int = 200, seed: int = 1) -> floa
     portraits = photograph(seed, num, photographer)
     crops = find(portraits, photographer, 0.0, None)
     true = np.degrees([np.arcsin(-portrait.rotation[2, 1]) for portrait in portraits])
-    return float(np.median(true) - np.median(np.degrees([crop.pitch for crop in crops])))
+    found = np.degrees([crop.pitch for crop in crops])
+    front = [np.abs(np.degrees([each.yaw for each in side])) <= 20 for side in (portraits, crops)]
+    return float(np.median(true[front[0]]) - np.median(found[front[1]]))
 
 
 def row(found: np.ndarray, yaw: np.ndarray) -> list[dict[str, float]]:

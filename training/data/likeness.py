@@ -198,8 +198,9 @@ def _compare_cameras(ours: Look, theirs: Look, facts: list[str], advice: list[st
         )
     if abs(wide[0] / wide[1] - 1) > SIZE:
         advice.append(f"a picture is {wide[0]:.3g} world units wide at the head, the reference's {wide[1]:.3g}")
-    pitch = float(np.median(ours.pitch) - np.median(theirs.pitch))
-    facts.append(f"median pitch: {np.median(ours.pitch):.1f} and {np.median(theirs.pitch):.1f} degrees")
+    level, other_level = _front_pitch(ours), _front_pitch(theirs)
+    pitch = level - other_level
+    facts.append(f"median pitch of frontal cameras: {level:.1f} and {other_level:.1f} degrees")
     if abs(pitch) > PITCH:
         tilt = float(ours.rules.get("tilt", 0.0)) - pitch
         advice.append(
@@ -219,6 +220,12 @@ def _compare_cameras(ours: Look, theirs: Look, facts: list[str], advice: list[st
             f"yaw histograms share {overlap:.0%}: "
             + ("side views are rarer: add some, or dataset_tool.py rebalance" if narrower else "rebalance this set")
         )
+
+
+def _front_pitch(look: Look) -> float:
+    """Returns a median in degrees. A face that looks up moves the pitch of cameras at its sides less."""
+    front = np.abs(look.yaw) <= _FRONT
+    return float(np.median(look.pitch[front] if front.sum() >= _FEWEST else look.pitch))
 
 
 def _spread(yaw: np.ndarray) -> str:

@@ -24,11 +24,10 @@ from training.data.making.photos_crop import Crop, Framing, cut, encoded, find_c
 from training.data.making.photos_landmarks import FILE, Landmarks, find_landmarks, read_landmarks
 from training.data.making.set_writer import Item, Report, write_set
 from training.data.names import PICTURE_ENDINGS, Folder, tidy
-from training.data.pixels import EXTENSIONS, has_alpha, open_image
+from training.data.pixels import EXTENSIONS, has_alpha, open_image, orientation
 
 MASKS = "masks"  # folder of masks beside the pictures
 MAX_MISFIT, MIN_INLIERS = 6.0, 0.6  # millimetres on the face, share of the landmarks: beyond, they are no face's
-_TURN_TAG = 0x0112  # EXIF orientation
 _SHOWN = 3  # names in a line about skipped pictures
 _SHARPNESS = 0.004  # least of a crop that may have been enlarged twice
 _NO_FIT, _UNREADABLE = "whose landmarks fit no face", "that cannot be read"
@@ -222,8 +221,8 @@ def _read(path: Path) -> bytes:
 def _scaled(photo: _Photo, picture: Image.Image, points: np.ndarray, found: Landmarks) -> np.ndarray | None:
     """Fills in the picture's facts; returns the landmarks in its pixels, None if they are for another shape."""
     photo.alpha, photo.size = has_alpha(picture), picture.size
-    tag = picture.getexif().get(_TURN_TAG, 1)
-    if tag in range(2, 9):
+    tag = orientation(picture)
+    if tag > 1:
         if found.exif is None:
             raise DatasetError(
                 f'{found.source}: {printable(photo.name)} carries an EXIF orientation; "exif": "applied" says that '

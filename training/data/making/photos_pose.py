@@ -20,7 +20,7 @@ NOISE_MM = 1.5  # standard deviation of a landmark on a face, the detector's err
 _HUBER = 2.0  # noise levels from which on a residual counts linearly
 _REJECT = 5.0  # noise levels beyond which a landmark is left out at the end
 _SAMPLES = 96  # random samples of points per face
-_STEPS = 12  # of Levenberg and Marquardt
+_STEPS, _AGAIN = 12, 3  # of Levenberg and Marquardt, from a new start and after the mean face has moved
 _ROUNDS = 12  # of the mean face
 _OWN_FACES, _OWN_MM = 2.0, 1.5  # the canonical face counts as so many faces, each to within so many millimetres
 _GOOD = 0.7  # share of landmarks that a face must have explained to take part in the mean face
@@ -69,14 +69,14 @@ def solve(points: np.ndarray, distances: np.ndarray, placement: Placement, adapt
     chunks = [slice(i, i + _CHUNK) for i in range(0, len(points), _CHUNK)]
     poses = _join([_start(points[rows], placement) for rows in chunks])
 
-    def refine() -> Poses:
-        return _join([_refine(points[r], distances[r], placement, mean, _part(poses, r)) for r in chunks])
+    def refine(steps: int) -> Poses:
+        return _join([_refine(points[r], distances[r], placement, mean, _part(poses, r), steps) for r in chunks])
 
-    poses = refine()
+    poses = refine(_STEPS)
     for _ in range(_ROUNDS if adapt and len(points) > 1 else 0):
         good = np.flatnonzero(poses.inliers > _GOOD)
         mean = _common_face(points[good], distances[good], placement, mean, _part(poses, good))
-        poses = refine()
+        poses = refine(_AGAIN)
     return poses
 
 
@@ -142,14 +142,16 @@ def _start(points: np.ndarray, placement: Placement) -> Poses:
     )
 
 
-def _refine(points: np.ndarray, distances: np.ndarray, placement: Placement, mean: np.ndarray, start: Poses) -> Poses:
+def _refine(
+    points: np.ndarray, distances: np.ndarray, placement: Placement, mean: np.ndarray, start: Poses, steps: int
+) -> Poses:
     """Minimises the robust cost of faces, from `start`."""
     poses, damping = start, np.full(len(points), 1e-3)
     # Pixels of one noise level. Not of the scale in work: a face that shrinks while its scale grows would gain by it.
     units = (NOISE_MM * placement.size * start.scales)[:, None]  # [N, 1]
     k = len(face.MODES)
     cost = _cost(poses, points, units, distances, placement, mean)
-    for _ in range(_STEPS):
+    for _ in range(steps):
         residuals, jacobian = (
             v / units.reshape(-1, *[1] * (v.ndim - 1)) for v in _linearize(poses, points, distances, placement, mean)
         )
