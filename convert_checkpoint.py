@@ -17,6 +17,7 @@ from training.dataset import ImageDataset
 from training.families import FAMILIES, family
 from training.families.base import Option
 from training.published import gallery
+from training.published.pickle_file import file_of
 from training.published.records import is_published, read_published
 
 NETWORKS = ("G", "D", "G_ema")
@@ -48,7 +49,7 @@ def _list(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 120})
-@click.argument("source", metavar="IN", type=click.Path(exists=True, dir_okay=False))
+@click.argument("source", metavar="IN", type=click.Path(exists=True))
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False), callback=in_a_folder)
 @click.option("--to", "layout", type=click.Choice(["splatgan", "published", "official"]), default="splatgan",
               metavar="[splatgan|published]",
@@ -78,7 +79,7 @@ def main(source: str, target: str, layout: str, ema_only: bool, data: str | None
     if is_published(source):
         click.echo(_listed(source))
     click.echo(f"Dropped {', '.join(dict.fromkeys(dropped)) or 'nothing'}")
-    before, after = (dnnlib.format_bytes(os.path.getsize(path)) for path in (source, target))
+    before, after = (dnnlib.format_bytes(os.path.getsize(path)) for path in (file_of(source), target))
     click.echo(f"{target}: {after}, from {before}")
 
 

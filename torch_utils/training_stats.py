@@ -30,9 +30,12 @@ class Collector:
         self._moments[name] = moments if seen is None else seen + moments
 
     def report_rows(self, prefix: str, names: list[str], values: Tensor) -> None:
-        """Adds `values[i]` to the mean of `prefix/names[i]` at once. The names of a prefix must not change."""
-        if self._row_names.setdefault(prefix, names) != names:
-            raise ValueError(f"statistics of {prefix}: the names changed between two reports")
+        """Adds `values[i]` to the mean of `prefix/names[i]` at once; fast while the names of a prefix stay the same."""
+        if self._row_names.setdefault(prefix, names) != names:  # a network that grows has more from now on
+            for name, moments in zip(self._row_names[prefix], self._rows.pop(prefix, ()), strict=False):
+                full = f"{prefix}/{name}"
+                self._moments[full] = self._moments.get(full, torch.zeros_like(moments)) + moments
+            self._row_names[prefix] = names
         moments = torch.stack([torch.ones_like(values), values.detach()], dim=1).double()
         seen = self._rows.get(prefix)
         self._rows[prefix] = moments if seen is None else seen + moments
@@ -48,7 +51,10 @@ class Collector:
             moments.append(self._rows[prefix])
         total = distributed.all_reduce_sum(torch.cat(moments)).cpu()  # [names, 2], one sync
         self._moments, self._rows = {}, {}
-        return {name: float(s / c) for name, (c, s) in zip(names, total, strict=True)}
+        sums: dict[str, Tensor] = {}
+        for name, moments in zip(names, total, strict=True):
+            sums[name] = sums[name] + moments if name in sums else moments
+        return {name: float(s / c) for name, (c, s) in sums.items()}
 
     def state(self) -> dict[str, Any]:
         """Returns what this rank reported since the last `reduce`, as tensors and plain values."""

@@ -1,6 +1,5 @@
 """Augmentation in a run: cameras follow flips, p follows real logits, nothing depends on splits, resumes keep p."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -9,6 +9,7 @@ see goes through `seen`, which augments it (training/augment.py).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,13 +202,27 @@ class AdversarialObjective(Objective):
         """Returns further terms of the generator by name: a weight, and values [b]."""
         return {}
 
+    def view_regularisers(self, scene: Any, micro: MicroBatch, at: StepContext) -> Mapping[str, tuple[float, Tensor]]:
+        """Returns further terms that ask how a scene is seen, or when."""
+        return {}
+
+    def conditioning(self, labels: Tensor, at: StepContext) -> Conditioning:
+        """Returns what D is told about images with camera labels [N, 25], before augmentation."""
+        return Conditioning(labels)
+
     # ------------------------------------------------------------ what a micro-batch adds to each phase
 
     def generate(
-        self, z: Tensor, cameras: Cameras, background: Tensor, resolution: int, at: StepContext
+        self,
+        z: Tensor,
+        cameras: Cameras,
+        background: Tensor,
+        resolution: int,
+        at: StepContext,
+        told: Cameras | None = None,
     ) -> tuple[Tensor, Any, Rendering]:
-        """Returns ws, scenes and renderings of z [b, z_dim] from cameras [b, V], conditioned on the first view."""
-        ws = self.G.mapping(z, cameras[:, 0])
+        """Returns ws, scenes and renderings of z [b, z_dim] from cameras [b, V], told `told` or the first view."""
+        ws = self.G.mapping(z, cameras[:, 0] if told is None else told)
         scene = (self.synthesis or self.G.synthesis)(ws, at)
         return ws, scene, self.G.render(scene, cameras, resolution, background, at)
 
@@ -228,7 +243,7 @@ class AdversarialObjective(Objective):
         self, images: Tensor, labels: Tensor, at: StepContext, whose: str, num_groups: int | None = None
     ) -> Tensor:
         """Returns D's logits [N, 1] of images [N, 3, R, R] with camera labels [N, 25]; `whose` as for `seen`."""
-        images, told = self.seen(images, Conditioning(labels), at, whose)
+        images, told = self.seen(images, self.conditioning(labels, at), at, whose)
         return (self.outputs or self.D.outputs)(images, told, num_groups).logits
 
     def judge_both(self, fake: Tensor, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
@@ -238,10 +253,11 @@ class AdversarialObjective(Objective):
         minibatch-std groups of the discriminator hold one kind alone, exactly as in two calls of b images.
         """
         groups = 2 * self.D.num_groups(len(fake))
-        fake, told_fake = self.seen(fake, Conditioning(micro.d_labels), at, "fake")
-        real, told_real = self.seen(micro.real, Conditioning(micro.real_labels), at, "real")
+        fake, told_fake = self.seen(fake, self.conditioning(micro.d_labels, at), at, "fake")
+        real, told_real = self.seen(micro.real, self.conditioning(micro.real_labels, at), at, "real")
         images = torch.stack([fake, real], 1).flatten(0, 1)  # [2 b, 3, R, R]
-        told = Conditioning(torch.stack([told_fake.labels, told_real.labels], 1).flatten(0, 1))  # labels [2 b, 25]
+        labels = torch.stack([told_fake.labels, told_real.labels], 1).flatten(0, 1)  # [2 b, 25]
+        told = dataclasses.replace(told_real, labels=labels)
         logits: Tensor = (self.outputs or self.D.outputs)(images, told, groups).logits
         generated, real = logits.view(-1, 2).unbind(1)
         return generated, real
@@ -253,7 +269,9 @@ class AdversarialObjective(Objective):
         groups of the discriminator hold different scenes of one view, exactly as in V separate calls of b images.
         """
         batch, views = len(micro.g_z), micro.g_cameras.shape[1]
-        _, scene, rendering = self.generate(micro.g_z, micro.g_cameras, micro.g_background, micro.resolution, at)
+        _, scene, rendering = self.generate(
+            micro.g_z, micro.g_cameras, micro.g_background, micro.resolution, at, micro.g_told
+        )
         images, labels = rendering.image.flatten(0, 1), micro.g_labels.flatten(0, 1)  # [b V, 3, R, R], [b V, 25]
         logits = self.judge(images, labels, at, "G", views * self.D.num_groups(batch)).view(batch, views)
         if micro.pairs is None:
@@ -263,7 +281,8 @@ class AdversarialObjective(Objective):
                 real = self.judge(micro.real, micro.real_labels, at, "real").squeeze(1)  # [b]
             adversarial = losses.relativistic(logits, real[micro.pairs]).mean(1)  # [b]
         total, report = adversarial, {"Loss/G/adversarial": adversarial} | _logit_report("G", logits)
-        for name, (weight, values) in self.regularisers(scene).items():
+        terms = {**self.regularisers(scene), **self.view_regularisers(scene, micro, at)}
+        for name, (weight, values) in terms.items():
             total = total + weight * values
             report[f"Loss/G/{name}"] = values
         if micro.first:
@@ -297,7 +316,7 @@ class AdversarialObjective(Objective):
     def fakes(self, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
         """Returns ws and images [b, 3, R, R] of the latents of the discriminator phase."""
         background = micro.d_background[:, None]
-        ws, _, rendering = self.generate(micro.d_z, micro.d_cameras, background, micro.resolution, at)
+        ws, _, rendering = self.generate(micro.d_z, micro.d_cameras, background, micro.resolution, at, micro.d_told)
         return ws, rendering.image[:, 0]
 
     def _penalty(self, name: str, images: Tensor, labels: Tensor, at: StepContext, whose: str) -> Loss:
@@ -305,7 +324,7 @@ class AdversarialObjective(Objective):
 
         It goes through the eager D, whatever is compiled: its own gradient needs second derivatives.
         """
-        images, told = self.seen(images, Conditioning(labels), at, whose)
+        images, told = self.seen(images, self.conditioning(labels, at), at, whose)
 
         def judge(images: Tensor) -> Tensor:
             return self.D.outputs(images, told).logits

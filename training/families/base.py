@@ -224,6 +224,7 @@ class RunFields(TypedDict, total=False):
     """Fields of the run's configuration that a preset may set; `training.config.TrainingConfig` has the meanings."""
 
     mirror: bool
+    background: str
     total_kimg: float
     tick_kimg: float
     image_ticks: int
@@ -300,6 +301,10 @@ class PublishedFormat(abc.ABC):
         self, stored: StoredNetwork, tensors: Mapping[str, Tensor]
     ) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
         """Returns the configuration and our state dict of a stored discriminator."""
+
+    def completed(self, file: StoredFile, generator: Any, stated: Mapping[str, Any]) -> Any:
+        """Returns what `generator` returned as configuration, with what other networks of the file tell of it."""
+        return generator
 
     @abc.abstractmethod
     def run(

@@ -6,7 +6,7 @@ Modules and parameters carry the names of the published CGS-GAN checkpoints, so 
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -174,13 +174,21 @@ ScaledLayers = Mapping[nn.Module, WeightAndBias | None]  # what `scaled_paramete
 class DiscriminatorBlock(nn.Module):
     """Runs two convolutions beside a skip and halves the size; the first block also reads the image."""
 
-    def __init__(self, in_channels: int, out_channels: int, from_image: bool, clamp: float | None, filter_key: bool):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        from_image: bool,
+        clamp: float | None,
+        filter_key: bool,
+        image_channels: int = 3,
+    ):
         super().__init__()
         if filter_key:
             self.register_buffer("resample_filter", ops.fir_filter())
         layer = functools.partial(ConvLayer, clamp=clamp, filter_key=filter_key)
         if from_image:
-            self.fromrgb = layer(3, in_channels, 1)
+            self.fromrgb = layer(image_channels, in_channels, 1)
         self.conv0 = layer(in_channels, in_channels, 3)
         gain = math.sqrt(0.5)  # keeps the variance of the sum
         self.conv1 = layer(in_channels, out_channels, 3, down=True, gain=gain)
@@ -199,6 +207,10 @@ class DiscriminatorBlock(nn.Module):
             scaled = dict.fromkeys(self.layers())
         if hasattr(self, "fromrgb"):
             x = self.fromrgb(x, scaled[self.fromrgb])
+        return self.convolve(x, scaled)
+
+    def convolve(self, x: Tensor, scaled: ScaledLayers) -> Tensor:
+        """Returns [N, out, H/2, W/2] for features x [N, in, H, W]."""
         skipped = self.skip(x, scaled[self.skip])
         return skipped.add_(self.conv1(self.conv0(x, scaled[self.conv0]), scaled[self.conv1]))
 
@@ -288,7 +300,7 @@ class Discriminator(base.Discriminator):
             raise ValueError(f"{len(images)} samples cannot be split into num_groups={groups}")
 
         full = self.b4.out.weight.dtype
-        scaled = self._scaled_layers()
+        scaled = self.scaled_layers(self.config.block_resolutions)
         x = images
         for i, resolution in enumerate(self.config.block_resolutions):
             dtype = self.block_dtype(i)
@@ -300,10 +312,10 @@ class Discriminator(base.Discriminator):
         x = x.to(full, memory_format=torch.contiguous_format)
         return DiscriminatorOutput(self.b4(x, embedding, groups, scaled))
 
-    def _scaled_layers(self) -> ScaledLayers:
-        """Scales and casts the weights of all layers but those of the mapping, each to the type it runs in."""
+    def scaled_layers(self, resolutions: Sequence[int]) -> ScaledLayers:
+        """Scales and casts the weights of the blocks for some resolutions, and of the last one, each to its type."""
         full = self.b4.out.weight.dtype
         layers: list[tuple[Any, torch.dtype]] = [(layer, full) for layer in (self.b4.conv, self.b4.fc, self.b4.out)]
-        for i, resolution in enumerate(self.config.block_resolutions):
+        for i, resolution in enumerate(resolutions):
             layers += [(layer, self.block_dtype(i)) for layer in getattr(self, f"b{resolution}").layers()]
         return dict(zip((layer for layer, _ in layers), scaled_parameters(layers), strict=True))

@@ -126,10 +126,9 @@ class SynthesisLayer(nn.Module):
         """Returns [B, out, R, R] for x [B, in, H, W], w [B, w_dim] and noise that broadcasts to [B, 1, R, R]."""
         gain = ops.LRELU_GAIN  # a positive gain passes through the leaky ReLU
         y = modulated_conv(x, self.weight, self.affine(w), self.up, gain)
-        offset = self.bias[:, None, None] * gain
         if noise is not None:
-            offset = offset + noise.to(offset.dtype) * (self.noise_strength * gain)
-        return ops.lrelu_clamp_(y + offset.to(y.dtype), self.clamp)
+            y = y.add_((noise.to(self.bias.dtype) * (self.noise_strength * gain)).to(y.dtype))
+        return ops.lrelu_clamp_(y, self.clamp, (self.bias * gain).to(y.dtype))
 
 
 class ToRGB(nn.Module):

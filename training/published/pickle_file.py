@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from math import prod
@@ -29,6 +30,7 @@ MAX_MODULES = 20_000  # visits; one module may be reached along several paths
 COPIES = 4  # times the file: how much its tensors may take together; one tensor may serve G and G_ema
 
 PERSISTENCE_VERSION = 6
+_IN_FOLDER = re.compile(r"checkpoint-(\d{1,9})\.pkl")
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first object of torch.save's old format, and then its version
 _TORCH_PROTOCOL = 1001
 _PICKLE_START = b"\x80"  # of every protocol since 2
@@ -71,11 +73,12 @@ class _Storage:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StoredTensor:
-    """Stands for a tensor that is still in the file: a contiguous part of a storage."""
+    """Stands for a tensor that is still in the file: a part of a storage without gaps, its axes in any order."""
 
     storage: _Storage
     start: int  # elements
     shape: tuple[int, ...]
+    order: tuple[int, ...]  # axes, the one with the longest stride first
 
     @property
     def nbytes(self) -> int:
@@ -87,7 +90,11 @@ class StoredTensor:
         size = self.storage.dtype.itemsize
         data = self.storage.data[self.start * size : self.start * size + self.nbytes]
         # Copied as bytes first, since nothing in a pickle is aligned.
-        return torch.frombuffer(data, dtype=torch.uint8).clone().view(self.storage.dtype).reshape(self.shape)
+        flat = torch.frombuffer(data, dtype=torch.uint8).clone().view(self.storage.dtype)
+        if self.order == tuple(range(len(self.shape))):
+            return flat.reshape(self.shape)
+        back = [self.order.index(axis) for axis in range(len(self.shape))]
+        return flat.reshape([self.shape[axis] for axis in self.order]).permute(back).contiguous()
 
 
 # ---------------------------------------------------------------- what the names of a file do
@@ -129,7 +136,7 @@ def _storage_record(identity: Any) -> _Record:
 def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, _requires_grad: Any, _hooks: Any, _metadata: Any = None
 ) -> StoredTensor:
-    """Checks that a tensor lies in its storage, contiguously."""
+    """Checks that a tensor lies in its storage, without gaps."""
     if not isinstance(storage, _Storage):
         raise RefusedPickle("a tensor without a storage")
     numbers = (offset, *size, *stride)
@@ -137,12 +144,14 @@ def _rebuild_tensor(
         raise RefusedPickle("a tensor with an impossible size or stride")
     if offset + prod(size) > storage.numel:
         raise RefusedPickle(f"a tensor of size {list(size)} at {offset} in a storage of {storage.numel:,} numbers")
+    # A transposed tensor has its axes in another order, and no gaps between them either.
+    order = sorted(range(len(size)), key=lambda axis: -stride[axis])  # stable: equal strides keep their order
     expected = 1
-    for length, step in zip(reversed(size), reversed(stride), strict=True):
-        if length > 1 and step != expected:
+    for axis in reversed(order):
+        if size[axis] > 1 and stride[axis] != expected:
             raise RefusedPickle(f"a tensor of size {list(size)} that is not contiguous (stride {list(stride)})")
-        expected *= length
-    return StoredTensor(storage, offset, tuple(size))
+        expected *= size[axis]
+    return StoredTensor(storage, offset, tuple(size), tuple(order))
 
 
 def _rebuild_parameter(data: Any, _requires_grad: Any, _hooks: Any) -> StoredTensor:
@@ -169,6 +178,27 @@ def _empty_dict() -> dict:
     return {}
 
 
+def _set(items: Any = ()) -> set[str]:
+    """Returns a set of names, as protocols before 4 write it."""
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise RefusedPickle("a set of something else than names")
+    return set(items)
+
+
+def _attribute(owner: Any, name: Any) -> Instance:
+    """Stands for a function of torch or a method of an object of the file, neither of which anybody looks up."""
+    if not isinstance(owner, Global | Instance) or not isinstance(name, str):
+        raise RefusedPickle("it names builtins.getattr for something else than a method")
+    return Instance("attribute")
+
+
+def _enumerated(value: Any) -> str:
+    """Returns the name of a member of an enumeration."""
+    if not isinstance(value, str | int):
+        raise RefusedPickle("a member of an enumeration without a name")
+    return str(value)
+
+
 def _inert(name: str) -> Callable[..., Instance]:
     """Returns a stand-in for a function of which only the name is kept."""
     return lambda *_: Instance(name)
@@ -176,15 +206,29 @@ def _inert(name: str) -> Callable[..., Instance]:
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
+    "eg3d.torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch.storage._load_from_bytes": _load_from_bytes,
     "collections.OrderedDict": _empty_dict,
     "dnnlib.util.EasyDict": _empty_dict,
-    "builtins.set": _inert("set"),  # protocols before 4
+    "eg3d.dnnlib.util.EasyDict": _empty_dict,
+    "builtins.set": _set,
+    # Python calls that objects of GGHead's files hold by name; nothing here calls them.
+    "builtins.getattr": _attribute,
+    "gghead.config.gaussian_attribute.GaussianAttribute": _enumerated,
+    **{
+        name: _inert("function")
+        for name in (
+            "torch._C._VariableFunctionsClass",
+            "torch.nn.functional.normalize",
+            "gaussian_splatting.utils.general_utils.build_covariance_from_scaling_rotation",
+            "gaussian_splatting.utils.general_utils.inverse_sigmoid",
+        )
+    },
     # Constants on the Python side of a module; nothing here needs their values.
     **{
-        name: _inert("numpy value")
+        name: _inert(restricted_pickle.NUMPY_VALUE)
         for core in ("numpy.core", "numpy._core")
         for name in (f"{core}.multiarray.scalar", f"{core}.multiarray._reconstruct", "numpy.dtype")
     },
@@ -194,10 +238,16 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 # ---------------------------------------------------------------- files and networks
 
 
+def file_of(path: str | os.PathLike) -> Path:
+    """Returns the newest checkpoint of a run folder of GGHead (checkpoints/checkpoint-N.pkl), or the path itself."""
+    found = [(int(m[1]), p) for p in Path(path).glob("checkpoints/*.pkl") if (m := _IN_FOLDER.fullmatch(p.name))]
+    return max(found)[1] if found else Path(path)
+
+
 def is_published(path: str | os.PathLike) -> bool:
-    """Says whether the file is a bare pickle, as published checkpoints are and ours are not."""
+    """Says whether the file is a bare pickle, as published checkpoints are and ours are not. See `file_of`."""
     try:
-        with open(path, "rb") as file:
+        with open(file_of(path), "rb") as file:
             start = file.read(len(_TORCH_START))
     except OSError:
         return False  # whoever opens it next says why it cannot be read

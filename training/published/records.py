@@ -4,7 +4,8 @@
 The families say which files are theirs and what is in them (`training.families.base.PublishedFormat`). What a file does
 not say is taken as follows, and is said in `progress["imported"]`:
 
-    images seen     whole kimg from a file name network-snapshot-NNNNNN.pkl, else optimiser steps x the published batch
+    images seen     whole kimg from a file name network-snapshot-NNNNNN.pkl or checkpoint-N.pkl, else optimiser steps
+                    x the published batch
     geometry        the published cameras; a data set at hand measures its own
     training flags  the published defaults, learning rates included
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch_utils import random
 from training.config import TrainingConfig
 from training.families import FAMILIES
 from training.families.base import Family, PublishedFormat, PublishedRun
-from training.published.pickle_file import StoredFile, StoredNetwork, StoredTensor, is_published, open_file
+from training.published.pickle_file import StoredFile, StoredNetwork, StoredTensor, file_of, is_published, open_file
 from training.published.restricted_pickle import RefusedPickle
 
 __all__ = ["is_published", "read_published"]
@@ -36,7 +37,7 @@ MAX_PATH = 4096
 MAX_STEPS = 2**31
 LONGEST_REASON = 1000  # characters; a file can make names of any length
 _OPTIMIZER_KEYS = {"step", "exp_avg", "exp_avg_sq"}
-_SNAPSHOT = re.compile(r"network-snapshot-(\d{6,9})\.pkl")
+_SNAPSHOT = re.compile(r"(?:network-snapshot-(?=\d{6})|checkpoint-)(\d{1,9})\.pkl")
 
 
 def read_published(
@@ -50,6 +51,7 @@ def read_published(
     not on the list of what a published file holds, and OSError.
     """
     try:
+        path = file_of(path)
         file = open_file(path, {name for _, layout in _layouts() for name in layout.classes})
         family, layout = _family_of(file)
         _check_stated(family, layout, stated or {})
@@ -96,6 +98,7 @@ class _Import:
     layout: PublishedFormat
     stated: Mapping[str, Any]
     ema_only: bool
+    unread: list[str] = field(default_factory=list)  # tensors that the published code does not read either
 
     def records(self) -> dict[str, Any]:
         if unknown := sorted(set(self.file.records) - self.layout.records):
@@ -115,7 +118,9 @@ class _Import:
         return {
             "config": config.to_dict(),
             "geometry": run.geometry.to_dict(),
-            "progress": self.progress(opt.get("G", {}), config.batch, sorted(set(self.file.records) - kept)),
+            "progress": self.progress(
+                opt.get("G", {}), config.batch, sorted(set(self.file.records) - kept) + self.unread
+            ),
             **{name: networks[name].tensors if name in networks else {} for name in NETWORKS},
             "opt": {"G": opt.get("G", {}), "D": opt.get("D", {})},
             "grid": _grid(generator.z_dim, run.geometry, run.yaw_limit),
@@ -131,7 +136,10 @@ class _Import:
             if name == "D":
                 config, tensors = self.layout.discriminator(stored, tensors)
             else:
-                config, tensors = self.layout.generator(stored, tensors, self.stated)
+                config, found = self.layout.generator(stored, tensors, self.stated)
+                config = self.layout.completed(self.file, config, self.stated)
+                self.unread += [f"{name}.{key}" for key in tensors if key not in found]
+                tensors = found
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         return _Network(config, tensors, stored.parameters)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+NUMPY_VALUE = "numpy value"  # class name of the stand-in for what numpy makes of its arguments
 MAX_OPCODES = 1_000_000  # the largest published layout (2048 px) takes 128,000; one costs at most 250 bytes or so
 MAX_STACK = 100_000  # Python's pickler writes containers in runs of 1,000
 MAX_MARKS = 500  # containers that are open inside each other
@@ -170,6 +171,8 @@ class _Machine:
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(state, tuple) and isinstance(target, Instance) and target.class_name == NUMPY_VALUE:
+            return  # the rest of a dtype
         if not isinstance(target, Instance) or not isinstance(state, dict):
             raise RefusedPickle(f"it sets the state of a {type(target).__name__} to a {type(state).__name__}")
         target.state = state

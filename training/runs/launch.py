@@ -95,12 +95,12 @@ def resolve_config(
     listed = dataset.index_list
     colour = resolve_background(background, dataset.has_masks)
     # Published weights say random, which their new data may have no masks for.
-    kept = base and background == "auto" and (dataset.has_masks or base.background != "random")
+    kept = background == "auto" and (config.background != "random" or (base is not None and dataset.has_masks))
     config = dataclasses.replace(
         config,
         data=os.path.abspath(data),
         index_list=os.path.abspath(listed) if os.path.isfile(listed) else listed,
-        background=base.background if base and kept else colour,
+        background=config.background if kept else colour,
         stages=tuple(
             stage.changed(**{name: given[""][name] for name in OF_EVERY_STAGE if name in given[""]})
             for stage in config.stages

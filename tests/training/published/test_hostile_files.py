@@ -136,7 +136,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
                     command,
                 )
             ),
-            "names builtins.getattr",
+            "names builtins.__import__",
         ),
         "dotted name through a module": (
             raw(call(name("torch.nn.modules.linear", "torch.os.system"), command)),

@@ -1,14 +1,13 @@
 """Networks with the published architecture and known weights must give the numbers the published classes gave."""
 
 import json
-import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dnnlib import ROOT
+from tests.training.families.hashes import noise
 from training.families.cgs.generator import Generator, GeneratorConfig, published_constants
 from training.families.cgs.published import from_published
 from training.losses import center_distance, knn_distance
@@ -17,18 +16,6 @@ from training.networks.discriminator import Discriminator, DiscriminatorConfig
 GOLDEN = json.loads((ROOT / "tests" / "data" / "golden_cgs.json").read_text())
 TOLERANCE = 5e-5  # absolute; worst seen 7.4e-6 (log scales and opacities, whose values reach 12)
 Z_ID, IMAGE_ID, LABEL_ID = 1000, 1002, 1003
-
-
-def noise(shape: torch.Size | tuple[int, ...], tensor_id: int) -> Tensor:
-    """Uniform values of variance 1 from an integer hash of (element, tensor_id)."""
-    t = np.arange(1, math.prod(shape) + 1, dtype=np.uint32) * np.uint32(0x9E3779B1)
-    t += np.uint32((tensor_id + 1) * 0x85EBCA77 & 0xFFFFFFFF)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        t ^= t >> np.uint32(shift)
-        t *= np.uint32(factor)
-    t ^= t >> np.uint32(16)
-    values = (t.astype(np.float64) * 2.0**-31 - 1) * math.sqrt(3)
-    return torch.from_numpy(values.astype(np.float32)).reshape(shape)
 
 
 def fill(module: nn.Module) -> None:
