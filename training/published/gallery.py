@@ -22,12 +22,16 @@ class PublishedNetwork:
 
 
 _CGS = "https://github.com/fraunhoferhhi/cgs-gan"
+_GGHEAD = "https://github.com/tobias-kirschstein/gghead"
 
 GALLERY = (
     PublishedNetwork("CGS-GAN", "FFHQC 256", "cgs", "cgs256", _CGS),
     PublishedNetwork("CGS-GAN", "FFHQC 512", "cgs", "cgs512", _CGS),
     PublishedNetwork("CGS-GAN", "FFHQC 1024", "cgs", "cgs1024", _CGS),
     PublishedNetwork("CGS-GAN", "FFHQC 2048", "cgs", "cgs2048", _CGS),
+    PublishedNetwork("GGHead", "FFHQ 512", "gghead", "gghead-ffhq512", _GGHEAD),
+    PublishedNetwork("GGHead", "FFHQ 1024", "gghead", "gghead-ffhq1024", _GGHEAD),
+    PublishedNetwork("GGHead", "AFHQ 512", "gghead", "gghead-afhq512", _GGHEAD),
 )
 
 

@@ -13,7 +13,7 @@ from torch_utils import distributed
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
 from training.families import family
-from training.families.base import Discriminator, Generator
+from training.families.base import Discriminator, Generator, StepContext
 from training.samples import Stage
 
 
@@ -56,9 +56,11 @@ def cost_lines(config: TrainingConfig, geometry: Geometry, given: Collection[str
     of, nothing = family(config.family), torch.device("meta")
     count = config.discriminator.minibatch_std_group
     with nothing, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        G, D = of.generator(config.generator), of.discriminator(config.discriminator)
+        # The counter cannot follow parameters that learn through a module under no_grad.
+        G = of.generator(config.generator).requires_grad_(False)
+        D = of.discriminator(config.discriminator).requires_grad_(False)
         camera = geometry.orbit(torch.zeros(1, device="cpu")).to(nothing)
-        G.synthesis(G.mapping(torch.zeros(1, G.z_dim), camera))
+        G.synthesis(G.mapping(torch.zeros(1, G.z_dim), camera), StepContext(round(config.total_kimg * 1000)))
         g_flops = counter.get_total_flops()
         D(torch.zeros(count, 3, config.resolution, config.resolution), torch.zeros(count, 25))
         d_flops = (counter.get_total_flops() - g_flops) / count
