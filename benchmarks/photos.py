@@ -6,7 +6,8 @@ against the camera, roll included.
 
 What counts as level is a convention: these heads are flatter than people, so that the same face looks up by several
 degrees. A calibration finds that one angle (--tilt, as `validate --like` advises it) on heads of another seed, from the
-median pitch of frontal cameras alone. Both errors are printed. --portraits=DIR writes photographs with landmarks.json, to try the import.
+median pitch of frontal cameras alone. Both errors are printed. --portraits=DIR writes photographs with landmarks.json,
+to try the import.
 """
 
 from __future__ import annotations

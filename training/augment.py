@@ -249,6 +249,10 @@ class Augmentation:
             images = apply_color(images, *recolor(dice))
         return images, flip
 
+    def flips(self, draws: Draws, stream: str, like: Tensor) -> Tensor:
+        """Returns which of the images [N, ...] of `draws` and `stream` have left and right swapped: [N] bool."""
+        return flips(throw(draws, stream, len(like), self.p, self._enabled, like.dtype))
+
     def note(self, logits: Tensor) -> None:
         """Takes in the logits of real images of a micro-batch; one that is not a number counts as undecided."""
         signs = logits.detach().sign().nan_to_num(0.0)

@@ -72,6 +72,20 @@ class Images(Protocol):
     def labels(self) -> Tensor: ...  # float32 [B, 25]
 
 
+WHOLE = ("whole/g", "whole/d", "whole/real")  # tensors of a prepared step that hold all samples, over all ranks
+
+
+@dataclass(frozen=True)
+class WholeStep:
+    """Holds the cameras of all samples of a step, over all ranks, for losses that look beyond their micro-batch."""
+
+    draws: Draws  # random numbers of all samples
+    own: slice  # rows of the micro-batch
+    g_labels: Tensor  # [n, 25] of the generator phase
+    d_labels: Tensor  # [n, 25] of the generated images of the discriminator phase
+    real_labels: Tensor  # [n, 25]
+
+
 @dataclass
 class MicroBatch:
     """Holds `batch_gpu` consecutive samples of a step, on the device. Cameras are of the generated images.
@@ -94,6 +108,7 @@ class MicroBatch:
     d_background: Tensor  # [b, 3], shared by the real and the generated image of one index
     first: bool  # of this rank's share: carries the scene statistics
     pairs: Tensor | None = None  # [b, V] row of the real image of each view's camera; None: cameras are of other items
+    whole: WholeStep | None = None  # where the objective asks for it
     g_told: Cameras | None = None  # [b] those that the mapping is told; None: the first view's
     d_told: Cameras | None = None  # [b] likewise
 
@@ -174,17 +189,30 @@ class SampleStream:
         if self.config.label_noise:
             told = (("real", labels), ("G", views), ("D", d_labels))
             tensors |= {f"{phase}/told": self._noisy(phase, share, given) for phase, given in told}
+        if self.config.objective.whole_step:
+            mirrored = mirror_labels(self.labels[self.order(total)], self._flips("mirror", total))
+            tensors |= dict(zip(WHOLE, (g_labels, of_all, mirrored), strict=True))
         return PreparedStep(nimg, share, Transfer(tensors, self.device))
 
     def cut(self, step: PreparedStep) -> list[MicroBatch]:
         """Returns the micro-batches of a prepared step. The host does not wait for the device."""
         stage, arrived = self.config.stage_at(step.nimg), step.transfer.take()
+        whole = {name: arrived[name] for name in WHOLE if name in arrived}
         micro_batches = []
         for start in range(0, len(step.share), stage.batch_gpu):
             rows = slice(start, start + stage.batch_gpu)
-            parts = {name: tensor[rows] for name, tensor in arrived.items()}
+            parts = {name: tensor[rows] for name, tensor in arrived.items() if name not in whole}
             micro_batches.append(self._micro_batch(step.share[rows], parts, start == 0, stage.resolution))
+            if whole:
+                micro_batches[-1].whole = self._whole_step(step, rows, *whole.values())
         return micro_batches
+
+    def _whole_step(self, step: PreparedStep, rows: slice, g: Tensor, d: Tensor, real: Tensor) -> WholeStep:
+        """Returns the cameras of all samples of a step, for the micro-batch that has `rows` of this rank's share."""
+        total = range(step.nimg, step.nimg + len(g))
+        before = step.share.start - step.nimg
+        own = slice(before + rows.start, before + min(rows.stop, len(step.share)))
+        return WholeStep(Draws(self.config.seed, total, self.device), own, g, d, real)
 
     def _micro_batch(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from training.families.base import Family
 from training.families.cgs.family import FAMILY as CGS
 from training.families.gghead.family import FAMILY as GGHEAD
+from training.families.gsgan.family import FAMILY as GSGAN
 
 FAMILIES: dict[str, Family] = {}
 DEFAULT_FAMILY = "cgs"  # of runs that name no preset, and of checkpoints from before there were others
@@ -30,3 +31,4 @@ def family(name: str) -> Family:
 
 register(CGS)
 register(GGHEAD)
+register(GSGAN)

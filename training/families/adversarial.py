@@ -210,6 +210,19 @@ class AdversarialObjective(Objective):
         """Returns what D is told about images with camera labels [N, 25], before augmentation."""
         return Conditioning(labels)
 
+    def agreement(
+        self, output: DiscriminatorOutput, micro: MicroBatch, phase: str
+    ) -> Mapping[str, tuple[float, Tensor]]:
+        """Returns terms of what else D says of images, by name: a weight, and values [b].
+
+        phase: "G" for the images that the generator learns from, "real" for those of the data.
+        """
+        return {}
+
+    def mapped(self, z: Tensor, cameras: Cameras, told: Cameras | None, at: StepContext) -> Tensor:
+        """Returns ws of z [b, z_dim] whose scenes cameras [b] see first; told: what to tell G in their place."""
+        return self.G.mapping(z, cameras if told is None else told)
+
     # ------------------------------------------------------------ what a micro-batch adds to each phase
 
     def generate(
@@ -222,7 +235,7 @@ class AdversarialObjective(Objective):
         told: Cameras | None = None,
     ) -> tuple[Tensor, Any, Rendering]:
         """Returns ws, scenes and renderings of z [b, z_dim] from cameras [b, V], told `told` or the first view."""
-        ws = self.G.mapping(z, cameras[:, 0] if told is None else told)
+        ws = self.mapped(z, cameras[:, 0], told, at)
         scene = (self.synthesis or self.G.synthesis)(ws, at)
         return ws, scene, self.G.render(scene, cameras, resolution, background, at)
 
@@ -239,15 +252,23 @@ class AdversarialObjective(Objective):
         images, flip = self.augmentation(images, at.draws, whose)
         return images, told.mirrored(flip)
 
+    def answer(
+        self, images: Tensor, labels: Tensor, at: StepContext, whose: str, num_groups: int | None = None
+    ) -> DiscriminatorOutput:
+        """Returns what D says of images [N, 3, R, R] with camera labels [N, 25]; `whose` as for `seen`."""
+        images, told = self.seen(images, self.conditioning(labels, at), at, whose)
+        return (self.outputs or self.D.outputs)(images, told, num_groups)
+
     def judge(
         self, images: Tensor, labels: Tensor, at: StepContext, whose: str, num_groups: int | None = None
     ) -> Tensor:
         """Returns D's logits [N, 1] of images [N, 3, R, R] with camera labels [N, 25]; `whose` as for `seen`."""
-        images, told = self.seen(images, self.conditioning(labels, at), at, whose)
-        return (self.outputs or self.D.outputs)(images, told, num_groups).logits
+        return self.answer(images, labels, at, whose, num_groups).logits
 
-    def judge_both(self, fake: Tensor, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
-        """Returns D's logits [b] of generated images [b, 3, R, R], and of the micro-batch's real ones, from one call.
+    def answer_both(
+        self, fake: Tensor, micro: MicroBatch, at: StepContext
+    ) -> tuple[DiscriminatorOutput, DiscriminatorOutput]:
+        """Returns what D says of generated images [b, 3, R, R], and of the micro-batch's real ones, from one call.
 
         They alternate, the generated and the real image of each sample: with twice the groups of one kind, the strided
         minibatch-std groups of the discriminator hold one kind alone, exactly as in two calls of b images.
@@ -258,9 +279,17 @@ class AdversarialObjective(Objective):
         images = torch.stack([fake, real], 1).flatten(0, 1)  # [2 b, 3, R, R]
         labels = torch.stack([told_fake.labels, told_real.labels], 1).flatten(0, 1)  # [2 b, 25]
         told = dataclasses.replace(told_real, labels=labels)
-        logits: Tensor = (self.outputs or self.D.outputs)(images, told, groups).logits
-        generated, real = logits.view(-1, 2).unbind(1)
-        return generated, real
+        both = (self.outputs or self.D.outputs)(images, told, groups)
+        generated, of_data = (
+            DiscriminatorOutput(both.logits[i::2], {name: extra[i::2] for name, extra in both.extras.items()})
+            for i in range(2)
+        )
+        return generated, of_data
+
+    def judge_both(self, fake: Tensor, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
+        """Returns the logits [b] of `answer_both`."""
+        generated, real = self.answer_both(fake, micro, at)
+        return generated.logits.squeeze(1), real.logits.squeeze(1)
 
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Renders one scene per latent from V views, all judged in one batch (multi-view regularisation).
@@ -273,7 +302,8 @@ class AdversarialObjective(Objective):
             micro.g_z, micro.g_cameras, micro.g_background, micro.resolution, at, micro.g_told
         )
         images, labels = rendering.image.flatten(0, 1), micro.g_labels.flatten(0, 1)  # [b V, 3, R, R], [b V, 25]
-        logits = self.judge(images, labels, at, "G", views * self.D.num_groups(batch)).view(batch, views)
+        output = self.answer(images, labels, at, "G", views * self.D.num_groups(batch))
+        logits = output.logits.view(batch, views)
         if micro.pairs is None:
             adversarial = losses.logistic(logits, real=True).mean(1)  # [b]
         else:
@@ -282,6 +312,7 @@ class AdversarialObjective(Objective):
             adversarial = losses.relativistic(logits, real[micro.pairs]).mean(1)  # [b]
         total, report = adversarial, {"Loss/G/adversarial": adversarial} | _logit_report("G", logits)
         terms = {**self.regularisers(scene), **self.view_regularisers(scene, micro, at)}
+        terms |= self.agreement(output, micro, "G")
         for name, (weight, values) in terms.items():
             total = total + weight * values
             report[f"Loss/G/{name}"] = values
@@ -292,7 +323,8 @@ class AdversarialObjective(Objective):
     def discriminator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Judges generated and real images in one call; each pair as one loss where they are paired."""
         ws, images = self.fakes(micro, at)
-        fake, real = self.judge_both(images, micro, at)  # [b] each
+        generated, of_data = self.answer_both(images, micro, at)
+        fake, real = generated.logits.squeeze(1), of_data.logits.squeeze(1)  # [b] each
         report = _logit_report("fake", fake) | _logit_report("real", real)
         if micro.pairs is not None:
             self.augmentation.note(real - fake)  # D has no opinion of a real image alone
@@ -301,7 +333,11 @@ class AdversarialObjective(Objective):
             return
         self.augmentation.note(real)
         fake_loss, real_loss = losses.logistic(fake, real=False), losses.logistic(real, real=True)
-        yield Loss(fake_loss + real_loss, {"Loss/D/fake": fake_loss, "Loss/D/real": real_loss} | report, ws)
+        total, report = fake_loss + real_loss, {"Loss/D/fake": fake_loss, "Loss/D/real": real_loss} | report
+        for name, (weight, values) in self.agreement(of_data, micro, "real").items():
+            total = total + weight * values
+            report[f"Loss/D/{name}"] = values
+        yield Loss(total, report, ws)
 
     def r1_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Penalises D's gradient at real images."""

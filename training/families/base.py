@@ -180,6 +180,11 @@ class ObjectiveConfig(Record):
         """Whether every generated image has the camera of a real one at hand: `training.samples.paired`."""
         return False
 
+    @property
+    def whole_step(self) -> bool:
+        """Whether losses look at the cameras of all samples of a step: `training.samples.WholeStep`."""
+        return False
+
     def check(self, config: RunConfig) -> None:
         """Raises ValueError, with the option's name, for values that contradict each other or the run's."""
 

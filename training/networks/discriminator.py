@@ -36,16 +36,18 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
     resolution: int  # pixels of an image: a power of two, 8 or more
     channels: tuple[int, ...]  # features at resolution, resolution/2, ..., 4
     embedding_dim: int = 512  # numbers that the camera label becomes
-    mapping_depth: int = 8  # layers of the camera mapping
+    mapping_depth: int = 8  # layers of the camera mapping; 0: the logit does not depend on the camera
     minibatch_std_group: int = 4  # samples that share a statistic; 1 turns it off (then it is a constant)
     num_fp16_blocks: int = 4  # blocks that run in float16 when low_dtype is float16; bfloat16 runs in all
     conv_clamp: float | None = None  # bound of activations; keeps float16 finite (published: 256, in every type)
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "mapping_depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"discriminator.{name}={getattr(self, name)} must be 1 or more")
+        for name, least in (("embedding_dim", 1), ("mapping_depth", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"discriminator.{name}={getattr(self, name)} must be {least} or more")
+        if not self.mapping_depth and self.embedding_dim != 1:
+            raise ValueError(f"discriminator.embedding_dim={self.embedding_dim} must be 1 without a camera mapping")
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution={self.resolution} must be a power of two, 8 or more")
         if len(self.channels) != len(self.block_resolutions) + 1:
@@ -114,7 +116,7 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
             channels = channel_counts(resolution, channel_base, channel_max)
             if min(channels) < 1:
                 raise ValueError(f"--cbase={channel_base} leaves no channel at {resolution} px")
-            follows |= {"channels": channels, "embedding_dim": channels[-1]}
+            follows |= {"channels": channels, "embedding_dim": channels[-1] if self.mapping_depth else 1}
         if "num_fp16_blocks" in values:
             follows["conv_clamp"] = PUBLISHED_CLAMP if values["num_fp16_blocks"] else None
         return super().changed(**follows | values)
@@ -259,7 +261,8 @@ class Discriminator(base.Discriminator):
         if keys:  # published checkpoints hold a second last block whose result is thrown away; here it never runs
             inner, outer = config.channels[-2:]
             self.b8_pose = DiscriminatorBlock(inner, outer, False, clamp, keys)
-        self.mapping = MappingNetwork(0, CAMERA_DIM, config.embedding_dim, config.mapping_depth)
+        if config.mapping_depth:
+            self.mapping = MappingNetwork(0, CAMERA_DIM, config.embedding_dim, config.mapping_depth)
         self.b4 = Epilogue(config.channels[-1], config.embedding_dim, clamp, keys)
 
     def freezable(self) -> list[nn.Module]:
@@ -298,19 +301,35 @@ class Discriminator(base.Discriminator):
         groups = self.num_groups(len(images)) if num_groups is None else num_groups
         if len(images) % groups:
             raise ValueError(f"{len(images)} samples cannot be split into num_groups={groups}")
-
-        full = self.b4.out.weight.dtype
         scaled = self.scaled_layers(self.config.block_resolutions)
         x = images
-        for i, resolution in enumerate(self.config.block_resolutions):
-            dtype = self.block_dtype(i)
-            # Channels last suits low precision everywhere, and on CPUs float32 too (a third less time).
-            suits = dtype != full or (x.device.type == "cpu" and dtype == torch.float32)
-            layout = torch.channels_last if suits else torch.contiguous_format
-            x = getattr(self, f"b{resolution}")(x.to(dtype, memory_format=layout), scaled)
-        embedding = self.mapping(camera=labels.to(full))
+        for i in range(len(self.config.block_resolutions) - 1):
+            x = self.run_block(i, x, scaled)
+        logits = self.logits(self.run_block(-1, x, scaled), labels, groups, scaled)
+        return DiscriminatorOutput(logits, self.extras(x, labels, scaled))
+
+    def run_block(self, index: int, x: Tensor, scaled: ScaledLayers, name: str | None = None) -> Tensor:
+        """Returns the output of block `index`, or of the one called `name` that stands in its place."""
+        index %= len(self.config.block_resolutions)
+        dtype, full = self.block_dtype(index), self.b4.out.weight.dtype
+        # Channels last suits low precision everywhere, and on CPUs float32 too (a third less time).
+        suits = dtype != full or (x.device.type == "cpu" and dtype == torch.float32)
+        layout = torch.channels_last if suits else torch.contiguous_format
+        block = getattr(self, name or f"b{self.config.block_resolutions[index]}")
+        y: Tensor = block(x.to(dtype, memory_format=layout), scaled)
+        return y
+
+    def logits(self, x: Tensor, labels: Tensor, num_groups: int, scaled: ScaledLayers) -> Tensor:
+        """Returns logits [N, 1] of 4x4 features x [N, C, 4, 4]."""
+        full = self.b4.out.weight.dtype
         x = x.to(full, memory_format=torch.contiguous_format)
-        return DiscriminatorOutput(self.b4(x, embedding, groups, scaled))
+        embedding = self.mapping(camera=labels.to(full)) if self.config.mapping_depth else x.new_ones(())
+        y: Tensor = self.b4(x, embedding, num_groups, scaled)
+        return y
+
+    def extras(self, x: Tensor, labels: Tensor, scaled: ScaledLayers) -> dict[str, Tensor]:
+        """Returns further outputs by name, from the input x [N, C, 8, 8] of the last block; here there are none."""
+        return {}
 
     def scaled_layers(self, resolutions: Sequence[int]) -> ScaledLayers:
         """Scales and casts the weights of the blocks for some resolutions, and of the last one, each to its type."""

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from training.published.state_dicts import (
 )
 
 MAX_RESOLUTION = 2048
+AnyConfig = TypeVar("AnyConfig", bound=DiscriminatorConfig)
 
 
 def from_published(tensors: Mapping[str, Tensor]) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
@@ -44,12 +46,17 @@ def from_published(tensors: Mapping[str, Tensor]) -> tuple[DiscriminatorConfig, 
 def from_stored(stored: StoredNetwork, tensors: Mapping[str, Tensor]) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
     """Does the same for a network of a file, whose modules tell the clamp and the minibatch-std group besides."""
     config, state_dict = from_published(tensors)
+    return stated_by(stored, config), state_dict
+
+
+def stated_by(stored: StoredNetwork, config: AnyConfig) -> AnyConfig:
+    """Returns the configuration with the clamp and the minibatch-std group that the modules of a file state."""
     clamp = stored.attribute(f"b{config.resolution}.conv0", "conv_clamp", config.conv_clamp)
     group = stored.attribute("b4.mbstd", "group_size", config.minibatch_std_group)
     if not isinstance(clamp, int | float | None) or not isinstance(group, int):
         raise ValueError("conv_clamp or group_size is not a number")
     clamp = None if clamp is None else float(clamp)
-    return dataclasses.replace(config, conv_clamp=clamp, minibatch_std_group=group), state_dict
+    return dataclasses.replace(config, conv_clamp=clamp, minibatch_std_group=group)
 
 
 def to_published(config: DiscriminatorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,7 +67,11 @@ def to_published(config: DiscriminatorConfig, state_dict: Mapping[str, Tensor]) 
 
 
 def _check(config: DiscriminatorConfig, tensors: Mapping[str, Tensor]) -> None:
-    expected = expected_tensors(config)
+    check_with_filters(tensors, expected_tensors(config))
+
+
+def check_with_filters(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Checks names, shapes and types, and that every resampling filter is ours. Raises ValueError."""
     filters = {name: ops.fir_filter() for name in expected if name.endswith("resample_filter")}
     check_tensors(tensors, expected, filters)
 
@@ -73,6 +84,21 @@ def expected_tensors(config: DiscriminatorConfig) -> dict[str, Tensor]:
 
 def config_from(shapes: Shapes) -> DiscriminatorConfig:
     """Returns the configuration that the shapes of a published discriminator tell."""
+    resolution, channels = trunk_of(shapes)
+    try:
+        return DiscriminatorConfig(
+            resolution=resolution,
+            channels=channels,
+            embedding_dim=commonest(lengths(shapes, r"mapping\.\w+\.(?:weight|bias)", 0), "the width of its mapping"),
+            mapping_depth=max(count_entries(shapes, r"mapping\.fc(\d+)\.\w+"), 1),
+            conv_clamp=PUBLISHED_CLAMP,
+        )
+    except ValueError as error:
+        raise ValueError(f"not a published discriminator: {error}") from None
+
+
+def trunk_of(shapes: Shapes) -> tuple[int, tuple[int, ...]]:
+    """Returns the resolution and the channels of the blocks that the shapes of a published discriminator tell."""
     firsts = (re.fullmatch(r"b(\d{1,4})\.fromrgb\.\w+", name) for name in shapes)
     resolution = commonest([int(m[1]) for m in firsts if m], "its first block (b*.fromrgb)")
     if resolution > MAX_RESOLUTION:
@@ -82,13 +108,4 @@ def config_from(shapes: Shapes) -> DiscriminatorConfig:
         commonest(lengths(shapes, rf"b{size}\.conv0\.(?:weight|bias)", 0), f"b{size}.conv0.weight") for size in sizes
     ]
     channels.append(commonest(lengths(shapes, r"b4\.conv\.(?:weight|bias)", 0), "b4.conv.weight"))
-    try:
-        return DiscriminatorConfig(
-            resolution=resolution,
-            channels=tuple(channels),
-            embedding_dim=commonest(lengths(shapes, r"mapping\.\w+\.(?:weight|bias)", 0), "the width of its mapping"),
-            mapping_depth=max(count_entries(shapes, r"mapping\.fc(\d+)\.\w+"), 1),
-            conv_clamp=PUBLISHED_CLAMP,
-        )
-    except ValueError as error:
-        raise ValueError(f"not a published discriminator: {error}") from None
+    return resolution, tuple(channels)

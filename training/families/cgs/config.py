@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from training.families import base
-from training.families.cgs import color, hierarchy
-
-POINT_ENCODINGS = ("fourier+table", "fourier+code")
+from training.families.cgs import hierarchy
+from training.networks import color
+from training.networks.point_encoding import POINT_ENCODINGS
 
 # By resolution or by level, as published (CGS-GAN).
 _PUBLISHED_LEVELS = {256: 5, 512: 6, 1024: 7, 2048: 8}
@@ -35,7 +35,7 @@ class GeneratorConfig(base.GeneratorConfig):
     coarse_log_scale: float = -5.0  # where the ln scale of a coarse anchor starts, world units
     camera_embedding: bool = True  # keep the mapping's (published, always zero) camera input
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
-    color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see color.py
+    color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see networks/color.py
 
     def __post_init__(self) -> None:
         for name in ("resolution", "z_dim", "w_dim", "num_points", "first_blocks", "num_heads", "map_depth"):

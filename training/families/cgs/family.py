@@ -5,10 +5,10 @@ from __future__ import annotations
 from training.families.adversarial import ADVERSARIAL_OPTIONS
 from training.families.base import Alarm, Family, Option
 from training.families.cgs.generator import Generator, GeneratorConfig
-from training.families.cgs.inspection import inspect_hierarchy
 from training.families.cgs.objective import CgsObjective, CgsObjectiveConfig
 from training.families.cgs.presets import PRESETS
 from training.families.cgs.published import PUBLISHED
+from training.families.inspection import inspect_hierarchy
 from training.families.options import STYLEGAN2_DISCRIMINATOR
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from gaussian import Cameras, Gaussians, Rendering, render
 from training.families import base
 from training.families.base import AT_REST, StepContext
-from training.families.cgs import color
 from training.families.cgs.config import GeneratorConfig, published_constants
 from training.families.cgs.hierarchy import Attributes
 from training.families.cgs.point_generator import PointGenerator
+from training.networks import color
 from training.networks.layers import CAMERA_DIM, MappingNetwork, normalize_second_moment
 
 __all__ = ["Generator", "GeneratorConfig", "HierarchicalGaussians", "published_constants"]

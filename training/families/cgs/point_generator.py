@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from training.families.cgs import hierarchy
 from training.families.cgs.config import GeneratorConfig, published_constants
 from training.families.cgs.hierarchy import Attributes
-from training.families.cgs.point_encoding import PointEncoding
 from training.networks.layers import FullyConnected, TransformerBlock, stacked_linear
+from training.networks.point_encoding import PointEncoding
 
 
 class PointTransformer(nn.Module):
@@ -89,7 +89,7 @@ class PointGenerator(nn.Module):
         if config.published_keys:
             for name, value in published_constants(config).items():
                 self.register_buffer(name, value)
-        self.conv_in = PointEncoding(config)
+        self.conv_in = PointEncoding(config.widths[0], config.point_encoding, config.num_points)
         self.transformer = PointTransformer(config)
         self.upsample_layers = nn.ModuleList(
             LevelUpsample(config.widths[0], children, width, shared_layer=i > 0)

@@ -2,7 +2,8 @@
 
 For the small members: a coarse splat starts as many pixels wide as at 512 px (log scale -5 + ln(512 / R)), the initial
 blur is 10 R / 512 px and fades within the first 5 % of the run, at most an eighth of the points are neighbours, and
-black splats still learn (color.py): with the published rule four fifths of the finest level die in the first minutes.
+black splats still learn (networks/color.py): with the published rule four fifths of the finest level die in the first
+minutes.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from torch import Tensor
 from gaussian import Cameras, Gaussians, render
 from gaussian.ply import load_ply, save_ply
 from gaussian.spherical_harmonics import Y00
-from training.families.cgs import color
 from training.families.cgs.generator import Generator, GeneratorConfig
+from training.networks import color
 
 LABEL = torch.tensor([1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 2.7, 0, 0, 0, 1, 4.3, 0, 0.5, 0, 4.3, 0.5, 0, 0, 1])
 BACKENDS = ("torch", "cpu")

@@ -5,8 +5,7 @@ import torch
 
 from gaussian.ply import MAX_LOGIT
 from training.checkpoint import load_generator
-from training.families.cgs.inspection import _kept, inspect_hierarchy, nearest_points
-from training.families.inspection import LEVEL_COLORS, Inspection
+from training.families.inspection import LEVEL_COLORS, Inspection, _kept, inspect_hierarchy, nearest_points
 from training.visualization.latents import seed_latents
 
 

@@ -5,10 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from training.families.cgs.config import GeneratorConfig
+# First half: sines of random directions. Second: a table read at the point (published), or a code per point (ours).
+POINT_ENCODINGS = ("fourier+table", "fourier+code")
 
 
-class _Fourier(nn.Module):
+class Fourier(nn.Module):
     """Encodes where points are, by sines of random directions (Fourier features), which learn."""
 
     def __init__(self, features: int):
@@ -51,14 +52,14 @@ class _Code(nn.Module):
 class PointEncoding(nn.Module):
     """Makes the transformer's input from the points, the same for every sample."""
 
-    def __init__(self, config: GeneratorConfig):
+    def __init__(self, width: int, kind: str, num_points: int):
         super().__init__()
-        features = config.widths[0] // 2
-        self.learnable_pe = _Fourier(features)
-        if config.point_encoding == "fourier+table":
-            self.const_pe = _Table(features, columns=config.widths[0])
+        features = width // 2
+        self.learnable_pe = Fourier(features)
+        if kind == "fourier+table":
+            self.const_pe = _Table(features, columns=width)
         else:
-            self.point_code = _Code(features, config.num_points)
+            self.point_code = _Code(features, num_points)
 
     def forward(self, points: Tensor) -> Tensor:
         """Encodes points [P, 3] as [P, C], half of it each way."""
