@@ -183,3 +183,22 @@ def test_the_checkpoint_is_read_once(checkpoint_path, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", lambda path, **options: read.append(path) or load(path, **options))
     assert run(checkpoint_path, tmp_path, "--seeds=0").exit_code == 0
     assert len(read) == 1
+
+
+def test_a_ply_may_be_turned_for_viewers_of_splats_from_photographs(checkpoint_path, tmp_path):
+    """Half a turn about z; one option more than the file that keeps y up."""
+    run(checkpoint_path, tmp_path / "a", "--seeds=0", "--yaws=0")
+    run(checkpoint_path, tmp_path / "b", "--seeds=0", "--yaws=0", "--ply-up=-y")
+    plain, turned = (load_ply(tmp_path / place / f"{STEM}-seed0000.ply") for place in "ab")
+    half = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    assert torch.equal(turned.means, plain.means @ half) and torch.equal(turned.sh, plain.sh)
+    assert b"comment up is -y\n" in (tmp_path / "b" / f"{STEM}-seed0000.ply").read_bytes()[:200]
+    assert (turned.transformed(rotation=half).means - plain.means).abs().max() < 1e-6
+
+
+def test_heads_that_do_not_fit_in_memory_are_refused_before_any_is_made(checkpoint_path, tmp_path, monkeypatch):
+    monkeypatch.setattr("gen_samples.BYTES_A_PIXEL", 1 << 50)
+    arguments = [f"--network={checkpoint_path}", f"--outdir={tmp_path}", "--seeds=0-9", "--yaws=0"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1 and "--seeds: 10 heads from 1 sides" in result.output
+    assert "of memory are free; give fewer" in result.output and list(tmp_path.iterdir()) == []

@@ -65,6 +65,7 @@ def import_colmap(
              (view.camera.width, view.camera.height), view.camera.distortion)
         for path, view in zip(pictures, views, strict=True)
     ]  # fmt: skip
+    notes += _unused_masks(masks, [shot.mask for shot in shots])
     notes += _unused(folder, pictures, "is not registered in the model", "are not registered in the model")
     return _write(shots, notes, dest, resolution, crop, up, progress, distortion)
 
@@ -94,13 +95,11 @@ def import_transforms(
 
 def _project(source: Path, images: Path | None) -> tuple[Path, Path]:
     """Returns the folder of the pictures, and that of the project, which may hold masks."""
-    if images is not None:
-        return images, source
     # A path to a model itself, sparse/0, is two folders below its project.
-    for project in (source, *Path(os.path.abspath(source)).parents[:2]):
-        if (project / "images").is_dir():
-            return project / "images", project
-    return source / "images", source
+    places = (source, *Path(os.path.abspath(source)).parents[:2])
+    wanted = "images" if images is None else "masks"
+    project = next((place for place in places if (place / wanted).is_dir()), source)
+    return images or project / "images", project
 
 
 def _require_single(pictures: Sequence[Path], names: Sequence[str], model: Path) -> None:
@@ -126,6 +125,17 @@ def _unused(folder: Folder, used: Sequence[Path], one: str, many: str, flat: boo
         parts.append(f"{len(foreign)} of a format that is not read ({some(foreign)})")
     total = len(files)
     return [f"{folder.path}: {total - len(others)} used of {total} pictures; of the others {', '.join(parts)}"]
+
+
+def _unused_masks(folder: Folder, used: Sequence[Path | None]) -> list[str]:
+    """Returns a line if there are more masks below `folder` than are used."""
+    files = [path for path in folder.files() if path.suffix.lower() in PICTURE_ENDINGS]
+    others = sorted(set(files) - {path for path in used if path is not None})
+    if not others:
+        return []
+    example = some([path.relative_to(folder.path).as_posix() for path in others])
+    used_count = len(files) - len(others)
+    return [f"{folder.path}: {used_count} used of {len(files)} masks; the others are of no picture used: {example}"]
 
 
 def _mask_of(folder: Folder, name: str) -> Path | None:

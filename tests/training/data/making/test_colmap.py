@@ -114,6 +114,19 @@ def test_pictures_in_folders_without_a_camera_and_of_other_formats_are_counted(t
     assert "1 of a format that is not read (left/IMG_7.HEIC)" in note
 
 
+@pytest.mark.parametrize("source", [".", "sparse/0"])
+@pytest.mark.parametrize("named", [False, True])
+def test_masks_of_no_picture_are_counted_wherever_the_model_is_named(tmp_path, source, named):
+    dots.write_pictures(tmp_path, dots.arc(4))
+    dots.write_model(tmp_path, dots.arc(4))
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (256, 256), 255).save(tmp_path / "masks" / "other.png")
+    images = tmp_path / "images" if named else None
+    (note,) = import_colmap(tmp_path / source, tmp_path / "set", images).notes
+    assert "0 used of 1 masks; the others are of no picture used: other.png" in note
+    assert not (tmp_path / "set" / "mask").exists()
+
+
 @pytest.mark.parametrize("twice", ["img_000.png", "./img_000.png"])
 def test_a_picture_with_two_poses_is_refused(project, tmp_path, twice):
     folder = beside(project, tmp_path)
