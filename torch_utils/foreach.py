@@ -8,17 +8,32 @@ import torch
 from torch import Tensor
 
 
-def scale_and_cast(
+def scale_and_cast_reference(
     tensors: Sequence[Tensor],
     gains: Sequence[float],  # a factor for each
     dtypes: Sequence[torch.dtype],  # the type of each result
 ) -> tuple[Tensor, ...]:
-    """Returns gain * tensor in the stated type for each tensor, multiplied in the wider of its two types.
+    """Returns gain * tensor in the stated type for each tensor, multiplied in the tensor's own type."""
+    return tuple((t if g == 1 else t * g).to(d) for t, g, d in zip(tensors, gains, dtypes, strict=True))
 
-    Equal, bit for bit, to `(tensor * gain).to(dtype)`, and differentiable any number of times.
+
+def scale_and_cast(
+    tensors: Sequence[Tensor], gains: Sequence[float], dtypes: Sequence[torch.dtype]
+) -> tuple[Tensor, ...]:
+    """Computes scale_and_cast_reference, to the bit, on GPUs in a few kernels for all tensors.
+
+    CPUs have no launches to save: lists take them a tenth to twice the time, as all results are written before the
+    first is read. A compiler fuses by itself.
     """
-    if torch.compiler.is_compiling():  # the compiler fuses by itself
-        return tuple((t * g).to(d) for t, g, d in zip(tensors, gains, dtypes, strict=True))
+    if tensors[0].device.type == "cpu" or torch.compiler.is_compiling():
+        return scale_and_cast_reference(tensors, gains, dtypes)
+    return scale_and_cast_by_lists(tensors, gains, dtypes)
+
+
+def scale_and_cast_by_lists(
+    tensors: Sequence[Tensor], gains: Sequence[float], dtypes: Sequence[torch.dtype]
+) -> tuple[Tensor, ...]:
+    """Computes scale_and_cast_reference by PyTorch's operators on lists; differentiable any number of times."""
     return _ScaleAndCast.apply(tuple(gains), tuple(dtypes), *tensors)
 
 
@@ -38,7 +53,7 @@ class _ScaleAndCast(torch.autograd.Function):
         wanted = [i for i, g in enumerate(grads) if g is not None and ctx.needs_input_grad[2 + i]]
         if wanted:
             gains, dtypes = ([values[i] for i in wanted] for values in (ctx.gains, ctx.dtypes))
-            for i, grad in zip(wanted, scale_and_cast([grads[i] for i in wanted], gains, dtypes), strict=True):  # type: ignore[misc]
+            for i, grad in zip(wanted, scale_and_cast_by_lists([grads[i] for i in wanted], gains, dtypes), strict=True):  # type: ignore[misc]
                 found[i] = grad
         return None, None, *found
 
