@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gaussian import Cameras
 from training import losses
 from training.config import TrainingConfig
 from training.families import family
@@ -53,7 +54,8 @@ def estimate(config: TrainingConfig, low: torch.dtype | None) -> StepMemory | No
     view_bytes = G.scene_numbers * SPLAT_BYTES + size**2 * PIXEL_BYTES
 
     def generator_phase(count: int) -> None:
-        G.synthesis(G.mapping(torch.zeros(count, G.z_dim, device="meta")))
+        cameras = Cameras.from_labels(torch.zeros(count, CAMERA_DIM, device="meta"))
+        G.synthesis(G.mapping(torch.zeros(count, G.z_dim, device="meta"), cameras))
         D.requires_grad_(False)
         _judged(D, _images(count * views, size).requires_grad_(True))
 

@@ -88,11 +88,12 @@ class Generator(base.Generator):
 
     def grid(self, at: StepContext = AT_REST) -> tuple[Tensor, Tensor]:
         """Returns anchors [N, 3] and their (u, v) [N, 2] in the map: the first grid of a run, or its last one."""
-        first = False
-        if self.config.first_samples:
-            refined = at.nimg >= self.config.refined_nimg if at.nimg is not None else bool(self.get_buffer("_refined"))
-            first = not refined
-        prefix = "_first" if first else ""
+        refined = True
+        if self.config.first_samples and at.nimg is not None:
+            refined = at.nimg >= self.config.refined_nimg
+        elif self.config.first_samples and self.device.type != "meta":  # where no flag has a value
+            refined = bool(self.get_buffer("_refined"))
+        prefix = "" if refined else "_first"
         return self.get_buffer(f"{prefix}_flame_vertices")[0], self.get_buffer(f"{prefix}_uv_grid")[0, :, 0]
 
     @property
