@@ -1,9 +1,9 @@
 """Lists the members of CGS-GAN in one table. The published values stay for 256 px and up.
 
 For the small members: a coarse splat starts as many pixels wide as at 512 px (log scale -5 + ln(512 / R)), the initial
-blur is 10 R / 512 px and fades within the first 5 % of the run, at most an eighth of the points are neighbours, and
-black splats still learn (networks/color.py): with the published rule four fifths of the finest level die in the first
-minutes.
+blur is 10 R / 512 px and fades within the first 5 % of the run, at most an eighth of the points are neighbours,
+augmentation can go from none to all within a tenth of the run, and black splats still learn (networks/color.py): with
+the published rule four fifths of the finest level die in the first minutes.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ def _small(
             blur_sigma=10 * resolution / 512,
             blur_fade_kimg=0.05 * run["total_kimg"],
             ema_halflife_kimg=ema_halflife_kimg,
+            augment_kimg=0.1 * run["total_kimg"],
         ),
         run=run,
         for_resolution=True,
