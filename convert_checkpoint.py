@@ -130,7 +130,7 @@ def _write_published(source: str, target: str, state: dict[str, Any]) -> list[st
 
 def _listed(source: str) -> str:
     """Says which published network a file is, going by its content."""
-    sha256 = dnnlib.file_sha256(source)
+    sha256 = dnnlib.file_sha256(file_of(source))
     network = gallery.find(sha256)
     known = f"{network.system}, {network.name}" if network else "not among those whose sha256 --list knows"
     return f"sha256  {sha256}: {known}"
