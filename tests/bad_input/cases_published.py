@@ -23,7 +23,7 @@ CASES = [
     Case("published file without networks", CONVERT, ("{TMP}/net.pkl", "{TMP}/out.pkl"), "holds no generator", _EMPTY),
     Case("conversion over an existing file", CONVERT, ("{NETWORK}", "{TMP}/net.pkl"), "net.pkl exists already", spoil.file("net.pkl")),
     Case("conversion into a folder that is not there", CONVERT, ("{NETWORK}", "{TMP}/none/out.pkl"), "'OUT': .*the folder TMP/none does not exist"),
-    Case("conversion of nothing", CONVERT, ("{TMP}/none.pkl", "{TMP}/out.pkl"), "'IN': File 'TMP/none.pkl' does not exist"),
+    Case("conversion of nothing", CONVERT, ("{TMP}/none.pkl", "{TMP}/out.pkl"), "'IN': Path 'TMP/none.pkl' does not exist"),
     Case("small preset in the published layout", CONVERT, ("{NETWORK}", "{TMP}/out.pkl", "--to=published"), "--to=published: G: the published layout has no room for resolution"),
     Case("coarse scale for a file of ours", CONVERT, ("{NETWORK}", "{TMP}/out.pkl", "--coarse-scale=-5"), "--coarse-scale: NETWORK is ours"),
 ]  # fmt: skip
