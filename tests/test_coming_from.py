@@ -25,6 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, checkpoint_path: Path) -> Pa
     """A folder with the files that the commands name."""
     folder = tmp_path_factory.mktemp("coming")
     made = synthesize_heads(folder / "FFHQC", 16, 32, seed=0, workers=1).images
+    synthesize_heads(folder / "larger", 16, 64, seed=0, workers=1).images.rename(folder / "FFHQC" / "64")
     shutil.copytree(made, made.with_name("512"))
     (folder / "FFHQC" / "smile_pose_rebalancing.json").write_text("[0, 1, 1, 2]")
     state = load_checkpoint(checkpoint_path)
@@ -39,6 +40,8 @@ def replaced(arguments: str, place: Path) -> list[str]:
     arguments = re.sub(r"(fid3d_|fid|kid)50k_full", r"\g<1>12_full", arguments).replace(
         "--detector=PATH", "--detector=tiny"
     )
+    if "--preset=" in arguments:  # the family's smallest member
+        arguments = re.sub(r"--preset=(\w+)-\w+", r"--preset=\1-tiny", arguments).replace("SET.zip", "FFHQC/64")
     arguments = re.sub(r"--seeds=0-\d+", "--seeds=0-3", arguments).replace("--grid=4x2", "--grid=2x2")
     words = shlex.split(re.sub(r"(SET|FFHQ_512)\.zip", "FFHQC/32", arguments).replace("convert IN", "convert FFHQC/32"))
     return [re.sub(r"(=|^)(PKL|FFHQC/\d+)$", lambda m: f"{m[1]}{place / m[2]}", word) for word in words]

@@ -22,6 +22,7 @@ class PublishedNetwork:
 
 
 _CGS = "https://github.com/fraunhoferhhi/cgs-gan"
+_GSGAN = "https://github.com/hse1032/GSGAN"
 _GGHEAD = "https://github.com/tobias-kirschstein/gghead"
 
 GALLERY = (
@@ -29,6 +30,10 @@ GALLERY = (
     PublishedNetwork("CGS-GAN", "FFHQC 512", "cgs", "cgs512", _CGS),
     PublishedNetwork("CGS-GAN", "FFHQC 1024", "cgs", "cgs1024", _CGS),
     PublishedNetwork("CGS-GAN", "FFHQC 2048", "cgs", "cgs2048", _CGS),
+    PublishedNetwork("GSGAN", "FFHQ 256", "gsgan", "gsgan-ffhq256", _GSGAN),
+    PublishedNetwork("GSGAN", "FFHQ 512", "gsgan", "gsgan-ffhq512", _GSGAN),
+    PublishedNetwork("GSGAN", "AFHQ 256", "gsgan", "gsgan-afhq256", _GSGAN),
+    PublishedNetwork("GSGAN", "AFHQ 512", "gsgan", "gsgan-afhq512", _GSGAN),
     PublishedNetwork("GGHead", "FFHQ 512", "gghead", "gghead-ffhq512", _GGHEAD),
     PublishedNetwork("GGHead", "FFHQ 1024", "gghead", "gghead-ffhq1024", _GGHEAD),
     PublishedNetwork("GGHead", "AFHQ 512", "gghead", "gghead-afhq512", _GGHEAD),
