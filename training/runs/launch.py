@@ -89,7 +89,7 @@ def resolve_config(
         )
     given: dict[str, dict[str, Any]] = {name: {} for name in ("", *NESTED)}
     for name, value in (fields or {}).items():
-        owner, _, field = name.rpartition(".")
+        owner, _, field = name.partition(".") if "." in name else ("", "", name)
         if value is not None:
             given[owner][field] = value
     listed = dataset.index_list

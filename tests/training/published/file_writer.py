@@ -87,7 +87,7 @@ def published(module: nn.Module, source: str, attributes: dict[str, dict], recor
         name: published(part, source, attributes, record, f"{path}.{name}" if path else name)
         for name, part in module.named_children()
     }
-    if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Linear):
+    if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential | nn.Linear):
         plain = copy.copy(module)
         plain.__dict__ = {**module.__dict__, "_modules": OrderedDict(parts)}
         return plain
@@ -140,6 +140,7 @@ def write(
     optimizers: bool = True,
     easy: bool = True,  # records as EasyDict, as some writers have them
     protocol: int = 4,
+    root: dict[str, Any] | None = None,  # attributes of the networks themselves
     **records: Any,
 ) -> Path:
     """A file in the published format; `records` are added to it or replace some of its own."""
@@ -147,7 +148,7 @@ def write(
     with published_names() as names:
         record = names.EasyDict if easy else dict
         attributes = {
-            "": {"renderer": names.Renderer(), "custom_options": record(res_end=8), "num_ws": num_ws},
+            "": {"renderer": names.Renderer(), "custom_options": record(res_end=8), "num_ws": num_ws} | (root or {}),
             "mapping_network": {"num_ws": num_ws},
             "b4.mbstd": {"group_size": 4},
         }
