@@ -1,6 +1,7 @@
-"""Times the networks of a preset: `python -m benchmarks.networks --preset=tiny`.
+"""Times the networks of presets: `python -m benchmarks.networks --preset=tiny`.
 
-Cases take turns, and the least time of each counts, so that other work on the machine disturbs all alike. On a busy
+With several presets, `--preset=cgs512,gsgan-ffhq512 --only=backward`, the time per million splats compares them. Cases
+take turns, and the least time of each counts, so that other work on the machine disturbs all alike. On a busy
 machine look at the processor time, with --threads=1.
 """
 
@@ -94,32 +95,38 @@ def learning_tensors(scene: Scene) -> list[Tensor]:
 
 
 @click.command()
-@click.option("--preset", default="tiny", show_default=True, help="; ".join(presets.presets()))
+@click.option("--preset", default="tiny", show_default=True, help="comma list of " + ", ".join(presets.presets()))
+@click.option("--only", default="", help="cases with this in their names, such as G or backward")
 @click.option("--precision", default="fp32,auto", show_default=True, help="comma list of auto, fp32, bf16, fp16")
 @click.option("--batch", default=16, show_default=True, help="scenes; the discriminator sees twice as many images")
 @click.option("--rounds", default=20, show_default=True, help="the least time of so many counts")
 @click.option("--threads", type=int, help="CPU threads; by default PyTorch's choice")
 @click.option("--device", default="cpu", show_default=True)
-def main(preset: str, precision: str, batch: int, rounds: int, threads: int | None, device: str) -> None:
+def main(preset: str, only: str, precision: str, batch: int, rounds: int, threads: int | None, device: str) -> None:
     """Print milliseconds per case and precision."""
     memory.keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
-        config = presets.resolve(preset, data="")
-    except ValueError as error:
-        raise click.ClickException(f"--preset: {error}") from error
-    of = family(config.family)
     cases: dict[str, Callable[[], None]] = {}
-    for name in precision.split(","):
-        G, D = of.generator(config.generator).to(device), of.discriminator(config.discriminator).to(device)
-        G.low_dtype = D.low_dtype = precisions.resolve(name, device)
-        found = discriminator_cases(D, config.resolution, 2 * batch, device) | generator_cases(G, batch, device)
-        label = str(D.low_dtype or torch.float32).removeprefix("torch.")
-        cases |= {f"{case}, {label}": run for case, run in found.items()}
-    print(f"preset {preset}, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}")
+    millions: dict[str, float] = {}  # splats of all scenes of a case
+    for name in preset.split(","):
+        try:
+            config = presets.resolve(name, data="")
+        except ValueError as error:
+            raise click.ClickException(f"--preset: {error}") from error
+        of = family(config.family)
+        for kind in precision.split(","):
+            G, D = of.generator(config.generator).to(device), of.discriminator(config.discriminator).to(device)
+            G.low_dtype = D.low_dtype = precisions.resolve(kind, device)
+            found = generator_cases(G, batch, device)
+            label = str(D.low_dtype or torch.float32).removeprefix("torch.")
+            millions |= {f"{name}: {case}, {label}": batch * G.scene_numbers / 1e6 for case in found}
+            found |= discriminator_cases(D, config.resolution, 2 * batch, device)
+            cases |= {f"{name}: {case}, {label}": run for case, run in found.items() if only in case}
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {device}")
     for case, (wall, processor) in sorted(interleaved_minima(cases, rounds, device).items()):
-        print(f"{case:48s} {wall * 1e3:9.2f} ms, {processor * 1e3:9.2f} ms of processor time")
+        each = f", {wall / millions[case]:6.2f} s for a million splats" if case in millions else ""
+        print(f"{case:64s} {wall * 1e3:9.2f} ms, {processor * 1e3:9.2f} ms of processor time{each}")
 
 
 if __name__ == "__main__":

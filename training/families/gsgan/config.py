@@ -66,6 +66,9 @@ class GeneratorConfig(base.GeneratorConfig):
     background_nimg: int = 50_000  # images seen before the background appears
     point_encoding: str = "fourier+table"  # second half: a table read at the point (published), or a code per point
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
+    scale_bias: float = (
+        0.0  # of the heads of log scales at the start; 0 (published) makes a first child rho * 2 smaller
+    )
     color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see networks/color.py
     conventions: Conventions = field(default_factory=Conventions)
 

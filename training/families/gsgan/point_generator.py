@@ -144,13 +144,14 @@ class PointGenerator(nn.Module):
     def _heads(self, name: str, rows: int, weight_init: float) -> nn.ModuleDict:
         """Makes the heads of one attribute for all levels: for anchors and, second, for splats."""
         config = self.config
+        bias = config.scale_bias if name == "scale" else 0.0
         heads = {}
         for i, (level, width) in enumerate(zip(config.level_names, config.widths, strict=True)):
             seen = width + config.view_features if name == "color" else width
             anchored = i < config.num_levels - 1 or config.published_keys  # the last level has no anchors
             inputs = [width, seen] if anchored else [seen]
             heads[f"block_{level}"] = nn.ModuleList(
-                FullyConnected(features, rows, weight_init=weight_init) for features in inputs
+                FullyConnected(features, rows, weight_init=weight_init, bias_init=bias) for features in inputs
             )
         return nn.ModuleDict(heads)
 

@@ -163,7 +163,7 @@ def test_conversion_both_ways(modules: dict[str, nn.Module], tmp_path: Path) -> 
     assert dataclasses.replace(config, background_nimg=50_000) == SMALL and same(state, modules["G_ema"])
     small = PRESETS["gsgan-tiny"].generator
     assert isinstance(small, GeneratorConfig)
-    with pytest.raises(ValueError, match="no room for num_heads = 4 .*color_rule = inward"):
+    with pytest.raises(ValueError, match=r"no room for num_heads = 4 .*color_rule = inward"):
         layout.to_published(small, {})
 
 
