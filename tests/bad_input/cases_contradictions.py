@@ -33,7 +33,7 @@ CASES = [
     _case("several views of a batch of one", "--batch=1 --batch-gpu=1 --mbstd-group=1", "--batch=1 leaves multi-view regularisation only"),
     _case("more neighbours than points", "--knn-num-ks=32", "--knn-num-ks=32: legal are 1 to 31"),
     _case("preset of another family, for data of another size", "--preset=gsgan-tiny", "--preset=gsgan-tiny is for 64 px, the images in DATA have 32 px"),
-    _case("option of another family", "--preset=micro --gpc-reg-prob=0.5", "--gpc-reg-prob is an option of the family gsgan"),
+    _case("option of another family", "--preset=micro --contrastive=0.5", "--contrastive is an option of the family gsgan"),
     _case("device that is not there", "--device=cuda", "--device=cuda: this PyTorch sees no CUDA device"),
     _case("--init-from beside --resume", "--init-from={NETWORK} --resume={NETWORK}", "--init-from starts a run and --resume continues one"),
     _case("--resume-kimg without --resume", "--resume-kimg=3", "--resume-kimg needs --resume"),

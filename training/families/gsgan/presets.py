@@ -26,9 +26,10 @@ class Data(NamedTuple):
     swap_probability: float
     center_weight: float
     uniform_poses: float
+    augment: str
 
 
-DATA = {"ffhq": Data(0.5, 1.0, 0.5), "afhq": Data(0.8, 10.0, 0.0)}
+DATA = {"ffhq": Data(0.5, 1.0, 0.5, "noaug"), "afhq": Data(0.8, 10.0, 0.0, "ada")}
 BATCH_GPU = {256: 8, 512: 4}
 
 

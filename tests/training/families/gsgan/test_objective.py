@@ -99,7 +99,8 @@ def test_info_nce_is_the_cross_entropy_of_cosines() -> None:
 
 def gradients(rank: int, batch_gpu: int) -> dict[str, np.ndarray]:
     """The summed gradient of every parameter after each phase, with no groups in D that a split would change."""
-    config = run_config(batch_gpu, discriminator=discriminator_config(minibatch_std_group=1))
+    augmented = {"augment": "fixed", "augment_p": 0.5}  # flips move cameras, and those of other samples as well
+    config = run_config(batch_gpu, augmented, discriminator=discriminator_config(minibatch_std_group=1))
     step, micro = make_step(config, torch.float64)
     found = {}
     for phase in step.phases:
@@ -169,12 +170,13 @@ def test_what_each_phase_is_made_of() -> None:
     expected = expected + 10 * loss.report["Loss/G/knn"] + 3 * loss.report["Loss/G/center"]
     torch.testing.assert_close(loss.total, expected)
 
-    fake, real = objective.discriminator_losses(part, at)
-    assert set(fake.report) == {"Loss/D/fake", "Logits/fake", "Logits/fake/sign"} and real.ws is None
-    assert fake.ws is not None and fake.ws.shape == (8, 9, 24)
-    output = D.outputs(part.real, _told(part.real_labels))
-    contrast = info_nce(output.extras["pose"], D.embed_cameras(part.real_labels), torch.arange(8))
-    torch.testing.assert_close(real.total, F.softplus(-output.logits[:, 0]) + contrast)
+    (loss,) = objective.discriminator_losses(part, at)
+    ws, images = objective.fakes(part, at)
+    assert loss.ws is not None and torch.equal(loss.ws, ws) and ws.shape == (8, 9, 24)
+    fake, real = D.outputs(images, _told(part.d_labels)), D.outputs(part.real, _told(part.real_labels))
+    contrast = info_nce(real.extras["pose"], D.embed_cameras(part.real_labels), torch.arange(8))
+    expected = F.softplus(fake.logits[:, 0]) + F.softplus(-real.logits[:, 0]) + contrast
+    torch.testing.assert_close(loss.total, expected, rtol=1e-4, atol=1e-5)
 
 
 def _told(labels: torch.Tensor) -> Conditioning:

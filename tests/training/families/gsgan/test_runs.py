@@ -141,6 +141,6 @@ def test_options_of_the_family(heads: Path, tmp_path: Path) -> None:
     assert not config["generator"]["pose_conditioned"] and config["generator"]["conventions"]["flip_view_x"]
     refused = run(train.main, *arguments, "--disc-c-noise=1", code=1)
     assert "--disc-c-noise=1.0: has no effect on GSGAN" in refused
-    assert "--gpc-reg-prob is an option of the family gsgan" in run(
-        train.main, f"--data={heads}", "--preset=micro", "--gpc-reg-prob=0.5", "--dry-run", code=2
+    assert "--contrastive is an option of the family gsgan" in run(
+        train.main, f"--data={heads}", "--preset=micro", "--contrastive=0.5", "--dry-run", code=2
     )
