@@ -9,8 +9,6 @@ Published runs are continued by hand with other options; here a run has stages. 
 
 from __future__ import annotations
 
-from math import inf
-
 from training.families.base import Preset, RunFields
 from training.families.gghead.config import GeneratorConfig
 from training.families.gghead.discriminator import DiscriminatorConfig
@@ -61,11 +59,11 @@ PRESETS = {
         ),
         discriminator=DiscriminatorConfig.sized(64, channel_base=2048, channel_max=128, mapping_depth=4),
         objective=GgHeadObjectiveConfig(
-            gamma=4.0, g_clip=inf, d_clip=inf, swap_fade_kimg=3.0, ema_halflife_kimg=3.0, blur_sigma=10 * 64 / 512,
-            blur_fade_kimg=1.5,
+            gamma=4.0, position_weight=0.5, swap_fade_kimg=3.0, ema_halflife_kimg=3.0, blur_sigma=10 * 64 / 512,
+            blur_fade_kimg=1.5, augment_kimg=6.0,
         ),
         run=RunFields(
-            total_kimg=30, batch=16, batch_gpu=16, g_lr=0.002, d_lr=0.002, tick_kimg=1, image_ticks=5,
+            total_kimg=60, batch=8, batch_gpu=8, g_lr=0.002, d_lr=0.002, tick_kimg=1, image_ticks=5,
             snapshot_ticks=10, metrics=("swd1k",),
         ),
     ),
