@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dnnlib import ROOT
 from gaussian import Cameras, Gaussians
-from tests.training.families.cgs.test_golden import noise
+from tests.training.families.hashes import noise
 from training import losses
 from training.families.gsgan.config import PUBLISHED_CONVENTIONS, Conventions, GeneratorConfig, published_constants
 from training.families.gsgan.discriminator import Discriminator, DiscriminatorConfig
