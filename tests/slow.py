@@ -47,7 +47,7 @@ SLOW = {
     "tests/training/families/cgs/test_color.py::test_dead_splats_come_back": 3,
     "tests/training/families/cgs/test_golden.py::test_discriminator": 10,
     "tests/training/families/gghead/test_golden.py::test_discriminator": 30,
-    "tests/training/families/gghead/test_golden.py::test_generator[G256": 12,
+    "tests/training/families/gghead/test_golden.py::test_generator": 12,
     "tests/training/families/gghead/test_published.py::": 25,
     "tests/training/families/gsgan/test_golden.py": 9,
     "tests/training/families/gsgan/test_objective.py::test_gradients": 6,

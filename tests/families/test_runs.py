@@ -158,16 +158,21 @@ def test_the_images_of_a_stage_have_its_size(heads: Path, tmp_path: Path, monkey
 # ------------------------------------------------------------ which camera a mapping is told
 
 
+def forget_pairs() -> None:
+    """Forgets what other tests told: they may render a scene more than once."""
+    told.Generator.mapped.clear()
+    told.Generator.rendered.clear()
+
+
 def told_pairs() -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Returns the labels that mapping [B, 25] and render [B, V, 25] were told, call by call, and forgets them."""
     pairs = [(m.labels, r.labels) for m, r in zip(told.Generator.mapped, told.Generator.rendered, strict=True)]
-    told.Generator.mapped.clear()
-    told.Generator.rendered.clear()
+    forget_pairs()
     return pairs
 
 
 def test_training_tells_the_first_view_and_pictures_the_frontal_camera(heads: Path, tmp_path: Path) -> None:
-    told_pairs()
+    forget_pairs()
     run_dir = train_run(heads, tmp_path, "--preset=told", "--kimg=0.016")
     pairs = told_pairs()
     frontal = load_generator(snapshots(run_dir)[16]).geometry.frontal().labels
@@ -183,7 +188,7 @@ def test_films_and_samples_tell_the_frontal_camera_and_metrics_the_rendering_one
 ) -> None:
     network = trained["grown"]
     frontal = load_generator(network).geometry.frontal().labels
-    told_pairs()
+    forget_pairs()
     run(gen_samples.main, f"--network={network}", f"--outdir={tmp_path}", "--seeds=0-1", "--device=cpu")
     ((mapped, rendered),) = told_pairs()
     assert torch.equal(mapped, frontal.expand(2, 25)) and rendered.shape[:2] == (2, 7)

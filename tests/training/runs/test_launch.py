@@ -49,8 +49,11 @@ def test_a_gpu_gets_the_micro_batches_that_fit_its_memory(gib, expected, monkeyp
 
 
 def test_what_a_step_keeps_is_counted(published):
-    """Per sample of cgs512 4 images of 294 MB in D and a scene of 379 MB in G, counted apart, and the rasteriser's."""
-    assert 4 * 294e6 + 379e6 < published.per_sample < 1.2 * (4 * 294e6 + 379e6)
+    """Per sample of cgs512 4 images of 294 MB in D and a scene of 379 MB in G, counted apart, and the rasteriser's.
+
+    Those were counted before bias and activation were one operation, which keeps less.
+    """
+    assert 0.9 * (4 * 294e6 + 379e6) < published.per_sample < 1.2 * (4 * 294e6 + 379e6)
     assert published.of(8) == published.fixed + 8 * published.per_sample
 
 
