@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu --list
     python -m benchmarks.gpu --out=$OUT --seconds=540              # on a machine with a GPU, from the repository's root
-    python -m benchmarks.gpu --out=/tmp/try --device=cpu --preset=micro    # tries the driver where there is none
+    python -m benchmarks.gpu --out=try --device=cpu --preset=micro    # tries the driver where there is none
 
 Each part is a process with a limit of its own. One that raises, crashes or hangs is reported, and the next one starts;
 what a part leaves of its time goes to those behind it. results.jsonl gets every figure as soon as it is known, log.txt

@@ -171,6 +171,7 @@ def _draw_one_splat() -> None:
         opacity_logits=origin[..., :1],
         sh=origin[:, :, None],
     )
-    cameras = Cameras.look_at(origin.new_tensor([[[0.0, 0.0, 2.0]]]), (0.0, 0.0, 0.0), intrinsics=torch.eye(3).cuda())
+    lens = torch.eye(3, device=origin.device)
+    cameras = Cameras.look_at(origin.new_tensor([[[0.0, 0.0, 2.0]]]), (0.0, 0.0, 0.0), intrinsics=lens)
     rasterize(scene, cameras, 16, 16, origin, None, 1.0)
     torch.cuda.synchronize()

@@ -32,7 +32,9 @@ FLOORS = (
     ("samples",),
     ("families.inspection",),
     ("families.base",),
-    ("families.options", "families.adversarial"),
+    ("families.options", "families.adversarial", "families.swapping"),
+    ("families.blurred",),
+    ("families.anchored",),
     ("families.*",),  # a room for each family; one imports another only as FAMILY_PAIRS says
     ("families",),  # the registry: training/families/__init__.py alone
     ("config",),

@@ -99,12 +99,10 @@ class MicroBatch:
     g_z: Tensor  # [b, z_dim] latents of the generator phase
     g_cameras: Cameras  # [b, V]
     g_labels: Tensor  # [b, V, 25]
-    g_others: Cameras  # [b] first views of the samples before these, in the total batch; before the first is the last
     g_background: Tensor  # [b, V, 3]
     d_z: Tensor  # [b, z_dim] latents of the discriminator phase
     d_cameras: Cameras  # [b, 1]
     d_labels: Tensor  # [b, 25]
-    d_others: Cameras  # [b] likewise
     d_background: Tensor  # [b, 3], shared by the real and the generated image of one index
     first: bool  # of this rank's share: carries the scene statistics
     pairs: Tensor | None = None  # [b, V] row of the real image of each view's camera; None: cameras are of other items
@@ -169,8 +167,9 @@ class SampleStream:
         labels = mirror_labels(batch.labels, flip)
         g_labels, own = self.camera_labels("G", total), torch.arange(share.start - nimg, share.stop - nimg)
         views = torch.stack([g_labels[(own - v) % len(total)] for v in offsets], dim=1)  # [S, V, 25]
-        of_all = self.camera_labels("D", total)
-        d_labels = of_all[own]
+        whole_step = self.config.objective.whole_step
+        d_labels = self.camera_labels("D", total if whole_step else share)
+        all_d_labels, d_labels = d_labels, d_labels[own] if whole_step else d_labels
         tensors = {
             "images": batch.images,
             "flip": flip.to(torch.uint8),
@@ -178,20 +177,18 @@ class SampleStream:
             "background": self._background("background", share, (3,)),
             "g_z": random.normal(self.config.seed, "G/z", share, (self.z_dim,)),
             "g_views": views,
-            "g_others": g_labels[(own - 1 - offsets[0]) % len(total)],
             "g_background": self._background("G/background", share, (len(offsets), 3)),
             "d_z": random.normal(self.config.seed, "D/z", share, (self.z_dim,)),
             "d_views": d_labels[:, None],
-            "d_others": of_all[own - 1],
         }
         if batch.masks is not None:
             tensors["masks"] = batch.masks
         if self.config.label_noise:
             told = (("real", labels), ("G", views), ("D", d_labels))
             tensors |= {f"{phase}/told": self._noisy(phase, share, given) for phase, given in told}
-        if self.config.objective.whole_step:
+        if whole_step:
             mirrored = mirror_labels(self.labels[self.order(total)], self._flips("mirror", total))
-            tensors |= dict(zip(WHOLE, (g_labels, of_all, mirrored), strict=True))
+            tensors |= dict(zip(WHOLE, (g_labels, all_d_labels, mirrored), strict=True))
         return PreparedStep(nimg, share, Transfer(tensors, self.device))
 
     def cut(self, step: PreparedStep) -> list[MicroBatch]:
@@ -230,12 +227,10 @@ class SampleStream:
             g_z=parts["g_z"],
             g_cameras=Cameras.from_labels(parts["g_views"]),
             g_labels=parts.get("G/told", parts["g_views"]),
-            g_others=Cameras.from_labels(parts["g_others"]),
             g_background=parts["g_background"],
             d_z=parts["d_z"],
             d_cameras=Cameras.from_labels(parts["d_views"]),
             d_labels=parts.get("D/told", parts["d_views"][:, 0]),
-            d_others=Cameras.from_labels(parts["d_others"]),
             d_background=background,
             first=first,
         )

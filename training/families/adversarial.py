@@ -13,6 +13,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ from training.families.base import (
 from training.samples import MicroBatch, RunConfig, Stage
 
 LOSSES = ("logistic", "relativistic")
+
+Losses = Callable[[MicroBatch, StepContext], Iterator[Loss]]
 
 ADVERSARIAL_OPTIONS = (
     Option(("--gamma", "--r1-gamma"), "objective.gamma", "weight of R1, the gradient penalty at real images"),
@@ -161,10 +164,16 @@ class AdversarialObjective(Objective):
             Phase("D", self.D, self.opt_D, 1, settings.d_clip, self.discriminator_losses, frozen),
         ]
         penalties = {"R1": self.r1_losses, "R2": self.r2_losses}
-        return phases + [
+        phases += [
             Phase(name, self.D, self.opt_D, settings.r1_interval, settings.d_clip, penalties[name], frozen)
             for name in settings.penalties
         ]
+        for phase in phases:
+            phase.losses = partial(self._over_prepared, phase.losses)
+        return phases
+
+    def _over_prepared(self, losses_of: Losses, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
+        yield from losses_of(self.prepared(micro, at), at)
 
     def compile(self, backend: str = "inductor") -> None:
         """Compiles G's synthesis, and D where first derivatives suffice.
@@ -193,6 +202,10 @@ class AdversarialObjective(Objective):
         return self.augmentation.end_step(step)
 
     # ------------------------------------------------------------ what families change
+
+    def prepared(self, micro: MicroBatch, at: StepContext) -> MicroBatch:
+        """Returns the micro-batch as the losses of every phase get it: with other cameras, for example."""
+        return micro
 
     def shown(self, images: Tensor, at: StepContext) -> Tensor:
         """Returns images [N, 3, R, R] as D gets to see them before augmentation, real and generated ones alike."""

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from training.families.adversarial import ADVERSARIAL_OPTIONS
-from training.families.base import Alarm, Family, Option
+from training.families.anchored import ANCHOR_OPTIONS
+from training.families.base import Family, Option
+from training.families.blurred import BLUR_OPTIONS
 from training.families.cgs.generator import Generator, GeneratorConfig
 from training.families.cgs.objective import CgsObjective, CgsObjectiveConfig
 from training.families.cgs.presets import PRESETS
 from training.families.cgs.published import PUBLISHED
 from training.families.inspection import inspect_hierarchy
-from training.families.options import STYLEGAN2_DISCRIMINATOR
+from training.families.options import (
+    PENALTY_CURVE,
+    SPLAT_CURVE,
+    SPLATS_TRANSPARENT,
+    STYLEGAN2_DISCRIMINATOR,
+    depth_flat,
+    splats_off_screen,
+)
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
 
 # fmt: off
@@ -20,35 +29,16 @@ OPTIONS = (
     *ADVERSARIAL_OPTIONS,
     Option(("--use-multiview-reg", "--use-multivew-reg"), "objective.multiview", "several views of each scene a step"),
     Option(("--num-multiview",), "objective.num_views", "how many", least=1),
-    Option(("--center-dists",), "objective.center_weight", "weight of the centre term"),
-    Option(("--knn-dists",), "objective.knn_weight", "weight of the nearest-neighbour term"),
-    Option(("--knn-num-ks",), "objective.knn_neighbours", "its number of neighbours", least=1),
-    Option(("--blur-fade-kimg",), "objective.blur_fade_kimg", "kimg over which the initial blur fades"),
-    Option(("--resume-blur",), "objective.blurred", "the initial blur fades by the images seen; False: no blur at all"),
+    *ANCHOR_OPTIONS,
+    *BLUR_OPTIONS,
 )
 
-ALARMS = (
-    Alarm(
-        "splats transparent",
-        "nearly all splats hardly show, and what does not show does not learn; lower --glr",
-        {"Gaussians/near_transparent": (0.95, 1.0)},
-    ),
-    Alarm(
-        "splats off-screen",
-        "most splats are outside of the image; check the labels, raise --center-dists",
-        {"Gaussians/visible": (0.0, 0.1)},
-    ),
-    Alarm(
-        "depth flat",
-        "the splats lie in a plane; check that the data's cameras differ, keep --use-multiview-reg on",
-        {"Gaussians/flatness": (0.97, 1.0)},
-    ),
-)
+ALARMS = (SPLATS_TRANSPARENT, splats_off_screen("raise --center-dists"), depth_flat("keep --use-multiview-reg on"))
 
 CURVES = (
     ("Regularisers of G", ("Loss/G/center", "Loss/G/knn")),
-    ("R1 penalty, and R2", ("Loss/D/r1_penalty", "Loss/D/r2_penalty")),
-    ("Shares of the splats, and flatness", ("Gaussians/visible", "Gaussians/near_transparent", "Gaussians/flatness")),
+    PENALTY_CURVE,
+    SPLAT_CURVE,
 )
 # fmt: on
 

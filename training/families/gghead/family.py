@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from training.families.adversarial import ADVERSARIAL_OPTIONS
-from training.families.base import Alarm, Family, Option
+from training.families.base import Family, Option
+from training.families.blurred import BLUR_OPTIONS
 from training.families.gghead.discriminator import Discriminator, DiscriminatorConfig
 from training.families.gghead.generator import Generator, GeneratorConfig
 from training.families.gghead.objective import GgHeadObjective, GgHeadObjectiveConfig
 from training.families.gghead.presets import PRESETS
 from training.families.gghead.published import PUBLISHED
-from training.families.options import STYLEGAN2_DISCRIMINATOR
+from training.families.options import (
+    PENALTY_CURVE,
+    SPLAT_CURVE,
+    SPLATS_TRANSPARENT,
+    STYLEGAN2_DISCRIMINATOR,
+    splats_off_screen,
+)
 
 # fmt: off
 OPTIONS = (
@@ -28,27 +35,16 @@ OPTIONS = (
     Option(("--lambda-raw-scale",), "objective.scale_weight", "weight of the raw scales' norm"),
     Option(("--lambda-beta",), "objective.beta_weight", "weight of the term that draws opacities to 0 and 1"),
     Option(("--lambda-tv-uv",), "objective.tv_weight", "weight of the total variation of the rendered (u, v)"),
-    Option(("--blur-fade-kimg",), "objective.blur_fade_kimg", "kimg over which the initial blur fades"),
+    *BLUR_OPTIONS,
     Option(("--grow-kimg",), "objective.grow_kimg", "kimg over which the discriminator's new block fades in"),
 )
 
-ALARMS = (
-    Alarm(
-        "splats transparent",
-        "nearly all splats hardly show, and what does not show does not learn; lower --glr",
-        {"Gaussians/near_transparent": (0.95, 1.0)},
-    ),
-    Alarm(
-        "splats off-screen",
-        "most splats are outside of the image; check the labels, lower --position-range",
-        {"Gaussians/visible": (0.0, 0.1)},
-    ),
-)
+ALARMS = (SPLATS_TRANSPARENT, splats_off_screen("lower --position-range"))
 
 CURVES = (
     ("Regularisers of G", ("Loss/G/position", "Loss/G/scale", "Loss/G/beta", "Loss/G/tv_uv")),
-    ("R1 penalty, and R2", ("Loss/D/r1_penalty", "Loss/D/r2_penalty")),
-    ("Shares of the splats, and flatness", ("Gaussians/visible", "Gaussians/near_transparent", "Gaussians/flatness")),
+    PENALTY_CURVE,
+    SPLAT_CURVE,
 )
 # fmt: on
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gaussian import Cameras
-from training import losses
-from training.families.adversarial import AdversarialConfig, AdversarialObjective
-from training.families.base import Conditioning, Loss, StepContext
+from training.families.base import Conditioning, StepContext
+from training.families.blurred import BlurredConfig, BlurredObjective, check_finite
 from training.families.gghead.decoding import UvGaussians
+from training.families.swapping import swap_probability, told_cameras
 from training.samples import MicroBatch, RunConfig
 
 BETA_AT_ENDS = 2.20727  # what the beta term adds, so that it is 0 where opacities are 0 or 1
@@ -22,7 +21,7 @@ CLEAR = 1e-3  # coverage up to which a pixel shows no surface
 
 
 @dataclass(frozen=True)
-class GgHeadObjectiveConfig(AdversarialConfig):
+class GgHeadObjectiveConfig(BlurredConfig):
     """Sets the losses and optimisers. Defaults are the published values of the first stage, at 256 px."""
 
     g_clip: float = math.inf  # the published code clips no gradient
@@ -40,26 +39,26 @@ class GgHeadObjectiveConfig(AdversarialConfig):
     tv_weight: float = 0.0  # weight of the total variation of the (u, v) that a picture shows
     tv_opaque: bool = False  # as if all raw opacities were 1
     surface_from_kimg: float = 0.0  # thousands of images from which the last two terms act
-    blur_sigma: float = 10.0  # pixels of blur at the start
-    blur_fade_kimg: float = 200.0  # thousands of images over which the blur fades
     grow_kimg: float = 1000.0  # thousands of images over which a new block of D fades in
+
+    @property
+    def whole_step(self) -> bool:
+        """Whether losses look at the cameras of all samples of a step: they do."""
+        return True
 
     def check(self, config: RunConfig) -> None:
         """Raises ValueError with the option's name for values that are illegal or contradict the run's."""
         super().check(config)
         if not 0 <= self.swap_probability <= 1:
             raise ValueError(f"--gpc-reg-prob={self.swap_probability}: legal are 0 to 1")
-        for flag, value in (
+        check_finite(
             ("--lambda-raw-position", self.position_weight),
             ("--lambda-raw-scale", self.scale_weight),
             ("--lambda-beta", self.beta_weight),
             ("--lambda-tv-uv", self.tv_weight),
-            ("--blur-fade-kimg", self.blur_fade_kimg),
             ("--swap-fade-kimg", self.swap_fade_kimg),
             *((f"objective.{name}", getattr(self, name)) for name in _CHECKED),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
+        )
         smallest = min((stage.resolution for stage in config.stages), default=config.generator.resolution)
         if smallest < config.discriminator.starts_at:
             raise ValueError(
@@ -72,19 +71,11 @@ class GgHeadObjectiveConfig(AdversarialConfig):
             )
 
 
-_CHECKED = ("rotation_weight", "color_weight", "opacity_weight", "scale_std_weight", "surface_from_kimg", "blur_sigma",
-            "grow_kimg")  # fmt: skip
+_CHECKED = ("rotation_weight", "color_weight", "opacity_weight", "scale_std_weight", "surface_from_kimg", "grow_kimg")
 
 
-class GgHeadObjective(AdversarialObjective):
+class GgHeadObjective(BlurredObjective):
     """Runs the phases of the usual game, with what the module names."""
-
-    def shown(self, images: Tensor, at: StepContext) -> Tensor:
-        """Returns images [N, 3, R, R] under the blur of the start."""
-        assert at.nimg is not None
-        settings = self.settings
-        sigma = losses.blur_sigma_at(at.nimg, settings.blur_sigma, settings.blur_fade_kimg * 1000)
-        return losses.gaussian_blur(images, sigma)
 
     def compile(self, backend: str = "inductor") -> None:
         """Compiles the network that makes the maps, and a D that does not grow: a fade would compile it every step."""
@@ -99,27 +90,16 @@ class GgHeadObjective(AdversarialObjective):
         grows = self.config.discriminator.starts_at < self.config.stage_at(at.nimg).resolution and start > 0
         return Conditioning(labels, fade=min((at.nimg - start) / length, 1.0) if grows and length else 1.0)
 
-    def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        """Does what the usual game does, over heads that are made for their own or another sample's camera."""
-        yield from super().generator_losses(self.prepared(micro, at), at)
-
-    def fakes(self, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
-        """Does the same for the images of the discriminator phase."""
-        return super().fakes(self.prepared(micro, at), at)
-
     def prepared(self, micro: MicroBatch, at: StepContext) -> MicroBatch:
-        """Returns the micro-batch with the cameras that the mapping is told, and lets G know how far the run is.
-
-        Another sample is the one before in the total batch; of the first one the last.
-        """
-        assert at.nimg is not None and at.draws is not None
-        settings, draws = self.settings, at.draws
+        """Returns the micro-batch with the cameras that the mapping is told, and lets G know how far the run is."""
+        assert at.nimg is not None and micro.whole is not None
+        settings, whole = self.settings, micro.whole
         self.G.note_progress(at.nimg)  # type: ignore[operator]
         probability = swap_probability(at.nimg, settings.swap_probability, settings.swap_fade_kimg * 1000)
         return dataclasses.replace(
             micro,
-            g_told=swapped(micro.g_cameras[:, 0], micro.g_others, draws.uniform("G/swap"), probability),
-            d_told=swapped(micro.d_cameras[:, 0], micro.d_others, draws.uniform("D/swap"), probability),
+            g_told=told_cameras(whole, "G", whole.g_labels, probability),
+            d_told=told_cameras(whole, "D", whole.d_labels, probability),
         )
 
     def regularisers(self, scene: UvGaussians) -> Mapping[str, tuple[float, Tensor]]:
@@ -151,17 +131,6 @@ class GgHeadObjective(AdversarialObjective):
 
 
 # ---------------------------------------------------------------- pure terms
-
-
-def swap_probability(nimg: int, final: float, fade_nimg: float) -> float:
-    """Lowers the probability of a swap linearly from 1 to `final` over the first `fade_nimg` images."""
-    return 1 - (1 - final) * (min(nimg / fade_nimg, 1.0) if fade_nimg > 0 else 1.0)
-
-
-def swapped(cameras: Cameras, others: Cameras, draws: Tensor, probability: float) -> Cameras:
-    """Returns cameras [b] with the `others` [b] where the draws [b], uniform in 0..1, are below the probability."""
-    chosen = draws < probability
-    return Cameras.from_labels(torch.where(chosen[:, None], others.labels, cameras.labels))
 
 
 def mean_norm(raw: Tensor, order: int = 2) -> Tensor:

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gaussian import Cameras
-from training import losses
-from training.families.adversarial import AdversarialConfig, AdversarialObjective
-from training.families.base import DiscriminatorOutput, Loss, Phase, StepContext
+from training.families.anchored import AnchoredConfig, AnchoredObjective
+from training.families.base import DiscriminatorOutput, StepContext
+from training.families.blurred import check_finite
 from training.families.gsgan.discriminator import Discriminator
-from training.families.gsgan.scene import ViewedGaussians
+from training.families.swapping import swap_probability, told_cameras
 from training.images import mirror_labels
 from training.samples import MicroBatch, RunConfig, WholeStep
 
@@ -36,7 +34,7 @@ HEIGHT = (1.57 - 3.14 * 5.1596148 / 180, 3.14 * 3 * 7.4404313 / 180)  # middle a
 
 
 @dataclass(frozen=True)
-class GsganObjectiveConfig(AdversarialConfig):
+class GsganObjectiveConfig(AnchoredConfig):
     """Sets the losses and optimisers. Defaults are the published values for FFHQ."""
 
     contrastive_weight: float = 1.0  # weight of the contrast of images and cameras
@@ -44,32 +42,12 @@ class GsganObjectiveConfig(AdversarialConfig):
     swap_fade_kimg: float = 1000.0  # thousands of images over which that probability goes there from 1
     uniform_poses: float = 0.0  # probability that a generated image gets a pose from a wide range
     style_mixing: float = 0.0  # probability that the later ws are another latent's
-    knn_weight: float = 10.0  # weight of the nearest-neighbour term
-    knn_neighbours: int = 64  # neighbours per anchor in that term
-    center_weight: float = 1.0  # weight of the centre term
-    blur_sigma: float = 10.0  # pixels of blur at the start
-    blur_fade_kimg: float = 200.0  # thousands of images over which the blur fades
+    knn_weight: float = 10.0  # weight of the nearest-neighbour term of the anchors
 
     @property
     def whole_step(self) -> bool:
         """Whether losses look at the cameras of all samples of a step: they do."""
         return True
-
-    @property
-    def blurred(self) -> bool:
-        """Whether images are blurred at the start."""
-        return self.blur_sigma > 0
-
-    @classmethod
-    def field_types(cls) -> dict[str, Any]:
-        """Returns the types of the fields, and of `blurred`, by name."""
-        return super().field_types() | {"blurred": bool}
-
-    def changed(self, **values: Any) -> Self:
-        """Returns the record with other values; `blurred=False` switches the blur off."""
-        if values.pop("blurred", True) is False:
-            values["blur_sigma"] = 0.0
-        return super().changed(**values)
 
     def check(self, config: RunConfig) -> None:
         """Raises ValueError with the option's name for values that are illegal or contradict the run's."""
@@ -89,25 +67,11 @@ class GsganObjectiveConfig(AdversarialConfig):
         ):
             if not 0 <= value <= 1:
                 raise ValueError(f"{flag}={value}: must be a probability, 0 to 1")
-        points = config.generator.num_points
-        if self.knn_weight and not 0 < self.knn_neighbours < points:
-            raise ValueError(f"--knn-num-ks={self.knn_neighbours}: legal are 1 to {points - 1} (points - 1)")
-        for flag, value in (
-            ("--contrastive", self.contrastive_weight),
-            ("--gpc-reg-fade-kimg", self.swap_fade_kimg),
-            ("--center-dists", self.center_weight),
-            ("--knn-dists", self.knn_weight),
-            ("--blur-fade-kimg", self.blur_fade_kimg),
-            ("objective.blur_sigma", self.blur_sigma),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
+        check_finite(("--contrastive", self.contrastive_weight), ("--gpc-reg-fade-kimg", self.swap_fade_kimg))
 
     def swap_probability_at(self, nimg: int) -> float:
         """Returns the probability with which the mapping is told another sample's camera after nimg images."""
-        fade = self.swap_fade_kimg * 1000
-        alpha = min(nimg / fade, 1.0) if fade > 0 else 1.0
-        return (1 - alpha) + alpha * self.swap_probability
+        return swap_probability(nimg, self.swap_probability, self.swap_fade_kimg * 1000)
 
 
 def info_nce(images: Tensor, cameras: Tensor, own: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -134,18 +98,8 @@ def wide_poses(yaw: Tensor, height: Tensor, cameras: Cameras) -> Cameras:
     return Cameras.look_at(distance * direction, (0.0, 0.0, 0.0), intrinsics=cameras.intrinsics)
 
 
-class GsganObjective(AdversarialObjective):
+class GsganObjective(AnchoredObjective):
     """Runs the phases of the usual game, with contrasted cameras, a fading blur and terms on the coarse anchors."""
-
-    def phases(self) -> Sequence[Phase]:
-        """Returns the phases of the usual game, over cameras that are varied and swapped."""
-        phases = list(super().phases())
-        for phase in phases:
-            phase.losses = partial(self._over_other_cameras, phase.losses)
-        return phases
-
-    def _over_other_cameras(self, losses_of: Any, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        yield from losses_of(self.prepared(micro, at), at)
 
     def prepared(self, micro: MicroBatch, at: StepContext) -> MicroBatch:
         """Returns the micro-batch with varied cameras of generated images, and with those that the mapping is told."""
@@ -160,8 +114,8 @@ class GsganObjective(AdversarialObjective):
             g_labels=g_labels[own, None],
             d_cameras=Cameras.from_labels(d_labels[own, None]),
             d_labels=d_labels[own],
-            g_told=self._told("G", g_labels, whole, share),
-            d_told=self._told("D", d_labels, whole, share),
+            g_told=told_cameras(whole, "G", g_labels, share),
+            d_told=told_cameras(whole, "D", d_labels, share),
             whole=dataclasses.replace(whole, g_labels=g_labels, d_labels=d_labels),
         )
 
@@ -176,15 +130,6 @@ class GsganObjective(AdversarialObjective):
         chosen = draws.uniform(f"{phase}/pose chosen") < self.settings.uniform_poses
         return torch.where(chosen[:, None], wide, labels)
 
-    def _told(self, phase: str, labels: Tensor, whole: WholeStep, share: float) -> Cameras:
-        """Returns the cameras [b] for the mapping, some of them those of the sample before in the step.
-
-        Before the first comes the last one. The published code rolls within the micro-batch.
-        """
-        swapped = whole.draws.uniform(f"{phase}/swap") < share
-        told = torch.where(swapped[:, None], labels.roll(1, dims=0), labels)
-        return Cameras.from_labels(told[whole.own])
-
     def mapped(self, z: Tensor, cameras: Cameras, told: Cameras | None, at: StepContext) -> Tensor:
         """Returns ws of z [b, z_dim]; from a random one on they may be those of another latent and the own camera."""
         ws = super().mapped(z, cameras, told, at)
@@ -196,13 +141,6 @@ class GsganObjective(AdversarialObjective):
         cutoff = torch.where(at.draws.uniform("mixing") < self.settings.style_mixing, cutoff, self.G.num_ws)
         later = torch.arange(self.G.num_ws, device=z.device) >= cutoff[:, None]
         return torch.where(later[..., None], other, ws)
-
-    def shown(self, images: Tensor, at: StepContext) -> Tensor:
-        """Returns images [N, 3, R, R] under the blur of the start."""
-        assert at.nimg is not None
-        settings = self.settings
-        sigma = losses.blur_sigma_at(at.nimg, settings.blur_sigma, settings.blur_fade_kimg * 1000)
-        return losses.gaussian_blur(images, sigma)
 
     def agreement(
         self, output: DiscriminatorOutput, micro: MicroBatch, phase: str
@@ -220,14 +158,3 @@ class GsganObjective(AdversarialObjective):
         cameras = self.D.embed_cameras(labels)
         own = torch.arange(whole.own.start, whole.own.stop, device=pose.device)
         return {"contrastive": (weight, info_nce(pose, cameras, own))}
-
-    def regularisers(self, scene: ViewedGaussians) -> Mapping[str, tuple[float, Tensor]]:
-        """Returns the nearest-neighbour and the centre term of the coarse anchors."""
-        settings = self.settings
-        if not settings.knn_weight and not settings.center_weight:
-            return {}
-        coarse = scene.anchors.means[:, : self.config.generator.num_points]  # [b, P, 3]
-        return {
-            "knn": (settings.knn_weight, losses.knn_distance(coarse, settings.knn_neighbours)),
-            "center": (settings.center_weight, losses.center_distance(coarse)),
-        }

@@ -40,12 +40,10 @@ def micro_batch(G, batch, views):
         g_z=z,
         g_cameras=Cameras.from_labels(labels),
         g_labels=labels,
-        g_others=Cameras.from_labels(labels[:, 0]),
         g_background=torch.rand(batch, views, 3).double(),
         d_z=z,
         d_cameras=Cameras.from_labels(labels[:, :1]),
         d_labels=labels[:, 0],
-        d_others=Cameras.from_labels(labels[:, 0]),
         d_background=torch.rand(batch, 3).double(),
         first=False,
     )
