@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import psutil
@@ -21,8 +22,10 @@ from gaussian.ply import UPS
 from torch_utils import distributed
 from training.checkpoint import CheckpointError, load_generator
 from training.families.base import Generator
+from training.families.inspection import Inspection
 from training.visualization import latents, video
 from training.visualization.grids import save_image_grid
+from training.visualization.look_options import LOOKS
 
 DEFAULT_COLUMNS = 7
 PUBLISHED_SEED, PUBLISHED_IDS = 42, 4  # of the published sample script's draw
@@ -188,6 +191,8 @@ class Output:
                 save_ply(paths[-1], splats, row, up)
             if which in ("levels", "both"):
                 for level in range(len(splats.level_sizes)):
+                    if splats.level_sizes[level] == 0:  # left out of what is shown
+                        continue
                     paths.append(Path(f"{self.stem}-{name}-level{level}.ply"))
                     save_ply(paths[-1], splats.select(level), row, up)
         return paths
@@ -198,6 +203,7 @@ class Output:
 @HEADS
 @PICTURES
 @SPLATS
+@LOOKS
 @version
 @click.pass_context
 @torch.no_grad()
@@ -208,6 +214,7 @@ def main(
     yaws: str | None, radius: float | None, show: tuple[str, ...], images: bool, resolution: int | None, enlarge: int,
     background: str | None,
     ply: str, ply_up: str,
+    **looks: Any,
 ) -> None:  # fmt: skip
     """Draw a grid of heads (rows) seen from several yaws (columns), and write the splats of each head as a .ply.
 
@@ -221,12 +228,13 @@ def main(
     try:
         G = load_generator(network, distributed.initialise(device))
         splat_choice.check(G)
+        view = video.view_of(G, Inspection(**looks))
         look = video.Look(resolution, video.shown_background(G, background))
         angles = _yaws(yaws, video.checkpoint_info(G).yaw_limits)
         geometry = dataclasses.replace(G.geometry, radius=radius or G.geometry.radius)
         names, ws = head_choice.heads(G)
         _require_memory(len(names), len(angles), resolution or G.resolution)
-        scene = G.synthesis(ws.to(G.device))
+        scene = view(G.synthesis(ws.to(G.device)))  # so that what is written is what is shown
         splats = splat_choice.splats(G, scene)
         cameras = geometry.orbit(angles).to(G.device).reshape(1, -1).expand(len(names), -1)
         output = Output(f"{dnnlib.make_folder(outdir) / Path(network).stem}", names, enlarge)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+import torch
 from click.core import ParameterSource
-from torch import Tensor
 from tqdm import tqdm
 
 import dnnlib
@@ -19,16 +20,10 @@ from training.families.base import Generator
 from training.families.inspection import Inspection
 from training.visualization import grids, latents, video
 from training.visualization.camera_paths import PATHS, camera_path, read_cameras
+from training.visualization.latents import Heads
+from training.visualization.look_options import ABOVE_0, LOOKS
 
-AT_LEAST_1, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
-ABOVE_0 = click.FloatRange(min=0, min_open=True)
-
-
-def _levels(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    try:
-        return None if value is None else tuple(dnnlib.parse_ints(value))
-    except ValueError as error:
-        raise click.UsageError(f"--levels={value}: {error}", ctx) from None
+AT_LEAST_1 = click.IntRange(min=1)
 
 
 # fmt: off
@@ -43,18 +38,24 @@ FILES = group(
 HEADS = group(
     "Heads",
     option("--seeds", default="0-3", metavar="LIST",
-           help="one head per seed: 0-3,7; a network whose mapping is told a camera is told the data's frontal one"),
+           help="one head per seed: 0-3,7"),
     option("--w-file", metavar="NPZ", help="heads from a file of gen_samples.py --w-out, in place of seeds"),
     option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
     option("--grid", metavar="WxH", default="1x1",
-           help="columns x rows of heads; with more heads than cells, each cell changes smoothly through its share"),
+           help="columns x rows of heads; with more heads than cells, each cell changes through its share"),
+    option("--interpolate", type=click.Choice(["w", "z", "none"]), default="w",
+           help="from head to head: smoothly through w, straight through z, or none: a film of each head"),
+    option("--mapping-camera", type=click.Choice(["frontal", "film"]), default="frontal",
+           help="what a network whose mapping is told a camera is told: the data's frontal one, or that of each frame"),
 )
 
 FILM = group(
     "Film",
     option("--path", default="orbit", metavar="|".join([*PATHS, "FILE.json"]),
-           help="front: round an ellipse before the face; orbit: a full turn; wiggle: from side to side as far as "
-           "the data's cameras; or a list of labels of 25 numbers (or a dataset.json), one camera per frame"),
+           help="front: round an ellipse before the face; circle: round a circle there; orbit: a full turn; wiggle: "
+           "from side to side as far as the data's cameras; or a list of labels of 25 numbers (or a dataset.json), one "
+           "camera per frame"),
+    option("--turns", type=AT_LEAST_1, default=1, help="times round the path"),
     option("--w-frames", type=AT_LEAST_1, default=120, help="frames from one head of a cell to its next"),
     option("--fps", type=ABOVE_0, default=30, help="frames a second"),
     option("--show", default="image", metavar="LIST", type=ChoiceList(video.PANELS),
@@ -64,41 +65,37 @@ FILM = group(
     option("--background", metavar="white|black|R,G,B", show_default="the training's, or white",
            help="numbers in 0..1"),
 )
-
-HIERARCHY = group(
-    "Inside the hierarchy of splats",
-    option("--levels", metavar="LIST", callback=_levels, show_default="all",
-           help="only these levels, 0 the coarsest: 0-2,4"),
-    option("--anchors", is_flag=True, help="the anchors that splats hang on, in place of the splats"),
-    option("--point", type=FROM_0, metavar="N", help="only what descends from this initial point"),
-    option("--nearest", type=FROM_0, default=0, metavar="K", help="and from the K initial points nearest to it"),
-    option("--opaque", is_flag=True, help="every opacity 1"),
-    option("--scale", type=ABOVE_0, default=1, help="factor on the size of every splat"),
-    option("--color-levels", is_flag=True, help="each level in a colour of its own"),
-)
 # fmt: on
 
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """Says which heads appear."""
+    """Says which heads appear, and how they change into each other."""
 
     seeds: str  # whole numbers and ranges, one head each
     w_file: str | None  # .npz of finished heads, in place of seeds
     trunc: float  # psi of the heads from seeds
+    interpolate: str  # "w", "z" or "none"
+    mapping_camera: str  # "frontal" or "film"
     given: frozenset[str]  # names of the options that the user gave
 
-    def ws(self, G: Generator) -> Tensor:
-        """Returns ws [K, num_ws, w_dim] of all heads. Raises ValueError if the choice contradicts itself."""
+    def heads(self, G: Generator) -> Heads:
+        """Returns the heads. Raises ValueError if the choice contradicts itself, or asks for what G does not have."""
+        if self.mapping_camera == "film" and not G.mapping_follows_camera:
+            raise ValueError("--mapping-camera=film: the mapping of this network is told no camera")
         if self.w_file is None:
             seeds = dnnlib.parse_flag("--seeds", self.seeds, dnnlib.parse_ints)
-            return latents.frontal_ws(G, latents.seed_latents(seeds, G.z_dim), self.trunc)
-        for name in ("seeds", "trunc"):
-            if name in self.given:
-                raise ValueError(
-                    f"--w-file={self.w_file} holds finished heads, so --{name} means nothing; give one of the two"
-                )
-        return latents.load_ws(self.w_file, G)
+            names = [f"seed{seed:04d}" for seed in seeds]
+            return Heads(names, z=latents.seed_latents(seeds, G.z_dim), psi=self.trunc)
+        clashing = [f"--{name}" for name in ("seeds", "trunc") if name in self.given]
+        clashing += ["--interpolate=z"] if self.interpolate == "z" else []
+        clashing += ["--mapping-camera=film"] if self.mapping_camera == "film" else []
+        for flag in clashing:
+            raise ValueError(
+                f"--w-file={self.w_file} holds finished heads, so {flag} means nothing; give one of the two"
+            )
+        ws = latents.load_ws(self.w_file, G)
+        return Heads([f"w{i:04d}" for i in range(len(ws))], ws=ws)
 
 
 @dataclass(frozen=True)
@@ -107,6 +104,7 @@ class CameraChoice:
 
     path: str  # one of PATHS, or a file of cameras
     w_frames: int  # frames from one head of a cell to its next
+    turns: int  # times round the path
     given: frozenset[str]  # names of the options that the user gave
 
     @property
@@ -117,31 +115,34 @@ class CameraChoice:
     def cameras(self, G: Generator, heads_per_cell: int) -> Cameras:
         """Returns cameras [F], one per frame. Raises ValueError for an unknown path or a file of no cameras."""
         if self.path.endswith(".json"):
-            if "w_frames" in self.given:
-                raise ValueError(
-                    f"--path={self.path} holds one camera per frame, so --w-frames means nothing; leave it out"
-                )
+            for name in ("w_frames", "turns"):
+                if name in self.given:
+                    flag = "--" + name.replace("_", "-")
+                    raise ValueError(
+                        f"--path={self.path} holds one camera per frame, so {flag} means nothing; leave it out"
+                    )
             return read_cameras(self.path, G.geometry)
-        yaw_limits = video.checkpoint_info(G).yaw_limits
-        frames = heads_per_cell * self.w_frames
-        return dnnlib.parse_flag("--path", self.path, lambda kind: camera_path(kind, G.geometry, frames, yaw_limits))
+        yaw_limits, frames = video.checkpoint_info(G).yaw_limits, heads_per_cell * self.w_frames
+        return dnnlib.parse_flag(
+            "--path", self.path, lambda kind: camera_path(kind, G.geometry, frames, yaw_limits, self.turns)
+        )
 
 
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
 @FILES
 @HEADS
 @FILM
-@HIERARCHY
+@LOOKS
 @version
 @click.pass_context
+@torch.no_grad()
 def main(
     ctx: click.Context,
     network: str, outdir: str, device: str,
-    seeds: str, w_file: str | None, trunc: float, grid: str,
-    path: str, w_frames: int, fps: float, show: tuple[str, ...], resolution: int | None, enlarge: int,
+    seeds: str, w_file: str | None, trunc: float, grid: str, interpolate: str, mapping_camera: str,
+    path: str, turns: int, w_frames: int, fps: float, show: tuple[str, ...], resolution: int | None, enlarge: int,
     background: str | None,
-    levels: tuple[int, ...] | None, anchors: bool, point: int | None, nearest: int, opaque: bool, scale: float,
-    color_levels: bool,
+    **looks: Any,
 ) -> None:  # fmt: skip
     """Film generated heads as an .mp4 whose last frame leads back to its first.
 
@@ -151,34 +152,36 @@ def main(
     """
     ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
-    head_choice, camera_choice = HeadChoice(seeds, w_file, trunc, given), CameraChoice(path, w_frames, given)
-    inspection = Inspection(levels, anchors, point, nearest, opaque, scale, color_levels)
+    head_choice = HeadChoice(seeds, w_file, trunc, interpolate, mapping_camera, given)
+    camera_choice = CameraChoice(path, w_frames, turns, given)
     try:
         columns, rows = dnnlib.parse_flag("--grid", grid, dnnlib.parse_grid)
+        if interpolate == "none" and columns * rows > 1:
+            raise ValueError(f"--interpolate=none makes a film of each head, so --grid={grid} means nothing")
+        inspection = Inspection(**looks)
         G = load_generator(network, distributed.initialise(device))
-        view = video.view_of(G, inspection)
-        look = video.Look(resolution, video.shown_background(G, background), show, view)
-        heads = head_choice.ws(G)
-        heads_per_cell, rest = divmod(len(heads), columns * rows)
+        look = video.Look(resolution, video.shown_background(G, background), show, video.view_of(G, inspection))
+        heads = head_choice.heads(G)
+        heads_per_cell, rest = divmod(len(heads.names), columns * rows)
         if rest or not heads_per_cell:
-            raise ValueError(f"--grid={grid} has {columns * rows} cells: {len(heads)} heads are no multiple of that")
-        cameras = camera_choice.cameras(G, heads_per_cell)
-        ws = _changing(heads, columns * rows, len(cameras)) if heads_per_cell > 1 else heads
-        target = dnnlib.make_folder(outdir) / f"{Path(network).stem}-{camera_choice.name}.mp4"
-        with video.VideoWriter(target, fps) as film:
-            frames = video.render_frames(G, ws.to(G.device), cameras, columns, look)
-            for frame in tqdm(frames, total=len(cameras), unit="frame", leave=False, disable=None):
-                film.write(grids.enlarge(frame, enlarge))
+            raise ValueError(
+                f"--grid={grid} has {columns * rows} cells: {len(heads.names)} heads are no multiple of that"
+            )
+        cameras = camera_choice.cameras(G, 1 if interpolate == "none" else heads_per_cell)
+        told = cameras if mapping_camera == "film" else None
+        start = dnnlib.make_folder(outdir) / f"{Path(network).stem}-{camera_choice.name}"
+        films = {f"-{head.names[0]}": head for head in heads} if interpolate == "none" else {"": heads}
+        for suffix, shown in films.items():
+            ws = latents.film_ws(G, shown, columns * rows, len(cameras), interpolate, told)
+            with video.VideoWriter(start.with_name(f"{start.name}{suffix}.mp4"), fps) as film:
+                frames = video.render_frames(G, ws, cameras, columns, look)
+                for frame in tqdm(frames, total=len(cameras), unit="frame", leave=False, disable=None):
+                    film.write(grids.enlarge(frame, enlarge))
+            click.echo(film.target)
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error
-    if not film.has_ffmpeg:
+    if not video.ffmpeg_available():
         click.echo("No ffmpeg was found (pip install imageio-ffmpeg), so the frames are PNG files.")
-    click.echo(film.target)
-
-
-def _changing(heads: Tensor, cells: int, num_frames: int) -> Tensor:
-    """Returns ws [F, cells, num_ws, w_dim]: each cell changes through its share of the heads [K, num_ws, w_dim]."""
-    return latents.interpolate(heads.unflatten(0, (cells, -1)).transpose(0, 1), num_frames)
 
 
 if __name__ == "__main__":

@@ -202,3 +202,21 @@ def test_heads_that_do_not_fit_in_memory_are_refused_before_any_is_made(checkpoi
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1 and "--seeds: 10 heads from 1 sides" in result.output
     assert "of memory are free; give fewer" in result.output and list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_is_what_is_shown(checkpoint_path, tmp_path):
+    options = ("--seeds=0", "--yaws=0", "--trunc=0.5", "--levels=1", "--scale=2", "--opaque", "--ply=both")
+    result = run(checkpoint_path, tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    names = sorted(p.name for p in tmp_path.glob("*.ply"))
+    assert names == [f"{STEM}-seed0000-level1.ply", f"{STEM}-seed0000.ply"]  # the other levels are left out
+    G = load_generator(checkpoint_path)
+    scene = G.synthesis(G.mapping(latents([0], G.z_dim), psi=0.5)).select(1)
+    for name in names:
+        written = load_ply(tmp_path / name)
+        torch.testing.assert_close(written.means, scene.means)
+        torch.testing.assert_close(written.scales(), 2 * scene.scales())
+        assert (written.opacities() == 1).all()
+    picture = np.asarray(Image.open(tmp_path / f"{STEM}-samples.png")).astype(int)
+    expected = quantize(G.render(load_ply(tmp_path / names[0]), G.geometry.frontal().reshape(1, 1)).image)
+    assert np.abs(picture - expected[0, 0].permute(1, 2, 0).numpy()).max() <= 1

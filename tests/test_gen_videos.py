@@ -17,9 +17,9 @@ from tests.training.visualization import toys
 from training.checkpoint import load_generator
 from training.families import FAMILIES
 from training.images import quantize
-from training.visualization import video
+from training.visualization import latents, video
 from training.visualization.camera_paths import PATHS, camera_path, read_cameras, write_cameras
-from training.visualization.latents import interpolate, save_ws, seed_latents
+from training.visualization.latents import interpolate, save_ws, seed_latents, straight
 
 FRAMES = 8
 
@@ -79,6 +79,25 @@ def test_wiggle_swings_as_far_as_the_data(geometry, checkpoint_path):
     assert pitch.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("k", range(FRAMES))
+def test_circle_is_the_published_one(geometry, k):
+    """For data 2.7 from the origin, frame k stands at (-0.6 sin, 0.6 cos, 2.7) and looks at the pivot, y up."""
+    camera = camera_path("circle", geometry, FRAMES)[k]
+    t = 2 * np.pi * k / FRAMES
+    place = np.array([-0.6 * np.sin(t), 0.6 * np.cos(t), 2.7])
+    np.testing.assert_allclose(camera.positions.numpy(), place, rtol=0, atol=1e-6)
+    forward = np.array(geometry.pivot) - place
+    np.testing.assert_allclose(camera.cam2world[:3, 2].numpy(), forward / np.linalg.norm(forward), rtol=0, atol=1e-6)
+    assert abs(camera.cam2world[1, 0]) < 1e-6 and camera.cam2world[1, 1] < 0  # no roll, image y down
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_turns_go_round_the_path(geometry, kind):
+    twice, once = camera_path(kind, geometry, 12, turns=2), camera_path(kind, geometry, 6)
+    for half in (twice[:6], twice[6:]):
+        torch.testing.assert_close(half.cam2world, once.cam2world, rtol=0, atol=1e-6)
+
+
 def test_orbit_closes(geometry):
     """Compares the step from the last frame to the first with every other, about a pivot on the axis."""
     geometry = type(geometry).from_dict({**geometry.to_dict(), "pivot": [0.0, 0.0, 0.0]})
@@ -100,8 +119,8 @@ def test_paths_close(geometry, kind):
 
 
 def test_unknown_path_and_no_frames_are_refused(geometry):
-    with pytest.raises(ValueError, match=r"'circle'.*front, orbit, wiggle"):
-        camera_path("circle", geometry, 3)
+    with pytest.raises(ValueError, match=r"'square'.*front, circle, orbit, wiggle"):
+        camera_path("square", geometry, 3)
     with pytest.raises(ValueError, match="at least 1 frame"):
         camera_path("orbit", geometry, 0)
 
@@ -129,6 +148,71 @@ def test_interpolation_passes_through_the_heads_and_closes():
     bend = around.diff(dim=0).diff(dim=0).abs().max()
     assert bend < 0.002  # measured 0.0010, at the seam too; a path that does not close smoothly bends by 0.02
     torch.testing.assert_close(interpolate(keys[:1], 4), keys[:1].expand(4, 1, 4))
+
+
+def test_straight_lines_pass_through_the_heads():
+    keys = torch.tensor([[0.0, 1.0], [3.0, -1.0]], dtype=torch.float64)
+    path = straight(keys, 6)
+    torch.testing.assert_close(path[:, 0], torch.tensor([0.0, 1, 2, 3, 2, 1], dtype=torch.float64))
+    torch.testing.assert_close(path[[0, 3]], keys)
+    odd = straight(keys, 5)  # the second head is reached between two frames
+    torch.testing.assert_close(odd[:, 0], torch.tensor([0, 1.2, 2.4, 2.4, 1.2], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_heads_change_straight_through_z(toy, geometry, monkeypatch, told):
+    """Frame by frame by hand, with calls of the mapping that do not divide the frames."""
+    monkeypatch.setattr(latents, "MAPPED_AT_ONCE", 2 * 3)
+    z = seed_latents([0, 1, 2, 3], toy.z_dim)
+    cameras = camera_path("orbit", geometry, 8)
+    ws = latents.film_ws(toy, latents.Heads(list("abcd"), z=z, psi=0.5), 2, 8, "z", cameras if told else None)
+    assert ws.shape == (8, 2, toy.num_ws, toy.w_dim)
+    assert [len(c) for c in toy.told] == [6, 6, 4]
+    frame = torch.stack([torch.lerp(z[0], z[1], 0.5), torch.lerp(z[2], z[3], 0.5)])
+    asked = cameras[2].reshape(1).expand(2) if told else geometry.frontal().expand(2)
+    torch.testing.assert_close(ws[2], toy.mapping(frame, asked, 0.5))
+    seen = torch.cat([c.labels for c in toy.told[:-1]])
+    expected = cameras.labels if told else geometry.frontal().labels.expand(8, -1)
+    torch.testing.assert_close(seen, expected.repeat_interleave(2, dim=0), rtol=0, atol=0)
+
+
+def test_heads_told_each_frames_camera_lie_on_the_curve_of_heads_told_it(toy, geometry, monkeypatch):
+    """In frame f: the spline through what the heads are under f's camera."""
+    monkeypatch.setattr(latents, "MAPPED_AT_ONCE", 7)
+    monkeypatch.setattr(
+        type(toy),
+        "mapping",
+        lambda self, z, cameras=None, psi=1.0: (
+            (psi * z[:, None, :3]).expand(-1, 2, -1) * (1 + cameras.positions[:, None, :1])
+        ),
+    )
+    z, cameras = seed_latents([0, 1, 2], toy.z_dim), camera_path("orbit", geometry, 6)
+    ws = latents.film_ws(toy, latents.Heads(list("abc"), z=z), 1, 6, "w", cameras)
+    for f in range(6):
+        keys = toy.mapping(z, cameras[f].reshape(1).expand(3))
+        torch.testing.assert_close(ws[f, 0], interpolate(keys, 6)[f], rtol=0, atol=1e-5)
+    alone = latents.film_ws(toy, latents.Heads(["a"], z=z[:1]), 1, 6, "w", cameras)  # one head, told six cameras
+    torch.testing.assert_close(alone[:, 0], toy.mapping(z[:1].expand(6, -1), cameras))
+
+
+def test_a_film_of_each_head(checkpoint_path, tmp_path):
+    result = run(checkpoint_path, tmp_path, "--seeds=3,7", "--interpolate=none", "--path=circle", "--turns=2")
+    assert result.exit_code == 0, result.output
+    films = [tmp_path / f"network-snapshot-000000-circle-seed{seed:04d}.mp4" for seed in (3, 7)]
+    assert result.stdout.split() == [str(film) for film in films]
+    first, second = (film_frames(film, 32, 32)[1] for film in films)
+    assert len(first) == len(second) == FRAMES
+    assert np.abs(first[0].astype(int) - second[0]).max() > 20
+    assert np.abs(first[0].astype(int) - first[FRAMES // 2]).mean() < 3  # the second turn, of lossy colours
+    assert run(checkpoint_path, tmp_path, "--seeds=3", "--grid=2x1", "--interpolate=none").exit_code == 1
+
+
+def test_a_mapping_that_is_told_no_camera_is_told_none_of_the_film(checkpoint_path, tmp_path):
+    result = run(checkpoint_path, tmp_path, "--seeds=3", "--mapping-camera=film")
+    assert (
+        result.exit_code == 1
+        and "--mapping-camera=film: the mapping of this network is told no camera" in result.output
+    )
 
 
 def test_frames_are_the_generators_own_pictures(checkpoint_path, monkeypatch):
@@ -269,7 +353,18 @@ def test_any_family_is_filmed_and_its_mapping_is_told_the_frontal_camera(toy, ge
 
 
 @pytest.mark.parametrize(
-    "option", ["--levels=0", "--anchors", "--point=1", "--nearest=1", "--opaque", "--color-levels"]
+    "option",
+    [
+        "--levels=0",
+        "--anchors",
+        "--point=1",
+        "--nearest=1",
+        "--opaque",
+        "--disable-background",
+        "--color-levels",
+        "--color-points",
+        "--colors-from=0",
+    ],
 )
 def test_what_the_family_cannot_show_is_refused_by_name(toy, tmp_path, option):
     result = run("net.pkl", tmp_path, "--seeds=0", option)

@@ -82,6 +82,9 @@ class Generator(nn.Module, abc.ABC):
     num_ws: int = 1  # ws per scene
     resolution: int  # pixels of an image
     makes_splats: bool = True  # its scenes are `gaussian.Splats`: .ply files and views of the splats exist
+    has_background: bool = False  # its scenes have a background of their own, which their `foreground()` leaves out
+    colors_follow_view: bool = False  # a splat's colour depends on where it is seen from
+    mapping_follows_camera: bool = False  # `mapping` heeds the cameras that it is told
     rasterizer: str = "auto"  # back end of `gaussian.render`; set by the owner
     low_dtype: torch.dtype | None = None  # of large matrix products, set by the owner; None is the parameters' type
     info: CheckpointInfo | None = None  # set by the owner

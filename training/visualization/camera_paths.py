@@ -13,9 +13,10 @@ from gaussian import Cameras, Geometry
 from training.data.label_check import require_labels
 from training.data.label_file import parse_json
 
-PATHS = ("front", "orbit", "wiggle")
+PATHS = ("front", "circle", "orbit", "wiggle")
 # "front", in the angles h (yaw, frontal at pi/2) and v (pitch, level at pi/2) of EG3D (Chan et al. 2022).
 FRONT_YAW, FRONT_PITCH, FRONT_LIFT = 0.35, 0.25, -0.05  # radians of h, of v, and added to v: seen a little from above
+CIRCLE = 0.6 / 2.7  # radius of "circle" over the radius of the data's cameras, as in GGHead (Kirschstein et al. 2024)
 
 
 def camera_path(
@@ -23,20 +24,26 @@ def camera_path(
     geometry: Geometry,
     num_frames: int,
     yaw_limits: tuple[float, float] = (-math.pi / 6, math.pi / 6),  # radians; of "wiggle" only
+    turns: int = 1,  # times round the path
 ) -> Cameras:
     """Returns cameras [num_frames] about the centre. The path closes: the camera after the last one would be the first.
 
-    front: once round an ellipse before the face. orbit: a full turn at level pitch, from the front towards world +x.
+    front: once round an ellipse before the face. circle: once round a circle before the face, from above, whose axis is
+    world z. orbit: a full turn at level pitch, from the front towards world +x.
     wiggle: from side to side within `yaw_limits`, as far as the data's cameras stand.
     Raises ValueError for an unknown kind or no frame.
     """
     if num_frames < 1:
         raise ValueError(f"a film needs at least 1 frame, got {num_frames}")
-    phase = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
+    phase = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi * turns / num_frames)
     if kind == "front":
         cameras = look_at_angles(
             math.pi / 2 + FRONT_YAW * phase.sin(), math.pi / 2 + FRONT_LIFT + FRONT_PITCH * phase.cos(), geometry
         )
+    elif kind == "circle":
+        way = torch.stack([-CIRCLE * phase.sin(), CIRCLE * phase.cos(), torch.ones_like(phase)], dim=-1)
+        position = phase.new_tensor(geometry.centre) + geometry.radius * way
+        cameras = Cameras.look_at(position, geometry.pivot, intrinsics=phase.new_tensor(geometry.intrinsics))
     elif kind == "orbit":
         cameras = geometry.orbit(phase)
     elif kind == "wiggle":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,26 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from gaussian import Cameras
 from training.families.base import Generator
+
+MAPPED_AT_ONCE = 4096  # latents; bounds the memory of the mapping's results
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Holds the K heads of a film: latents that are mapped when the cameras are known, or finished ws."""
+
+    names: list[str]  # of the heads, as parts of file names
+    z: Tensor | None = None  # [K, z_dim]
+    ws: Tensor | None = None  # [K, num_ws, w_dim], in place of z
+    psi: float = 1.0  # truncation of heads from z
+
+    def __iter__(self) -> Iterator[Heads]:
+        """Yields every head alone."""
+        for k in range(len(self.names)):
+            z, ws = (None if part is None else part[k : k + 1] for part in (self.z, self.ws))
+            yield Heads(self.names[k : k + 1], z, ws, self.psi)
 
 
 def seed_latents(seeds: list[int], z_dim: int) -> Tensor:
@@ -33,6 +54,50 @@ def frontal_ws(G: Generator, z: Tensor, psi: float) -> Tensor:
     return G.mapping(z.to(G.device), cameras, psi)
 
 
+def film_ws(
+    G: Generator,
+    heads: Heads,
+    cells: int,  # of the film's grid; each has its share of the heads
+    num_frames: int,
+    space: str = "w",  # in which heads change into each other: smoothly through "w", or straight through "z"
+    told: Cameras | None = None,  # [F], what the mapping is told in each frame; the data's frontal camera if None
+) -> Tensor:
+    """Returns ws of a film on G's device: [cells, num_ws, w_dim] if they stay, else [F, cells, num_ws, w_dim].
+
+    Straight lines between latents are not brought back to the length of latents, as in GGHead's film.
+    Raises ValueError if the heads do not divide into the cells.
+    """
+    per_cell, rest = divmod(len(heads.names), cells)
+    if rest or not per_cell:
+        raise ValueError(f"{len(heads.names)} heads are no multiple of {cells}")
+    if heads.z is None or (told is None and (space == "w" or per_cell == 1)):
+        ws = heads.ws if heads.z is None else frontal_ws(G, heads.z, heads.psi)
+        assert ws is not None  # heads have z or ws
+        ws = ws.to(G.device)
+        return ws if per_cell == 1 else interpolate(ws.unflatten(0, (cells, -1)).transpose(0, 1), num_frames)
+    z = heads.z.to(G.device).unflatten(0, (cells, -1))  # [cells, k, z_dim]
+    if told is None:
+        told = G.geometry.frontal().reshape(1).expand(num_frames)
+    if space == "z":
+        lines = straight(z.transpose(0, 1), num_frames)[:, :, None]  # [F, cells, 1, z_dim]
+        return _mapped(G, lines, torch.ones(num_frames, 1), told, heads.psi)
+    # A spline is linear in its keyframes, so that those of every frame, told another camera, have these weights.
+    weights = interpolate(torch.eye(per_cell, dtype=torch.float64), num_frames)  # [F, k]
+    return _mapped(G, z.expand(num_frames, -1, -1, -1), weights, told, heads.psi)
+
+
+def _mapped(G: Generator, z: Tensor, weights: Tensor, told: Cameras, psi: float) -> Tensor:
+    """Returns the weighted sums [F, cells, num_ws, w_dim] of what z [F, cells, k, z_dim] become under cameras [F]."""
+    cells, count = z.shape[1:3]
+    parts = []
+    for start in range(0, len(z), max(1, MAPPED_AT_ONCE // (cells * count))):
+        some = slice(start, start + max(1, MAPPED_AT_ONCE // (cells * count)))
+        cameras = told[some].to(G.device).reshape(-1, 1).expand(-1, cells * count).reshape(-1)
+        ws = G.mapping(z[some].flatten(0, 2), cameras, psi).unflatten(0, (-1, cells, count))
+        parts.append(torch.einsum("fk,fck...->fc...", weights[some].to(ws), ws))
+    return torch.cat(parts)
+
+
 def interpolate(keys: Tensor, num_frames: int) -> Tensor:
     """Lays a smooth closed path through keyframes: ws [K, ...] to [num_frames, ...], keyframe j at j num_frames / K.
 
@@ -44,6 +109,18 @@ def interpolate(keys: Tensor, num_frames: int) -> Tensor:
     closed = torch.cat([keys, keys[:1]]).double().cpu().numpy()
     spline = CubicSpline(np.arange(count + 1), closed, axis=0, bc_type="periodic")
     return torch.from_numpy(spline(np.arange(num_frames) * (count / num_frames))).to(keys)
+
+
+def straight(keys: Tensor, num_frames: int) -> Tensor:
+    """Lays straight lines from keyframe to keyframe and back to the first: [K, ...] to [num_frames, ...].
+
+    Keyframe j is at j num_frames / K, as in `interpolate`.
+    """
+    count = len(keys)
+    place = torch.arange(num_frames, dtype=torch.float64) * (count / num_frames)
+    before = place.long()
+    share = (place - before).to(keys).reshape(-1, *(1 for _ in keys.shape[1:]))
+    return torch.lerp(keys[before], keys[(before + 1) % count], share)
 
 
 def save_ws(path: str | Path, ws: Tensor) -> None:

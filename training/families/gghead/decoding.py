@@ -6,8 +6,10 @@ their own.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,10 @@ class UvGaussians(Gaussians):
     raw: Tensor  # [B, N, 10 + 3 K] position, scale, rotation, colour, opacity before their activations
     uv: Tensor  # [B, N, 2] where in the map they lie, -1..1
     backdrop: Tensor | None = None  # [B, 3, R, R] image behind the splats before its activation
+
+    def foreground(self) -> Self:
+        """Returns the scene without its backdrop."""
+        return dataclasses.replace(self, backdrop=None)
 
     def raw_parts(self) -> dict[str, Tensor]:
         """Returns `raw` by attribute: position, scale, rotation, color, opacity."""

@@ -54,6 +54,8 @@ class Generator(base.Generator):
         super().__init__()
         self.config = config
         self.z_dim, self.w_dim, self.resolution = config.z_dim, config.w_dim, config.resolution
+        self.has_background, self.colors_follow_view = bool(config.background_channels), config.sh_degree > 0
+        self.mapping_follows_camera = config.pose_conditioning
         self.backbone = Backbone(config)
         self.num_ws = self.backbone.synthesis.num_ws
         self._zero_conv_position = nn.Conv2d(3, 3, 1)  # every splat starts on its anchor

@@ -60,6 +60,8 @@ class Generator(base.Generator):
         self.config = config
         self.z_dim, self.w_dim, self.num_ws = config.z_dim, config.w_dim, config.num_ws
         self.resolution = config.resolution
+        self.has_background, self.colors_follow_view = bool(config.background_points), True
+        self.mapping_follows_camera = config.pose_conditioned
         self._xyz = nn.Parameter(POINT_RADIUS * normalize_second_moment(torch.randn(config.num_points, 3)))
         if config.background_points:
             self._xyz_bg = nn.Parameter(_hemisphere(config.background_points))

@@ -68,10 +68,7 @@ class ViewedGaussians(Gaussians):
 
     def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
         """Returns the statistics of the levels, without the background, in the colours of the first view."""
-        shown = self.as_gaussians(cameras.positions[:, 0])
-        levels = len(self.tinted_sizes)
-        front = shown.select(slice(0, sum(self.tinted_sizes)))
-        return scene_statistics(dataclasses.replace(front, level_sizes=shown.level_sizes[:levels]), cameras)
+        return scene_statistics(self.foreground().as_gaussians(cameras.positions[:, 0]), cameras)
 
     def select(self, which: Tensor | slice | int) -> Self:
         """Returns some of the splats of every scene. Raises ValueError for an order that mixes their levels."""
@@ -82,6 +79,11 @@ class ViewedGaussians(Gaussians):
             raise ValueError("splats whose colours depend on the view are selected level by level, coarse first")
         counts = tuple(chosen.bincount(minlength=len(sizes)).tolist())
         return dataclasses.replace(super().select(which), tinted_sizes=counts[:-1])
+
+    def foreground(self) -> Self:
+        """Returns the scene without its background."""
+        front = self.select(slice(0, sum(self.tinted_sizes)))
+        return dataclasses.replace(front, level_sizes=self.level_sizes[: len(self.tinted_sizes)])
 
     def _rotated(self, rotation: Tensor) -> Self:
         """Rotates directions along with the splats."""

@@ -54,7 +54,7 @@ def test_descendants_are_what_moves_with_the_point(G, scene):
         for hook in hooks:
             hook.remove()
     changed = (moved.log_scales != scene.log_scales).any(-1)[0]
-    kept = _kept(scene.level_sizes, G, Inspection(point=point))
+    kept = torch.cat(_kept(scene.level_sizes, G, Inspection(point=(point,))))
     assert features[0][1] == G.config.num_points
     assert torch.equal(changed, kept)
     assert kept.sum() == sum(G.config.children_per_point)
@@ -71,8 +71,31 @@ def test_nearest_points_by_brute_force(G):
 
 
 def test_nearest_adds_their_descendants(G, scene):
-    alone, more = (inspect_hierarchy(G, Inspection(point=3, nearest=k))(scene).num_splats for k in (0, 4))
+    alone, more = (inspect_hierarchy(G, Inspection(point=(3,), nearest=k))(scene).num_splats for k in (0, 4))
     assert more == 5 * alone
+
+
+def test_several_points_and_their_neighbours(G, scene):
+    one, other, both = (
+        inspect_hierarchy(G, Inspection(point=points, nearest=2))(scene).means[0].tolist()
+        for points in ((3,), (9,), (9, 3))
+    )
+    assert {tuple(m) for m in both} == {tuple(m) for m in one} | {tuple(m) for m in other}
+
+
+def test_what_stays_keeps_its_level(G, scene):
+    shown = inspect_hierarchy(G, Inspection(levels=(1,), point=(3,)))(scene)
+    sizes = scene.level_sizes
+    assert shown.level_sizes == (0, sizes[1] // sizes[0], *(0 for _ in sizes[2:]))
+
+
+def test_descendants_of_a_point_have_its_colour(G, scene):
+    shown = inspect_hierarchy(G, Inspection(color_points=True))(scene)
+    colors = [inspect_hierarchy(G, Inspection(point=(p,)))(shown).colors() for p in (2, 3)]
+    for own in colors:
+        torch.testing.assert_close(own, own[:1, :1].expand_as(own), rtol=0, atol=1e-6)
+    assert (colors[0][0, 0] - colors[1][0, 0]).abs().max() > 0.2
+    assert len(shown.select(0).colors()[0].unique(dim=0)) == G.config.num_points
 
 
 def test_opacity_size_and_colour(G, scene):
@@ -90,11 +113,18 @@ def test_opacity_size_and_colour(G, scene):
     [
         (Inspection(levels=(9,)), "level 9 does not exist; the splats have levels 0 to"),
         (Inspection(levels=(2,), anchors=True), "the anchors have levels 0 to 1"),
-        (Inspection(point=10**6), "the initial points are 0 to"),
+        (Inspection(point=(1, 10**6)), "the initial points are 0 to"),
         (Inspection(nearest=2), "needs a --point"),
-        (Inspection(point=0, nearest=10**6), "other initial points"),
+        (Inspection(disable_background=True), "--disable-background: .* no background of their own"),
+        (Inspection(colors_from=(0.0,)), "--colors-from: .* the same from everywhere"),
+        (Inspection(point=(0,), nearest=10**6), "other initial points"),
     ],
 )
 def test_what_is_not_there_is_refused(G, inspection, message):
     with pytest.raises(ValueError, match=message):
         inspect_hierarchy(G, inspection)
+
+
+def test_two_ways_to_colour_are_refused():
+    with pytest.raises(ValueError, match="--color-levels and --color-points both say"):
+        Inspection(color_levels=True, color_points=True)

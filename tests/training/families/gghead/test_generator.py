@@ -12,10 +12,11 @@ from torch import Tensor
 from gaussian import Cameras, Geometry
 from tests.training.families.gghead.file_writer import small_generator
 from torch_utils.random import Draws
-from training.families.base import StepContext
+from training.families.base import CheckpointInfo, StepContext
 from training.families.gghead import decoding, template
 from training.families.gghead.generator import Generator, GeneratorConfig
 from training.families.gghead.objective import beta, mean_norm, uv_total_variation
+from training.families.inspection import Inspection, inspect_splats
 
 FFHQ = Geometry((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 2.7, ((4.2647, 0.0, 0.5), (0.0, 4.2647, 0.5), (0.0, 0.0, 1.0)))
 
@@ -104,6 +105,26 @@ def test_a_backdrop_is_the_background_and_opaque():
     torch.testing.assert_close(behind, (1.002 * size.tanh() - 0.001 + 1) / 2, rtol=0, atol=1e-6)
     small = G.render(hidden, cameras(2)[:, None], resolution=8).rgb
     assert small.shape == (2, 1, 3, 8, 8) and small.std() > 0
+
+
+def test_looks_without_the_backdrop_and_in_the_colours_of_one_camera():
+    G = network(background_channels=3, sh_degree=1)
+    G.info = CheckpointInfo({}, FFHQ, (-0.5, 0.5), "white")
+    assert G.has_background and G.colors_follow_view and G.mapping_follows_camera
+    scene = G.synthesis(torch.randn(2, 6, 12))
+    asked = Inspection(disable_background=True, colors_from=(20.0, 5.0), opaque=True, scale=0.5)
+    shown = inspect_splats(G, asked)(scene)
+    assert shown.backdrop is None and (shown.opacities() == 1).all()
+    torch.testing.assert_close(shown.scales(), scene.scales() / 2)
+    place = FFHQ.orbit(math.radians(20), math.radians(5)).positions.expand(2, 1, 3)
+    assert shown.sh_degree == 0
+    torch.testing.assert_close(shown.colors(), scene.colors(place)[:, 0], rtol=0, atol=1e-6)
+    assert (G.render(shown, cameras(2)[:, None]).alpha < 1).any()
+    plain = network(sh_degree=0)
+    with pytest.raises(ValueError, match="--disable-background: the scenes of this network"):
+        inspect_splats(plain, Inspection(disable_background=True))
+    with pytest.raises(ValueError, match="--colors-from: the colours of this network"):
+        inspect_splats(plain, Inspection(colors_from=(0.0,)))
 
 
 @pytest.mark.parametrize("shape", [(2, 12), (2, 5, 12), (2, 6, 11)])

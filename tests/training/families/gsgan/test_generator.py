@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ import torch.nn.functional as F
 
 from gaussian import Cameras, Gaussians, render
 from tests.training.families.gsgan.small import FFHQ, awaken, generator_config
-from training.families.base import StepContext
+from training.families.base import CheckpointInfo, StepContext
 from training.families.gsgan.config import PUBLISHED_CONVENTIONS, GeneratorConfig
 from training.families.gsgan.generator import Generator, seen_by
 from training.families.gsgan.presets import PRESETS
 from training.families.gsgan.scene import ViewedGaussians
-from training.families.inspection import Inspection, inspect_hierarchy
+from training.families.inspection import LEVEL_COLORS, Inspection, inspect_hierarchy
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +113,49 @@ def test_parts_of_a_scene_keep_their_colours(G: Generator, scene: ViewedGaussian
     assert torch.equal(scene.select(rows).viewed_sh(looking), whole[:, :, rows])
     with pytest.raises(ValueError, match="level by level"):
         scene.select(rows.flip(0))
-    shown = inspect_hierarchy(G, Inspection(levels=(1,), point=3, nearest=1))(scene)
+    shown = inspect_hierarchy(G, Inspection(levels=(1,), point=(3,), nearest=1))(scene)
     assert shown.num_splats == 8 and isinstance(shown, ViewedGaussians)
     assert inspect_hierarchy(G, Inspection(anchors=True))(scene).num_splats == 252
+
+
+def test_looks_leave_the_background_alone(G: Generator, scene: ViewedGaussians) -> None:
+    shown = inspect_hierarchy(G, Inspection(opaque=True, scale=2.0, color_levels=True))(scene)
+    behind, as_it_was = shown.select(slice(1020, None)), scene.as_gaussians().select(slice(1020, None))
+    for name in ("means", "log_scales", "opacity_logits", "sh"):
+        assert torch.equal(getattr(behind, name), getattr(as_it_was, name)), name
+    torch.testing.assert_close(shown.scales()[:, :1020], 2 * scene.scales()[:, :1020])
+    assert (shown.opacities()[:, :1020] == 1).all()
+
+
+def test_colours_of_levels_do_not_change_with_the_view(G: Generator, scene: ViewedGaussians) -> None:
+    """They replace what the direction adds, too."""
+    shown = inspect_hierarchy(G, Inspection(color_levels=True))(scene)
+    for level in range(4):
+        seen = shown.select(level).colors(torch.tensor([[[0.0, 0.0, 2.7], [2.0, 1.0, 1.0]]]).expand(2, 2, 3))
+        torch.testing.assert_close(seen, seen.new_tensor(LEVEL_COLORS[level]).expand_as(seen), rtol=0, atol=1e-6)
+
+
+def test_without_the_background(G: Generator, scene: ViewedGaussians) -> None:
+    shown = inspect_hierarchy(G, Inspection(disable_background=True))(scene)
+    assert shown.level_sizes == (12, 48, 192, 768)
+    cameras = FFHQ.orbit(torch.tensor([[0.4], [0.0]]))
+    alone = G.synthesis(torch.randn(2, 9, 24), StepContext(0))
+    assert alone.foreground().num_splats == alone.num_splats == shown.num_splats
+    looking = cameras.cam2world[..., :3, 2]
+    assert torch.equal(shown.viewed_colors(looking), scene.viewed_colors(looking)[:, :, :1020])
+    bare = Generator(generator_config(background_points=0))
+    with pytest.raises(ValueError, match="--disable-background: the scenes of this network have no background"):
+        inspect_hierarchy(bare, Inspection(disable_background=True))
+
+
+def test_colours_as_one_camera_sees_them(G: Generator, scene: ViewedGaussians, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(G, "info", CheckpointInfo({}, FFHQ, (-0.5, 0.5), "black"))
+    shown = inspect_hierarchy(G, Inspection(colors_from=(30.0, 10.0)))(scene)
+    place = FFHQ.orbit(math.radians(30), math.radians(10)).positions
+    expected = scene.colors(place.expand(2, 1, 3))[:, 0]
+    torch.testing.assert_close(shown.colors(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(shown.colors(torch.randn(2, 1, 3))[:, 0], expected, rtol=0, atol=1e-5)
+    assert (scene.colors(torch.tensor([[[0.0, 0.0, 2.7]]]).expand(2, 1, 3))[:, 0] - expected).abs().max() > 0.01
 
 
 def test_statistics_are_of_the_foreground(scene: ViewedGaussians) -> None:
