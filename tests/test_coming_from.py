@@ -1,5 +1,6 @@
 """Runs our command of every row of docs/coming-from.md, on small data: its files, counts and lengths are replaced."""
 
+import dataclasses
 import importlib
 import re
 import shlex
@@ -7,16 +8,30 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from dnnlib import ROOT
+from tests.training.families.gghead import file_writer as gghead
+from tests.training.families.gsgan import small as gsgan
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data.synthetic.synthesize import synthesize_heads
+from training.families import family
+from training.presets import resolve
 
-ROWS = re.findall(r"^\| `([^`]*)` \| `([^`]*)` \|", (ROOT / "docs" / "coming-from.md").read_text(), re.MULTILINE)
+TEXT = (ROOT / "docs" / "coming-from.md").read_text()
+ROWS = [  # system, their command, ours
+    (section.split("\n", 1)[0], *row)
+    for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
+    for row in re.findall(r"^\| `([^`]*)` \| `([^`]*)` \|", section, re.MULTILINE)
+]
+SMALL = {  # networks of 32 px, in the sections of the systems that have no other
+    "GSGAN": ("gsgan-tiny", gsgan.generator_config, gsgan.discriminator_config),
+    "GGHead": ("gghead-tiny", gghead.small_generator, gghead.small_discriminator),
+}
 SHORT = {  # put behind the command's own options, of which the last one given holds
     "train": ("--dry-run",),  # whole runs: tests/test_train_options.py
-    "gen_videos": ("--w-frames=2",),
+    "gen_videos": ("--w-frames=2", "--resolution=32"),
 }
 
 
@@ -29,12 +44,21 @@ def place(tmp_path_factory: pytest.TempPathFactory, checkpoint_path: Path) -> Pa
     shutil.copytree(made, made.with_name("512"))
     (folder / "FFHQC" / "smile_pose_rebalancing.json").write_text("[0, 1, 1, 2]")
     state = load_checkpoint(checkpoint_path)
-    state["config"] |= {"data": str(made)}
-    save_checkpoint(folder / "PKL", {name: value for name, value in state.items() if name != "checksum"})
+    state = {name: value for name, value in state.items() if name != "checksum"}
+    save_checkpoint(folder / "PKL", state | {"config": state["config"] | {"data": str(made)}})
+    for system, (preset, generator, discriminator) in SMALL.items():
+        config = dataclasses.replace(
+            resolve(preset, data=str(made)), generator=generator(), discriminator=discriminator()
+        )
+        of = family(config.family)
+        G, D = of.generator(config.generator), of.discriminator(config.discriminator)
+        networks = {"G": G.state_dict(), "D": D.state_dict(), "G_ema": G.state_dict()}
+        grid = {"z": torch.randn(4, G.z_dim), "labels": state["grid"]["labels"][:4]}
+        save_checkpoint(folder / f"{system}-PKL", state | networks | {"config": config.to_dict(), "grid": grid})
     return folder
 
 
-def replaced(arguments: str, place: Path) -> list[str]:
+def replaced(system: str, arguments: str, place: Path) -> list[str]:
     """Names the files of `place`, and asks for few images."""
     arguments = re.sub(r"--resume=PKL --resume-kimg=\d+", "--resume=PKL", arguments)  # a file of ours knows its own
     arguments = re.sub(r"(fid3d_|fid|kid)50k_full", r"\g<1>12_full", arguments).replace(
@@ -43,15 +67,18 @@ def replaced(arguments: str, place: Path) -> list[str]:
     if "--preset=" in arguments:  # the family's smallest member
         arguments = re.sub(r"--preset=(\w+)-\w+", r"--preset=\1-tiny", arguments).replace("SET.zip", "FFHQC/64")
     arguments = re.sub(r"--seeds=0-\d+", "--seeds=0-3", arguments).replace("--grid=4x2", "--grid=2x2")
+    arguments = arguments.replace("=PKL", f"={system}-PKL" if system in SMALL else "=PKL")
     words = shlex.split(re.sub(r"(SET|FFHQ_512)\.zip", "FFHQC/32", arguments).replace("convert IN", "convert FFHQC/32"))
-    return [re.sub(r"(=|^)(PKL|FFHQC/\d+)$", lambda m: f"{m[1]}{place / m[2]}", word) for word in words]
+    return [re.sub(r"(=|^)((?:\w+-)?PKL|FFHQC/\d+)$", lambda m: f"{m[1]}{place / m[2]}", word) for word in words]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=[ours.split()[0] + str(i) for i, (_, ours) in enumerate(ROWS)])
-def test_our_command_runs(row: tuple[str, str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script, _, arguments = row[1].partition(".py ")
+@pytest.mark.parametrize("row", ROWS, ids=[ours.split()[0] + str(i) for i, (_, _, ours) in enumerate(ROWS)])
+def test_our_command_runs(
+    row: tuple[str, str, str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, _, arguments = row[2].partition(".py ")
     monkeypatch.chdir(tmp_path)
-    words = replaced(arguments, place)
+    words = replaced(row[0], arguments, place)
     own = [word for word in words if not word.startswith("--outdir")]
     outdir = [f"--outdir={tmp_path / 'out'}"] if script != "dataset_tool" else []
     result = CliRunner().invoke(importlib.import_module(script).main, [*own, *SHORT.get(script, ()), *outdir])
