@@ -7,7 +7,6 @@ account for every name, shape and type. Nothing is skipped and nothing is filled
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping
 from typing import TypeVar
@@ -25,7 +24,7 @@ from training.published.state_dicts import (
     count_entries,
     lengths,
     shapes_of,
-    without_memory,
+    tensors_of,
 )
 
 MAX_RESOLUTION = 2048
@@ -59,6 +58,16 @@ def stated_by(stored: StoredNetwork, config: AnyConfig) -> AnyConfig:
     return dataclasses.replace(config, conv_clamp=clamp, minibatch_std_group=group)
 
 
+def fitting(found: AnyConfig | None, published: AnyConfig) -> AnyConfig:
+    """Returns the discriminator of a file, or the `published` one for its generator's images where the file has none.
+
+    Raises ValueError for one of images of another size.
+    """
+    if found is not None and found.resolution != published.resolution:
+        raise ValueError(f"its G makes {published.resolution} px, its D reads {found.resolution} px")
+    return found or published
+
+
 def to_published(config: DiscriminatorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverts `from_published`. Raises ValueError for a network that the published layout cannot hold."""
     check_room(config.to_dict(), dataclasses.replace(config, published_keys=True).to_dict())
@@ -67,19 +76,13 @@ def to_published(config: DiscriminatorConfig, state_dict: Mapping[str, Tensor]) 
 
 
 def _check(config: DiscriminatorConfig, tensors: Mapping[str, Tensor]) -> None:
-    check_with_filters(tensors, expected_tensors(config))
+    check_with_filters(tensors, tensors_of(Discriminator, config))
 
 
 def check_with_filters(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Checks names, shapes and types, and that every resampling filter is ours. Raises ValueError."""
     filters = {name: ops.fir_filter() for name in expected if name.endswith("resample_filter")}
     check_tensors(tensors, expected, filters)
-
-
-@functools.lru_cache(maxsize=8)
-def expected_tensors(config: DiscriminatorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Discriminator(config))
 
 
 def config_from(shapes: Shapes) -> DiscriminatorConfig:
@@ -103,9 +106,14 @@ def trunk_of(shapes: Shapes) -> tuple[int, tuple[int, ...]]:
     resolution = commonest([int(m[1]) for m in firsts if m], "its first block (b*.fromrgb)")
     if resolution > MAX_RESOLUTION:
         raise ValueError(f"not a published discriminator: {resolution} px, legal are up to {MAX_RESOLUTION}")
+    return resolution, channels_of(shapes, resolution)
+
+
+def channels_of(shapes: Shapes, resolution: int) -> tuple[int, ...]:
+    """Returns the channels of the blocks from `resolution` px down to 4 px."""
     sizes = [resolution >> i for i in range(resolution.bit_length() - 3)]
     channels = [
         commonest(lengths(shapes, rf"b{size}\.conv0\.(?:weight|bias)", 0), f"b{size}.conv0.weight") for size in sizes
     ]
     channels.append(commonest(lengths(shapes, r"b4\.conv\.(?:weight|bias)", 0), "b4.conv.weight"))
-    return resolution, tuple(channels)
+    return tuple(channels)

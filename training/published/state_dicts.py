@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -53,10 +54,26 @@ def count_entries(names: Iterable[str], pattern: str) -> int:
     return max(counted, key=lambda length: (counted[length], length), default=0)
 
 
-def without_memory(make: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """Returns the state dict of a network whose tensors have shapes and types and take no memory."""
+@functools.lru_cache(maxsize=32)
+def tensors_of(network: Callable[[Any], nn.Module], config: Any) -> dict[str, Tensor]:
+    """Returns the state dict of network(config): names, shapes and types, without memory for the numbers."""
     with torch.device("meta"):
-        return make().state_dict()
+        return network(config).state_dict()
+
+
+def converted(
+    networks: Mapping[str, Mapping[str, Tensor]],  # state dicts by name
+    generator: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
+    discriminator: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
+) -> dict[str, dict[str, Tensor]]:
+    """Converts "D" by `discriminator` and all others by `generator`; a ValueError begins with the network's name."""
+    content = {}
+    for name, state_dict in networks.items():
+        try:
+            content[name] = discriminator(state_dict) if name == "D" else generator(state_dict)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return content
 
 
 def check_tensors(

@@ -15,9 +15,12 @@ from training.families.cgs import published as cgs
 from training.families.cgs.generator import Generator, GeneratorConfig
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
 from training.published import discriminator as stylegan2
+from training.published import eg3d
 from training.published.records import is_published, read_published
+from training.published.state_dicts import tensors_of
 
 LAYOUTS = {"G": cgs, "D": stylegan2}
+NETWORKS = {"G": Generator, "D": Discriminator}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def test_the_published_sizes_are_read_off_the_shapes(resolution):
         "GD", (GeneratorConfig.published(resolution), DiscriminatorConfig.published(resolution)), counts[resolution],
         strict=True,
     ):  # fmt: skip
-        names = LAYOUTS[kind].expected_tensors(config)
+        names = tensors_of(NETWORKS[kind], config)
         assert len(names) == count
         found = config_from(kind, {name: tuple(value.shape) for name, value in names.items()})
         assert found == config
@@ -58,7 +61,7 @@ def test_level_7_may_be_16_wide():
     config = GeneratorConfig(
         **{**GeneratorConfig.published(2048).to_dict(), "widths": widths, "ratios": (1, 4, 4, 4, 2, 2, 2, 2)}
     )
-    shapes = {name: tuple(value.shape) for name, value in cgs.expected_tensors(config).items()}
+    shapes = {name: tuple(value.shape) for name, value in tensors_of(Generator, config).items()}
     assert config_from("G", shapes) == config
 
 
@@ -68,7 +71,7 @@ def test_round_trip(published, kind):
     text = (writer.SOURCE.format(scale="-7."),) if kind == "G" else ()
     config, state = LAYOUTS[kind].from_published(tensors, *text)
     assert config == published[0][kind].config
-    (Generator if kind == "G" else Discriminator)(config).load_state_dict(state)
+    NETWORKS[kind](config).load_state_dict(state)
     back = LAYOUTS[kind].to_published(config, state)
     assert back.keys() == tensors.keys() and all(torch.equal(back[name], tensors[name]) for name in tensors)
 
@@ -193,7 +196,7 @@ def test_networks_compute_what_the_modules_compute(published):
         assert (found.means - other.means).abs().max() > 0.01  # G_ema, not G
         images, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 25)
         assert torch.equal(D(images, labels), modules["D"](images, labels))
-    assert G.geometry == cgs.PUBLISHED_GEOMETRY and not G.training
+    assert G.geometry == eg3d.geometry() and not G.training
 
 
 def test_optimiser_state_goes_to_the_parameters_it_came_from(published):

@@ -11,15 +11,14 @@ coarse anchor's log scale starts at -5 or -7: the shapes tell the width, only th
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from gaussian import Geometry
 from training.families.base import Option, PublishedFormat, PublishedRun
 from training.families.cgs.config import GeneratorConfig, published_constants
 from training.families.cgs.generator import Generator
@@ -31,25 +30,20 @@ from training.networks.discriminator import (
     channel_counts,
 )
 from training.published import discriminator as published_discriminator
+from training.published import eg3d
 from training.published.pickle_file import StoredFile, StoredNetwork
 from training.published.state_dicts import (
     Shapes,
     check_room,
     check_tensors,
     commonest,
+    converted,
     count_entries,
     lengths,
     shapes_of,
-    without_memory,
+    tensors_of,
 )
 
-# Cameras of the published networks: EG3D's FFHQ labels (Chan et al. 2022), as the published sample script uses them.
-PUBLISHED_GEOMETRY = Geometry(
-    pivot=(0.0, 0.0, 0.0),
-    centre=(0.0, 0.0, 0.0),
-    radius=2.7,
-    intrinsics=((4.2647, 0.0, 0.5), (0.0, 4.2647, 0.5), (0.0, 0.0, 1.0)),
-)
 PUBLISHED_YAW = 0.3 * math.pi  # radians to either side, as far as the published samples turn
 PUBLISHED_COARSE_SCALE = -5.0  # of the published code as it stands (Barthel et al. 2025)
 NUM_HEADS = 8  # of the published transformer, at every size
@@ -106,13 +100,7 @@ def to_published(config: GeneratorConfig, state_dict: Mapping[str, Tensor]) -> d
 
 def _check(config: GeneratorConfig, tensors: Mapping[str, Tensor]) -> None:
     constants = {f"point_gen.{name}": value for name, value in published_constants(config).items()}
-    check_tensors(tensors, expected_tensors(config), constants)
-
-
-@functools.lru_cache(maxsize=8)
-def expected_tensors(config: GeneratorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Generator(config))
+    check_tensors(tensors, tensors_of(Generator, config), constants)
 
 
 def coarse_scale_in(source_text: str) -> float:
@@ -222,14 +210,12 @@ class CgsPublished(PublishedFormat):
     ) -> PublishedRun:
         """Returns the published cameras, losses and defaults; files say nothing of theirs."""
         size = generator.resolution
-        found = discriminator or DiscriminatorConfig(size, channel_counts(size), conv_clamp=PUBLISHED_CLAMP)
-        if found.resolution != size:
-            raise ValueError(f"its G makes {size} px, its D reads {found.resolution} px")
+        default = DiscriminatorConfig(size, channel_counts(size), conv_clamp=PUBLISHED_CLAMP)
         return PublishedRun(
             preset=f"cgs{size}" if size in PUBLISHED_RESOLUTIONS else "published",
-            discriminator=found,
+            discriminator=published_discriminator.fitting(discriminator, default),
             objective=CgsObjectiveConfig(),
-            geometry=PUBLISHED_GEOMETRY,
+            geometry=eg3d.geometry(),  # as the published sample script has it
             yaw_limit=PUBLISHED_YAW,
         )
 
@@ -253,16 +239,12 @@ class CgsPublished(PublishedFormat):
         networks: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Any]:
         """Returns `resolution`, `coarse_log_scale` and the state dicts."""
-        content: dict[str, Any] = {"resolution": generator.resolution, "coarse_log_scale": generator.coarse_log_scale}
-        for name, state_dict in networks.items():
-            try:
-                if name == "D":
-                    content[name] = published_discriminator.to_published(discriminator, state_dict)
-                else:
-                    content[name] = to_published(generator, state_dict)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        return content
+        written = converted(
+            networks,
+            partial(to_published, generator),
+            partial(published_discriminator.to_published, discriminator),
+        )
+        return {"resolution": generator.resolution, "coarse_log_scale": generator.coarse_log_scale, **written}
 
 
 PUBLISHED = CgsPublished()

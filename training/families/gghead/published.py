@@ -8,17 +8,15 @@ needed. Files may hold more tensors than the published code reads; those are lef
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from gaussian import Geometry
 from gaussian.spherical_harmonics import NUM_COEFFICIENTS
-from torch_utils import ops
 from training.families.base import Option, PublishedFormat, PublishedRun, RunFields
 from training.families.gghead.config import STORED, GeneratorConfig
 from training.families.gghead.discriminator import Discriminator, DiscriminatorConfig
@@ -26,6 +24,8 @@ from training.families.gghead.generator import Generator
 from training.families.gghead.objective import GgHeadObjectiveConfig
 from training.families.gghead.presets import BATCH, BATCH_GPU, BETA_WEIGHT, D_LR, G_LR, PRESETS, STAGES, TV_WEIGHT
 from training.networks.discriminator import PUBLISHED_CLAMP, channel_counts
+from training.published import discriminator as published_discriminator
+from training.published import eg3d
 from training.published.pickle_file import StoredFile, StoredNetwork
 from training.published.restricted_pickle import Instance
 from training.published.state_dicts import (
@@ -33,20 +33,14 @@ from training.published.state_dicts import (
     check_room,
     check_tensors,
     commonest,
+    converted,
     count_entries,
     lengths,
     listed,
     shapes_of,
-    without_memory,
+    tensors_of,
 )
 
-# Cameras of the published networks: EG3D's FFHQ labels (Chan et al. 2022).
-PUBLISHED_GEOMETRY = Geometry(
-    pivot=(0.0, 0.0, 0.0),
-    centre=(0.0, 0.0, 0.0),
-    radius=2.7,
-    intrinsics=((4.2647, 0.0, 0.5), (0.0, 4.2647, 0.5), (0.0, 0.0, 1.0)),
-)
 PUBLISHED_YAW = 0.6 / 2.7  # radians to either side, as far as the published films turn
 MAX_RESOLUTION = 2048
 MAX_SPLATS = 10_000_000
@@ -87,9 +81,9 @@ def generator_from_published(
     Raises ValueError that names every missing tensor, wrong shape or type, wrong filter, and setting that we lack.
     """
     config = generator_config(shapes_of(tensors), resolution, settings or {})
-    expected = generator_tensors(config)
+    expected = tensors_of(Generator, config)
     known = {name: value for name, value in tensors.items() if name in expected}
-    check_tensors(known, expected, _filters(expected))
+    published_discriminator.check_with_filters(known, expected)
     return config, known
 
 
@@ -104,12 +98,17 @@ def generator_to_published(config: GeneratorConfig, state_dict: Mapping[str, Ten
         published_keys=True,
     )  # fmt: skip
     check_room(config.to_dict(), legal.to_dict())
-    check_tensors(state_dict, generator_tensors(config), {})
-    first = config.first_samples and not bool(state_dict["_refined"])
+    check_tensors(state_dict, tensors_of(Generator, config), {})
+    first = _first_grid(config, state_dict)
     content = {name: value for name, value in state_dict.items() if not name.startswith(("_first_", "_refined"))}
     if first:
         content |= {name: state_dict[f"_first{name}"] for name in ("_uv_grid", _ANCHORS)}
     return content
+
+
+def _first_grid(config: GeneratorConfig, state_dict: Mapping[str, Tensor]) -> bool:
+    """Says whether the network is still in the part of a run with two grids that uses the first one."""
+    return bool(config.first_samples) and not bool(state_dict["_refined"])
 
 
 def discriminator_from_published(tensors: Mapping[str, Tensor]) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
@@ -118,32 +117,15 @@ def discriminator_from_published(tensors: Mapping[str, Tensor]) -> tuple[Discrim
     Raises ValueError that names every unknown or missing tensor, wrong shape or type, and wrong filter.
     """
     config = discriminator_config(shapes_of(tensors))
-    expected = discriminator_tensors(config)
-    check_tensors(tensors, expected, _filters(expected))
+    published_discriminator.check_with_filters(tensors, tensors_of(Discriminator, config))
     return config, dict(tensors)
 
 
 def discriminator_to_published(config: DiscriminatorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverts `discriminator_from_published`. Raises ValueError for one that the published layout cannot hold."""
     check_room(config.to_dict(), dataclasses.replace(config, published_keys=True).to_dict())
-    check_tensors(state_dict, discriminator_tensors(config), {})
+    check_tensors(state_dict, tensors_of(Discriminator, config), {})
     return dict(state_dict)
-
-
-@functools.lru_cache(maxsize=8)
-def generator_tensors(config: GeneratorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Generator(config))
-
-
-@functools.lru_cache(maxsize=8)
-def discriminator_tensors(config: DiscriminatorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Discriminator(config))
-
-
-def _filters(expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: ops.fir_filter() for name in expected if name.endswith("resample_filter")}
 
 
 def generator_config(shapes: Shapes, resolution: int, settings: Mapping[str, Any]) -> GeneratorConfig:
@@ -202,15 +184,13 @@ def discriminator_config(shapes: Shapes) -> DiscriminatorConfig:
     sizes = [int(m[1]) for name in shapes if (m := re.fullmatch(r"b(\d{1,4})\.fromrgb\.weight", name))]
     if not sizes or max(sizes) > MAX_RESOLUTION:
         raise ValueError("missing or of a wrong shape: its first block (b*.fromrgb)")
-    blocks = [max(sizes) >> i for i in range(max(sizes).bit_length() - 3)]
-    channels = [commonest(lengths(shapes, rf"b{b}\.conv0\.(?:weight|bias)", 0), f"b{b}.conv0.weight") for b in blocks]
-    channels.append(commonest(lengths(shapes, r"b4\.conv\.(?:weight|bias)", 0), "b4.conv.weight"))
+    channels = published_discriminator.channels_of(shapes, max(sizes))
     told = any(name.startswith("mapping.") for name in shapes)
     width = r"mapping\.\w+\.(?:weight|bias)" if told else r"b4\.out\.(?:weight|bias)"
     try:
         return DiscriminatorConfig(
             resolution=max(sizes),
-            channels=tuple(channels),
+            channels=channels,
             embedding_dim=commonest(lengths(shapes, width, 0), "the width of its mapping"),
             mapping_depth=max(count_entries(shapes, r"mapping\.fc(\d+)\.\w+"), 1),
             conv_clamp=PUBLISHED_CLAMP,
@@ -285,12 +265,7 @@ class GgHeadPublished(PublishedFormat):
     ) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
         """Returns configuration and state dict; the modules tell the clamp and the minibatch-std group."""
         config, state_dict = discriminator_from_published(tensors)
-        clamp = stored.attribute(f"b{config.resolution}.conv0", "conv_clamp", config.conv_clamp)
-        group = stored.attribute("b4.mbstd", "group_size", config.minibatch_std_group)
-        if not isinstance(clamp, int | float | None) or not isinstance(group, int):
-            raise ValueError("conv_clamp or group_size is not a number")
-        clamp = None if clamp is None else float(clamp)
-        return dataclasses.replace(config, conv_clamp=clamp, minibatch_std_group=group), state_dict
+        return published_discriminator.stated_by(stored, config), state_dict
 
     def run(
         self, file: StoredFile, generator: GeneratorConfig, discriminator: DiscriminatorConfig | None
@@ -298,22 +273,20 @@ class GgHeadPublished(PublishedFormat):
         """Returns the published cameras, and the losses of the stage that the resolution tells."""
         size, first = generator.resolution, STAGES[0][0]
         grown = size if size <= first else first
-        found = discriminator or DiscriminatorConfig(
+        default = DiscriminatorConfig(
             size, channel_counts(size), conv_clamp=PUBLISHED_CLAMP, first_resolution=grown if grown < size else 0
         )
-        if found.resolution != size:
-            raise ValueError(f"its G makes {size} px, its D reads {found.resolution} px")
         later = size > first
         return PublishedRun(
             preset=f"gghead-ffhq{size}" if f"gghead-ffhq{size}" in PRESETS else "published",
-            discriminator=found,
+            discriminator=published_discriminator.fitting(discriminator, default),
             objective=GgHeadObjectiveConfig(
                 swap_fade_kimg=0.0,  # published runs that go on have no schedules of the start
                 blur_sigma=0.0,
                 tv_weight=TV_WEIGHT if later else 0.0,
                 beta_weight=BETA_WEIGHT if later else 0.0,
             ),
-            geometry=PUBLISHED_GEOMETRY,
+            geometry=eg3d.geometry(),
             yaw_limit=PUBLISHED_YAW,
             fields=RunFields(
                 background="white", mirror=False, batch=BATCH, batch_gpu=BATCH_GPU, g_lr=G_LR, d_lr=D_LR
@@ -335,24 +308,18 @@ class GgHeadPublished(PublishedFormat):
         networks: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Any]:
         """Returns the state dicts, and the settings that no tensor tells, under their published names."""
-        content: dict[str, Any] = {
+        written = converted(
+            networks, partial(generator_to_published, generator), partial(discriminator_to_published, discriminator)
+        )
+        first = any(_first_grid(generator, networks[name]) for name in networks if name != "D")
+        return {
             "resolution": generator.resolution,
-            "n_uniform_flame_vertices": generator.samples,
+            "n_uniform_flame_vertices": generator.first_samples if first else generator.samples,
             "position_range": generator.position_range,
             "gen_pose_cond": generator.pose_conditioning,
             "fix_alpha_blending": generator.exact_backdrop,
+            **written,
         }
-        for name, state_dict in networks.items():
-            try:
-                if name == "D":
-                    content[name] = discriminator_to_published(discriminator, state_dict)
-                else:
-                    content[name] = generator_to_published(generator, state_dict)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            first = name != "D" and generator.first_samples and not bool(state_dict["_refined"])
-            content["n_uniform_flame_vertices"] = generator.first_samples if first else generator.samples
-        return content
 
 
 PUBLISHED = GgHeadPublished()

@@ -10,14 +10,13 @@ Published networks are read with `PUBLISHED_CONVENTIONS`: they learnt under thes
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from gaussian import Geometry
 from training.families.base import PublishedFormat, PublishedRun
 from training.families.gsgan import presets
 from training.families.gsgan.config import PUBLISHED_CONVENTIONS, GeneratorConfig, published_constants
@@ -25,20 +24,21 @@ from training.families.gsgan.discriminator import PUBLISHED_RESOLUTIONS, Discrim
 from training.families.gsgan.generator import Generator
 from training.networks.discriminator import PUBLISHED_CLAMP, channel_counts
 from training.published import discriminator as published_discriminator
+from training.published import eg3d
 from training.published.pickle_file import StoredFile, StoredNetwork
 from training.published.state_dicts import (
     Shapes,
     check_room,
     check_tensors,
     commonest,
+    converted,
     count_entries,
     lengths,
     shapes_of,
-    without_memory,
+    tensors_of,
 )
 
 PIVOTS = {"ffhq": (0.0, 0.0, 0.2), "afhq": (0.0, 0.0, -0.06)}  # what frontal cameras look at, world units
-RADIUS, FOCAL = 2.7, 4.2647  # of the labels (EG3D, Chan et al. 2022)
 YAW = 0.35  # radians to either side, as far as the published film turns
 NUM_HEADS, NEIGHBOURS = 8, 16  # of the published code, at every size
 MAX_LEVELS = 8
@@ -59,7 +59,7 @@ def from_published(
     does not fit the sizes.
     """
     config = config_from(shapes_of(tensors), resolution, pose_conditioned)
-    check_tensors(tensors, expected_tensors(config), published_constants(config))
+    check_tensors(tensors, tensors_of(Generator, config), published_constants(config))
     return config, dict(tensors)
 
 
@@ -99,12 +99,6 @@ def config_from(shapes: Shapes, resolution: int | None = None, pose_conditioned:
         raise ValueError(f"not a published generator: {error}") from None
 
 
-@functools.lru_cache(maxsize=8)
-def expected_tensors(config: GeneratorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Generator(config))
-
-
 def to_published(config: GeneratorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the published state dict of one of our generators, sharing memory with ours; inverts `from_published`.
 
@@ -120,7 +114,7 @@ def to_published(config: GeneratorConfig, state_dict: Mapping[str, Tensor]) -> d
         published_keys=True,
     )
     check_room(config.to_dict(), legal.to_dict())
-    check_tensors(state_dict, expected_tensors(config), published_constants(config))
+    check_tensors(state_dict, tensors_of(Generator, config), published_constants(config))
     return dict(state_dict)
 
 
@@ -139,20 +133,14 @@ def discriminator_from_published(tensors: Mapping[str, Tensor]) -> tuple[Discrim
         )
     except ValueError as error:
         raise ValueError(f"not a published discriminator: {error}") from None
-    published_discriminator.check_with_filters(tensors, expected_discriminator(config))
+    published_discriminator.check_with_filters(tensors, tensors_of(Discriminator, config))
     return config, dict(tensors)
-
-
-@functools.lru_cache(maxsize=8)
-def expected_discriminator(config: DiscriminatorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Discriminator(config))
 
 
 def discriminator_to_published(config: DiscriminatorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverts `discriminator_from_published`. Raises ValueError for a network that the layout cannot hold."""
     check_room(config.to_dict(), dataclasses.replace(config, published_keys=True).to_dict())
-    published_discriminator.check_with_filters(state_dict, expected_discriminator(config))
+    published_discriminator.check_with_filters(state_dict, tensors_of(Discriminator, config))
     return dict(state_dict)
 
 
@@ -199,23 +187,16 @@ class GsganPublished(PublishedFormat):
     ) -> PublishedRun:
         """Returns the published settings of the data whose pivot the file has; FFHQ's where it has none."""
         size = generator.resolution
-        found = discriminator or DiscriminatorConfig(size, channel_counts(size), conv_clamp=PUBLISHED_CLAMP)
-        if found.resolution != size:
-            raise ValueError(f"its G makes {size} px, its D reads {found.resolution} px")
+        default = DiscriminatorConfig(size, channel_counts(size), conv_clamp=PUBLISHED_CLAMP)
         network = file.network("G_ema")
         assert network is not None  # the file was recognised by it
         data = data_of(_rendering_kwargs(network).get("avg_camera_pivot"))
         known = size in PUBLISHED_RESOLUTIONS
         return PublishedRun(
             preset=f"gsgan-{data}{size}" if known else "published",
-            discriminator=found,
+            discriminator=published_discriminator.fitting(discriminator, default),
             objective=presets.objective(data),
-            geometry=Geometry(
-                pivot=PIVOTS[data],
-                centre=(0.0, 0.0, 0.0),
-                radius=RADIUS,
-                intrinsics=((FOCAL, 0.0, 0.5), (0.0, FOCAL, 0.5), (0.0, 0.0, 1.0)),
-            ),
+            geometry=eg3d.geometry(PIVOTS[data]),
             yaw_limit=YAW,
             fields=presets.run_fields(size if known else 512),
         )
@@ -235,19 +216,10 @@ class GsganPublished(PublishedFormat):
         networks: Mapping[str, Mapping[str, Tensor]],
     ) -> dict[str, Any]:
         """Returns `resolution`, `conventions` and the state dicts. The published code knows but its own conventions."""
-        content: dict[str, Any] = {
-            "resolution": generator.resolution,
-            "conventions": generator.conventions.to_dict(),
-        }
-        for name, state_dict in networks.items():
-            try:
-                if name == "D":
-                    content[name] = discriminator_to_published(discriminator, state_dict)
-                else:
-                    content[name] = to_published(generator, state_dict)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        return content
+        written = converted(
+            networks, partial(to_published, generator), partial(discriminator_to_published, discriminator)
+        )
+        return {"resolution": generator.resolution, "conventions": generator.conventions.to_dict(), **written}
 
 
 def _rendering_kwargs(stored: StoredNetwork) -> dict[str, Any]:

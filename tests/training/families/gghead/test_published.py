@@ -14,11 +14,13 @@ from tests.training.published import file_writer as cgs_writer
 from training import checkpoint
 from training.families.gghead import published as layout
 from training.families.gghead.config import STORED
-from training.families.gghead.discriminator import DiscriminatorConfig
+from training.families.gghead.discriminator import Discriminator, DiscriminatorConfig
 from training.families.gghead.generator import Generator, GeneratorConfig
 from training.networks.discriminator import channel_counts
+from training.published import eg3d
 from training.published.pickle_file import file_of
 from training.published.records import is_published, read_published
+from training.published.state_dicts import tensors_of
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def same(found, expected):
 def test_the_published_sizes_of_discriminators_are_read_off_the_shapes(resolution, keys, parameters):
     first = 256 if resolution > 256 else 0
     config = DiscriminatorConfig(resolution, channel_counts(resolution), conv_clamp=256.0, first_resolution=first)
-    names = layout.discriminator_tensors(config)
+    names = tensors_of(Discriminator, config)
     assert len(names) == keys
     assert sum(t.numel() for n, t in names.items() if not n.endswith("filter")) == parameters
     assert layout.discriminator_config({name: tuple(value.shape) for name, value in names.items()}) == config
@@ -49,7 +51,7 @@ def test_the_published_sizes_of_discriminators_are_read_off_the_shapes(resolutio
 @pytest.mark.parametrize("changes", [{}, {"background_channels": 3}, {"sh_degree": 2}, {"use_noise": False}])
 def test_the_sizes_of_generators_are_read_off_the_shapes(changes):
     config = GeneratorConfig(512, samples=300, **changes)
-    names = layout.generator_tensors(config)
+    names = tensors_of(Generator, config)
     found = layout.generator_config(
         {name: tuple(value.shape) for name, value in names.items()}, 512, {"n_uniform_flame_vertices": 300}
     )
@@ -106,7 +108,7 @@ def test_networks_compute_what_the_modules_compute(published):
         images, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 25)
         assert torch.equal(D(images, labels), modules["D"](images, labels))
         assert torch.isfinite(G(z, cameras[:, None]).rgb).all()
-    assert G.geometry == layout.PUBLISHED_GEOMETRY and not G.training
+    assert G.geometry == eg3d.geometry() and not G.training
 
 
 def test_tensors_that_nobody_reads_are_dropped_and_listed(published, tmp_path):
@@ -204,10 +206,11 @@ def test_conversion_both_ways(published, tmp_path):
 
 def test_of_two_grids_the_one_in_use_is_written():
     config = writer.small_generator(first_samples=6, refined_nimg=1000)
-    G = Generator(config)
+    G, D = Generator(config), Discriminator(writer.small_discriminator()).state_dict()
     for nimg, samples in ((0, 6), (1000, 10)):
         G.note_progress(nimg)
-        content = layout.PUBLISHED.to_published(config, writer.small_discriminator(), {"G": G.state_dict()})
+        networks = {"G": G.state_dict(), "D": D}  # in any order
+        content = layout.PUBLISHED.to_published(config, writer.small_discriminator(), networks)
         anchors, uv = G.grid()
         assert torch.equal(content["G"]["_flame_vertices"][0], anchors)
         assert torch.equal(content["G"]["_uv_grid"][0, :, 0], uv) and content["n_uniform_flame_vertices"] == samples

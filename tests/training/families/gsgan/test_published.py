@@ -22,6 +22,7 @@ from training.families.gsgan.discriminator import Discriminator, DiscriminatorCo
 from training.families.gsgan.generator import Generator
 from training.families.gsgan.presets import PRESETS
 from training.published.records import read_published
+from training.published.state_dicts import tensors_of
 
 SMALL = generator_config(
     num_heads=8, neighbours=16, num_points=20, point_encoding="fourier+table", published_keys=True,
@@ -52,10 +53,10 @@ def same(found: dict[str, torch.Tensor], module: nn.Module) -> bool:
 @pytest.mark.parametrize(("resolution", "keys"), [(256, (417, 81)), (512, (457, 90))])
 def test_the_published_sizes_are_read_off_the_shapes(resolution: int, keys: tuple[int, int]) -> None:
     G, D = GeneratorConfig.published(resolution, PUBLISHED_CONVENTIONS), DiscriminatorConfig.published(resolution)
-    shapes = {name: tuple(value.shape) for name, value in layout.expected_tensors(G).items()}
+    shapes = {name: tuple(value.shape) for name, value in tensors_of(Generator, G).items()}
     assert layout.config_from(shapes) == G and len(shapes) == keys[0]
     tensors = {
-        name: torch.zeros(value.shape, dtype=value.dtype) for name, value in layout.expected_discriminator(D).items()
+        name: torch.zeros(value.shape, dtype=value.dtype) for name, value in tensors_of(Discriminator, D).items()
     }
     filters = {name for name in tensors if name.endswith("resample_filter")}
     with pytest.raises(ValueError, match=r"wrong constant: b\d+"):
