@@ -118,9 +118,8 @@ def compute(request: Request) -> None:
     main_rank, ranks = distributed.rank() == 0, distributed.world_size()
     for name in names:
         with metrics.named(name):
-            if main_rank and metrics.parse_metric(name).count >= LONG:
-                network = {"inception": detector, "vgg": detector_vgg}.get(metrics.needs_detector(name) or "")
-                network = network if isinstance(network, metrics.Detector) else None
+            if main_rank and metrics.image_counts(name, len(dataset))[0] >= LONG:
+                network = metrics.used_detector(name, detector, detector_vgg)
                 click.echo(f"{name}: {estimate(name, G, dataset, device, network, ranks)}", err=True)
             result = metrics.compute_metric(
                 name,

@@ -8,12 +8,14 @@ from metrics.registry import (
     check_detectors,
     compute_metric,
     features_key,
+    image_counts,
     larger_is_better,
     load_detectors,
     load_on_all_ranks,
     meaning,
     needs_detector,
     parse_metric,
+    used_detector,
 )
 from metrics.result_files import result_line, write_result
 from metrics.results import MetricResult, MetricSpec
@@ -28,6 +30,7 @@ __all__ = [
     "check_detectors",
     "compute_metric",
     "features_key",
+    "image_counts",
     "larger_is_better",
     "load_detector",
     "load_detectors",
@@ -37,5 +40,6 @@ __all__ = [
     "needs_detector",
     "parse_metric",
     "result_line",
+    "used_detector",
     "write_result",
 ]

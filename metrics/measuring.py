@@ -16,7 +16,7 @@ from metrics.detectors import Detector
 from metrics.errors import MetricUnavailable
 from metrics.evaluator import MetricSettings
 from metrics.generators import Generator
-from metrics.registry import compute_on_few, load_on_all_ranks, needs_detector, parse_metric
+from metrics.registry import compute_on_few, image_counts, load_on_all_ranks, needs_detector
 from metrics.samples import Sampling, each, fake_images, real_images
 from training.dataset import ImageDataset
 from training.measure import MetricTimes, seconds_now, work
@@ -38,7 +38,7 @@ def measure_metrics(config: MetricSettings, G: Generator, dataset: ImageDataset,
             detector = _detector(name, config, device)
             start = seconds_now(device)
             each(fake_images(sampling, BATCH), partial(_look_at, detector))
-            seconds[name] = (seconds_now(device) - start) * parse_metric(name).count / BATCH
+            seconds[name] = (seconds_now(device) - start) * image_counts(name, len(dataset))[0] / BATCH
             compute_on_few(name, sampling, detector, BATCH)
         except MetricUnavailable as reason:
             notes.append(f"{name} left out: {reason}")
@@ -69,11 +69,11 @@ def estimate(
         for indices, images in batches:
             look(indices, images)
         times.append((seconds_now(device) - start) / len(few) / ranks)
-    count = parse_metric(name).count
-    reals = len(dataset) if detector is not None else min(count, len(dataset))
-    fake_time, real_time = (dnnlib.format_time(t * n) for t, n in zip(times, (count, reals), strict=True))
+    fakes, reals = image_counts(name, len(dataset))
+    fake_time, real_time = (dnnlib.format_time(t * n) for t, n in zip(times, (fakes, reals), strict=True))
     kept = ", or none where their features are kept" if detector is not None else ""
-    return f"{count:,} generated images will take about {fake_time}, and {reals:,} real ones {real_time}{kept}"
+    also = f", and {reals:,} real ones {real_time}{kept}" if reals else ""
+    return f"{fakes:,} generated images will take about {fake_time}{also}"
 
 
 def _look_at(detector: Detector | None, indices: range, images: Tensor) -> None:

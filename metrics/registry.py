@@ -22,7 +22,8 @@ from metrics.precision_recall import NEIGHBOURS, precision_and_recall
 from metrics.results import MetricResult, MetricSpec, Outcome
 from metrics.samples import Sampling
 from metrics.swd import sliced_wasserstein, swd_yaw
-from metrics.view_drift import view_drift
+from metrics.view_drift import LABELS, view_drift
+from metrics.yaw_bins import YAW_BINS
 from torch_utils import distributed
 from torch_utils.precision import exact_float32
 from training.dataset import ImageDataset
@@ -39,11 +40,22 @@ class _Kind:
     optional: bool = False  # works without the detector too
     larger_is_better: bool = False  # how snapshots are ranked
     least: int = 2  # smallest count
+    # From the count in its name and the size of the data set: how many images it generates, how many reals it looks at.
+    images: Callable[[int, int], tuple[int, int]] = lambda count, size: (count, size)
 
     def match(self, name: str) -> str | None:
         """Returns the count as it is written in `name`, or None for the name of another kind."""
         found = re.fullmatch(re.escape(self.form).replace("<N>", "([1-9][0-9]*k?)"), name)
         return found[1] if found else None
+
+
+def _as_many(count: int, size: int) -> tuple[int, int]:
+    return min(count, size), min(count, size)
+
+
+def _as_many_a_bin(count: int, size: int) -> tuple[int, int]:
+    own = YAW_BINS * min(count, size // YAW_BINS)
+    return own, own
 
 
 def _swd(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
@@ -57,7 +69,13 @@ def _swd_yaw(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
 KINDS = {
     "fid": _Kind("fid<N>_full", "Fréchet distance of Inception features", fid, INCEPTION),
     "fid3d": _Kind("fid3d_<N>_full", "FID of a generator told the frontal camera", fid, INCEPTION),
-    "fid_yaw": _Kind("fid_yaw<N>", "FID by the yaw of the camera, mean of 5 bins", fid_yaw, INCEPTION),
+    "fid_yaw": _Kind(
+        "fid_yaw<N>",
+        "FID by the yaw of the camera, mean of 5 bins",
+        fid_yaw,
+        INCEPTION,
+        images=lambda count, size: (YAW_BINS * count, size),
+    ),
     "kid": _Kind("kid<N>_full", "kernel distance of Inception features", kid, INCEPTION),
     "pr": _Kind(
         "pr<N>k3_full",
@@ -75,13 +93,26 @@ KINDS = {
         larger_is_better=True,
         least=NEIGHBOURS + 1,
     ),
-    "is": _Kind("is<N>", "Inception score", inception_score, INCEPTION, larger_is_better=True, least=SPLITS),
-    "view_drift": _Kind(
-        "view_drift<N>", "how far the camera told moves an identity", view_drift, INCEPTION, optional=True
+    "is": _Kind(
+        "is<N>",
+        "Inception score",
+        inception_score,
+        INCEPTION,
+        larger_is_better=True,
+        least=SPLITS,
+        images=lambda count, size: (count, 0),
     ),
-    "swd": _Kind("swd<N>", "distance of image patches", _swd),
-    "swd3d": _Kind("swd3d_<N>", "SWD of a generator told the frontal camera", _swd),
-    "swd_yaw": _Kind("swd_yaw<N>", "SWD by the yaw of the camera, mean of 5 bins", _swd_yaw),
+    "view_drift": _Kind(
+        "view_drift<N>",
+        "how far the camera told moves an identity",
+        view_drift,
+        INCEPTION,
+        optional=True,
+        images=lambda count, size: (LABELS * count, 0),
+    ),
+    "swd": _Kind("swd<N>", "distance of image patches", _swd, images=_as_many),
+    "swd3d": _Kind("swd3d_<N>", "SWD of a generator told the frontal camera", _swd, images=_as_many),
+    "swd_yaw": _Kind("swd_yaw<N>", "SWD by the yaw of the camera, mean of 5 bins", _swd_yaw, images=_as_many_a_bin),
 }
 # This published name means 50,000 images and 3 neighbours. Here k3 is part of every name, so that 200 images can be
 # asked for as pr200k3_full; the published name keeps its meaning, and other thousands are written pr20kk3_full.
@@ -99,6 +130,15 @@ def parse_metric(name: str) -> MetricSpec:
             return MetricSpec(kind, count, name)
     forms = ", ".join(entry.form for entry in KINDS.values())
     raise ValueError(f"metric {name!r} does not exist; legal are {forms} with <N> like 200 or 50k")
+
+
+def image_counts(name: str, size: int) -> tuple[int, int]:
+    """Returns how many images a metric generates, and how many reals it looks at, for a data set of `size` images.
+
+    Raises ValueError as `parse_metric` does.
+    """
+    spec = parse_metric(name)
+    return KINDS[spec.kind].images(spec.count, size)
 
 
 def larger_is_better(name: str) -> bool:
@@ -163,9 +203,18 @@ def features_key(name: str, detector: str | Detector | None, detector_vgg: str |
 
     Raises ValueError as `parse_metric` does.
     """
+    used = used_detector(name, detector, detector_vgg)
+    return None if used is None else used.key
+
+
+def used_detector(name: str, detector: str | Detector | None, detector_vgg: str | Detector | None) -> Detector | None:
+    """Returns the network whose features a metric takes, given what `load_detectors` returned; None if it takes none.
+
+    Raises ValueError as `parse_metric` does.
+    """
     sources: dict[str | None, str | Detector | None] = {INCEPTION: detector, VGG: detector_vgg}
     used = sources.get(KINDS[parse_metric(name).kind].detector)
-    return used.key if isinstance(used, Detector) else None
+    return used if isinstance(used, Detector) else None
 
 
 @exact_float32()

@@ -59,6 +59,7 @@ SLOW = {
     "tests/training/families/test_relativistic.py::": 7,
     "tests/training/published/test_hostile_files.py": 28,
     "tests/training/runs/test_resume.py": 31,
+    "tests/training/runs/test_launch.py::test_every_preset": 30,
     "tests/training/test_measure.py": 36,
     "tests/training/test_rank_equality.py": 34,
     "tests/training/test_step.py::test_gradients_do_not_depend_on_the_micro_batches": 8,

@@ -113,7 +113,7 @@ def report(found: Measurement, config: TrainingConfig, ranks: int) -> str:
     per_kimg = step_sec / _last_stage(config).batch * 1000
     training = per_kimg * config.total_kimg
     ticks = config.total_kimg / config.tick_kimg
-    steps = _timed_steps([phases.every for phases in found.lazy])
+    steps = [step for step, _ in _places(config, _timed_steps([phases.every for phases in found.lazy]))]
     shares = [f", {sum(s % phases.every == 0 for s in steps)} of them with {phases.name}" for phases in found.lazy]
     extras = [f", and {phases.sec:.3g} s for {phases.name} in every {phases.every}th" for phases in found.lazy]
     batch = batch_line(config, _last_stage(config), ranks)
@@ -212,28 +212,36 @@ def _run(
 def _run_steps(trainer: Trainer, workers: int, steps: list[int]) -> tuple[dict[int, float], float]:
     """Runs `steps` by number, and what a run's first tick has besides. Returns their seconds and the peak in GiB.
 
-    Step 0 warms up at the start of the run; the others lie at its end, where all that fades or grows has done so.
+    Step 0, with all phases, warms up at the start of the run and of each later stage but the last, whose peak may be
+    the highest; the others lie at the run's end, where all that fades or grows has done so.
     """
     config, device, folder = trainer.config, trainer.device, trainer.options.run_dir
-    size = _last_stage(config).batch
-    end = _last_image(config) // size * size
-    places = [0, *(end + k * size for k in range(len(steps) - 1))]  # images seen before each step
-    loader = iterate(trainer.dataset, [trainer.stream.items(nimg).tolist() for nimg in places], workers)
-    seconds, found = {}, []
+    places = _places(config, steps)
+    loader = iterate(trainer.dataset, [trainer.stream.items(nimg).tolist() for _, nimg in places], workers)
+    seconds: dict[int, float] = {}
+    found = []
     # In the order of a run: what its first tick has taken from the system and given back lies between the later blocks.
     if distributed.rank() == 0:
         monitor.save_reals(config, trainer.dataset, folder)
-    for step, nimg, batch in zip(steps, places, loader, strict=True):
+    for (step, nimg), batch in zip(places, loader, strict=True):
         start = seconds_now(device)
         trainer.gan.run(step, nimg, trainer.stream.micro_batches(nimg, batch))
         seconds[step] = seconds_now(device) - start
         found.append(memory.peaks(device))
-        if step == 0:
+        if nimg == 0:
             if distributed.rank() == 0:
                 monitor.save_fakes(folder / "fakes.png", trainer.G_ema, trainer.state.grid, config)
             trainer.save(folder / checkpoint.STATE_NAME if distributed.rank() == 0 else None)
             found.append(memory.peaks(device))
     return seconds, max(peaks[_peak_name(device)] for peaks in found)
+
+
+def _places(config: TrainingConfig, steps: list[int]) -> list[tuple[int, int]]:
+    """Returns the number of each step to run, and the images seen before it; `steps` begins with 0."""
+    size, last = _last_stage(config).batch, _last_image(config)
+    end = last // size * size
+    middle = [stage.from_nimg for stage in config.stages if 0 < stage.from_nimg <= last][:-1]
+    return [(0, 0), *((0, nimg) for nimg in middle), *((step, end + k * size) for k, step in enumerate(steps[1:]))]
 
 
 def _peak_name(device: torch.device) -> str:

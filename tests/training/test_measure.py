@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -98,6 +100,34 @@ def test_the_report_reckons_with_r1_and_metrics() -> None:
     assert "0.181 days of training to --kimg=100 (4h 20m 25s)" in text
     assert "1.25 GiB at the peak" in text
     assert "swd1k: 1m 40s for its generated images, 11 times" in text
+
+
+def test_the_peak_of_a_stage_in_the_middle_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three stages, the second has the largest micro-batches: it is run too, with all phases."""
+    first = Stage(from_nimg=0, resolution=16, batch=16, batch_gpu=16, g_lr=1e-3, d_lr=1e-3)
+    second, third = (
+        dataclasses.replace(first, from_nimg=32, batch_gpu=32, batch=32),
+        dataclasses.replace(first, from_nimg=96, resolution=32, batch=8, batch_gpu=8),
+    )
+    never = dataclasses.replace(third, from_nimg=4000)
+    config = presets.resolve("micro", data="")
+    config = dataclasses.replace(config, stages=(first, second, third, never), total_kimg=0.128)
+    ran: list[tuple[int, int]] = []
+    trainer = SimpleNamespace(
+        config=config, device=torch.device("cpu"), dataset=None, G_ema=None, state=SimpleNamespace(grid=None),
+        options=SimpleNamespace(run_dir=tmp_path), save=lambda path: None,
+        stream=SimpleNamespace(items=lambda nimg: np.arange(2), micro_batches=lambda nimg, batch: []),
+        gan=SimpleNamespace(run=lambda step, nimg, micro: ran.append((step, nimg))),
+    )  # fmt: skip
+    monkeypatch.setattr(measure, "iterate", lambda dataset, batches, workers: iter(batches))
+    for name in ("save_reals", "save_fakes"):
+        monkeypatch.setattr(measure.monitor, name, lambda *arguments: None)
+    monkeypatch.setattr(measure.memory, "peaks", lambda device: {"cpu_peak_gib": 9.0 if ran[-1][1] == 32 else 1.0})
+    seconds, peak = measure._run_steps(trainer, 0, [0, 1, 16])  # type: ignore[arg-type]
+    assert ran == [(0, 0), (0, 32), (1, 120), (16, 128)]
+    assert peak == 9.0 and set(seconds) == {0, 1, 16}
+    text = report(found(1.25), config, 1)
+    assert re.search(r"Measured +4 steps, 3 of them with R1", text)
 
 
 def test_the_report_of_other_phases() -> None:

@@ -41,8 +41,8 @@ class StepMemory:
 def estimate(config: TrainingConfig, low: torch.dtype | None) -> StepMemory | None:
     """Estimates a step with convolutions and large products in type `low`; None for what it cannot tell.
 
-    It cannot where scenes are no splats, as then the renderer keeps the most, and where the networks need more than
-    latents, images and labels.
+    It cannot where scenes are no splats, as then the renderer keeps the most, and where a network has to see numbers to
+    know what comes next: none of ours does.
     """
     of = family(config.family)
     with torch.device("meta"):
@@ -67,11 +67,12 @@ def estimate(config: TrainingConfig, low: torch.dtype | None) -> StepMemory | No
         D.requires_grad_(True)
         losses.gradient_penalty(lambda images: _judged(D, images), _images(count, size))
 
+    phases = (generator_phase, discriminator_phase, penalty_phase)
     try:
-        saved = [
-            [_saved_bytes(run, n) for n in (1, 2)] for run in (generator_phase, discriminator_phase, penalty_phase)
-        ]
-    except (NotImplementedError, RuntimeError, ValueError):
+        saved = [[_saved_bytes(run, n) for n in (1, 2)] for run in phases]
+    except RuntimeError as error:
+        if not _lacks_numbers(error):
+            raise
         return None
     growth = [two - one for one, two in saved]
     growth[0] += views * view_bytes
@@ -98,6 +99,11 @@ def largest_that_fits(config: TrainingConfig, low: torch.dtype | None, gpu_bytes
 
 def _images(count: int, size: int) -> Tensor:
     return torch.zeros(count, 3, size, size, device="meta")
+
+
+def _lacks_numbers(error: RuntimeError) -> bool:
+    """Says whether an operation failed as its result depends on numbers, which tensors of the meta device lack."""
+    return isinstance(error, NotImplementedError) or "meta tensors" in str(error)
 
 
 def _judged(D: Discriminator, images: Tensor) -> Tensor:

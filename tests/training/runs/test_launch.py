@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from training.presets import resolve
+from training.families.cgs.generator import Generator
+from training.presets import presets, resolve
 from training.runs import batch_memory, launch
 from training.samples import Stage
 
@@ -55,6 +56,38 @@ def test_what_a_step_keeps_is_counted(published):
     """
     assert 0.9 * (4 * 294e6 + 379e6) < published.per_sample < 1.2 * (4 * 294e6 + 379e6)
     assert published.of(8) == published.fixed + 8 * published.per_sample
+
+
+def distinct_networks() -> list[str]:
+    """Names one preset for each pair of networks."""
+    configs = {name: resolve(name, data="") for name in presets()}
+    return list({(c.generator, c.discriminator): name for name, c in configs.items()}.values())
+
+
+@pytest.mark.parametrize("name", distinct_networks())
+def test_every_preset_of_splats_is_estimated(name):
+    """Networks that need numbers, or whose calls have changed, fail here and not on a user's GPU."""
+    found = batch_memory.estimate(resolve(name, data=""), torch.bfloat16)
+    parameters = found.fixed - batch_memory.RUNTIME_BYTES
+    assert parameters > 10e6 and found.per_sample > 1e6
+
+
+@pytest.mark.parametrize(
+    "look", [lambda ws: ws.nonzero(), lambda ws: ws.sum().item(), lambda ws: bool(ws.any()), lambda ws: ws.tolist()]
+)
+def test_a_network_that_looks_at_numbers_is_not_estimated(look, monkeypatch):
+    monkeypatch.setattr(Generator, "synthesis", lambda self, ws: look(ws))
+    assert batch_memory.estimate(resolve("micro", data=""), None) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [(lambda ws: ws @ ws.new_zeros(3, 3), RuntimeError), (lambda ws: ws.flatten(5), IndexError), (int, ValueError)],
+)
+def test_a_fault_of_a_network_is_not_taken_for_what_cannot_be_told(fault, error, monkeypatch):
+    monkeypatch.setattr(Generator, "synthesis", lambda self, ws: fault(ws))
+    with pytest.raises(error):
+        batch_memory.estimate(resolve("micro", data=""), None)
 
 
 def test_memory_decides_for_new_runs_of_one_stage_alone(monkeypatch):
