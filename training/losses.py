@@ -73,33 +73,15 @@ def blur_sigma_at(nimg: int, sigma: float, fade_nimg: float) -> float:
     return max(1.0 - nimg / fade_nimg, 0.0) * sigma if fade_nimg > 0 else 0.0
 
 
-def gaussian_blur_reference(images: Tensor, sigma: float) -> Tensor:
-    """Filters with separable taps 2^-(t/sigma)^2, |t| <= floor(3 sigma), sum 1, zero padding: [N,C,H,W] -> same."""
-    radius = floor(3 * sigma)
-    taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype).div(sigma).square().neg().exp2()
-    taps = taps / taps.sum()
-    planes = images.flatten(0, 1)[:, None]  # [N C, 1, H, W]
-    planes = F.conv2d(planes, taps.view(1, 1, 1, -1), padding=(0, radius))
-    planes = F.conv2d(planes, taps.view(1, 1, -1, 1), padding=(radius, 0))
-    return planes.view_as(images)
-
-
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Computes gaussian_blur_reference, on GPUs as one banded matrix product for each axis.
+    """Filters with separable taps 2^-(t/sigma)^2, |t| <= floor(3 sigma), sum 1, zero padding: [N,C,H,W] -> same.
 
-    cuDNN has no good convolution of one channel with 61 taps, and would search for one anew at every new length; the
-    length falls during the first images of a run. Below sigma = 1/3 there is nothing to blur and the input itself is
-    returned.
+    One banded matrix product for each axis: convolutions of one channel are slow everywhere (PyTorch's backward on CPUs
+    takes 10 to 30 times as long), and cuDNN would search anew at every length, which falls during the first images of a
+    run. Below sigma = 1/3 there is nothing to blur and the input itself is returned.
     """
     if floor(3 * sigma) < 1:
         return images
-    if images.device.type == "cpu":
-        return gaussian_blur_reference(images, sigma)
-    return banded_blur(images, sigma)
-
-
-def banded_blur(images: Tensor, sigma: float) -> Tensor:
-    """Computes gaussian_blur_reference by matrix products."""
     height, width = images.shape[-2:]
     rows = _band(height, sigma, images)
     return rows @ images @ (rows if width == height else _band(width, sigma, images))
