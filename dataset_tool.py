@@ -115,7 +115,7 @@ def validate(path: str, fix: bool, dest: str | None, resolution: int | None, lik
         click.echo(f"{report.count} images of {report.resolution} px, {len(report.dropped)} left out: {report.images}")
     elif problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {path}, the first: {problems[0]}"
-        raise click.ClickException(f"{count}; --fix --dest=... writes a copy without them")
+        raise click.ClickException(f"{count}{'; --fix --dest=... writes a copy without them' if found.fixable else ''}")
     else:
         dataset = ImageDataset(path, "all")
         masks = "with masks" if dataset.has_masks else "without masks"
@@ -141,7 +141,8 @@ def _say_likeness(path: str, like: str) -> None:
         click.echo(line)
     for line in advice:
         click.echo(f"off: {line}")
-    click.echo(f"{len(advice)} differences from {like}" if advice else f"framed like {like}")
+    differences = f"{len(advice)} difference{'s' if len(advice) > 1 else ''}"
+    click.echo(f"{differences} from {like}" if advice else f"framed like {like}")
 
 
 def _written(write: Callable[[Callable[[int], None]], Written]) -> Written:
@@ -270,6 +271,8 @@ def import_(
         raise click.UsageError("--images goes with --from=colmap")
     if distortion is not None and kind in ("eg3d", "photos"):
         raise click.UsageError("--distortion goes with --from=colmap and --from=transforms")
+    if kind in ("colmap", "transforms") and source.is_file() and source.suffix.lower() == ".zip":
+        raise click.UsageError(f"{source}: is a zip; --from={kind} reads a folder: unpack it")
     unwanted = ("crop", "up") if kind == "photos" else tuple(photo_options)
     foreign = [n for n in unwanted if context.get_parameter_source(n) != ParameterSource.DEFAULT]
     if foreign:

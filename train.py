@@ -133,7 +133,8 @@ REPORTS = group(
 
 NETWORKS = group(
     "Networks",
-    option("--preset", metavar="NAME", show_default="by the images' resolution", help=", ".join(presets.presets())),
+    option("--preset", metavar="NAME", show_default="by the images' resolution", help=", ".join(presets.presets()),
+           words=presets.presets()),
     field("--freezed", "freeze_d", type=FROM_0,
           help="layers of the discriminator, from the image on, that do not learn"),
     option("--init-from", metavar="PKL", help="start from this checkpoint's weights, as far as names and shapes fit"),

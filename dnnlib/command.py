@@ -4,12 +4,14 @@ Not imported by `dnnlib` itself, so that the packages below the scripts run with
 """
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 from click.types import OptionHelpExtra
 
 from dnnlib.version import __version__
@@ -24,10 +26,26 @@ CONTEXT = {
 }
 
 
+_FILES = frozenset({"DIR", "FILE", "JSON", "PATH", "PKL", "ZIP"})  # parts of a metavar that are names of files
+
+
 class GroupedOption(click.Option):
     """Stands under a heading of --help; a default that `show_default` puts into words is shown without parentheses."""
 
     heading = "Options"
+
+    def __init__(self, *arguments: Any, words: Iterable[str] = (), **attributes: Any):
+        """Takes what click.Option takes. words: values that shells complete, for options whose type lists none."""
+        super().__init__(*arguments, **attributes)
+        kinds = re.split(r"[|,.]+", self.metavar or "")
+        self.words = (*words, *(kind for kind in kinds if len(kind) > 1 and kind.islower()))
+        self.names_files = not _FILES.isdisjoint(kinds)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Completes names of files where the metavar promises one, and words; called by click for a shell."""
+        found = [CompletionItem(incomplete, type="file")] if self.names_files else []
+        found += [CompletionItem(word) for word in self.words if word.startswith(incomplete)]
+        return found or super().shell_complete(ctx, incomplete)
 
     def get_help_extra(self, ctx: click.Context) -> OptionHelpExtra:
         """Puts a default given in words into --help; called by click."""

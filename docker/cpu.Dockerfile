@@ -2,6 +2,8 @@
 #   docker build -t splatgan -f docker/cpu.Dockerfile .
 #   docker run --rm -v "$PWD/out:/app/out" splatgan make demo
 FROM python:3.11-slim-bookworm
+# Versions are not pinned: the mirrors keep only the newest of each package.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ make \
     && rm -rf /var/lib/apt/lists/*

@@ -4,6 +4,8 @@
 #       python train.py --data=/data/FFHQC/512 --gpus=4
 # It has not been run on a machine with a GPU.
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04
+# Versions are not pinned: the mirrors keep only the newest of each package.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ make python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*

@@ -15,6 +15,7 @@ import dnnlib
 from dnnlib import ROOT, cache_dir, parse_ints, stoppable
 from dnnlib.download import _default_cache
 from torch_utils import distributed, native
+from training.data.synthetic.portraits import Photographer, write_portraits
 from training.data.synthetic.synthesize import synthesize_heads
 
 
@@ -167,6 +168,31 @@ def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path, how):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and "Stopped by SIGTERM" in said and "Traceback" not in said
     assert list(place.iterdir()) == []
+
+
+def test_an_import_that_is_stopped_stops_the_program_that_makes_its_masks(tmp_path):
+    """And leaves neither a set nor its scratch folder."""
+    write_portraits(tmp_path / "in", 1, 0, Photographer(width=100, height=120))
+    (tmp_path / "scratch").mkdir()
+    script = tmp_path / "slow.py"
+    script.write_text(
+        f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+    command = tool("import", tmp_path / "in", "--from=photos", f"--dest={tmp_path}/set", "--resolution=32")
+    command.append(f"--mask-command={sys.executable} {script} {{in}} {{out}}")
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "scratch"), "SPLATGAN_CACHE_DIR": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    for _ in range(600):
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            break
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "Stopped by SIGTERM" in said and "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert list((tmp_path / "scratch").iterdir()) == [] and not (tmp_path / "set").exists()
 
 
 # ---- numbers beyond reason

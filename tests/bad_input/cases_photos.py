@@ -53,6 +53,8 @@ CASES = [
     _tool("photos: landmarks of no face", _IMPORT, '"order" of the landmarks right.: none of 1 pictures .* whose landmarks fit no face', _faces(_POINTS)),
     _tool("photos: without --resolution", "import {DATA} --from=photos --dest={TMP}/out", "--from=photos needs --resolution"),
     _tool("photos: a file instead of a folder", "import {NETWORK} --from=photos --dest={TMP}/out --resolution=32", "reads a folder of pictures"),
+    _tool("photos: a dest in use", f"{_IMPORT.replace('TMP}/out', 'TMP}/in')}", "TMP/in: exists already; choose another --dest", _folder()),
+    _tool("photos: a picture that is named twice", _IMPORT, 'landmarks.json: has the key "a.png" twice in one object', _folder(text='{"pictures": {"a.png": {}, "a.png": {}}}')),
     _tool("photos: --crop", _IMPORT + " --crop=centre", "--crop does not go with --from=photos", _folder()),
     _tool("photos: --up", _IMPORT + " --up=z", "--up does not go with --from=photos", _folder()),
     _tool("photos: --zoom for another importer", "import {DATA} --from=eg3d --dest={TMP}/out --zoom=0.9", "--zoom goes with --from=photos"),

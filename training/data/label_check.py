@@ -52,9 +52,13 @@ def label_problems(labels: Sequence[Label]) -> dict[int | None, str]:
 
 def check_labels(source: str, names: Sequence[str], labels: Sequence[Label]) -> list[str]:
     """Returns `label_problems` as lines; `names` are the labels' images, `source` is the file they come from."""
+    return problem_lines(source, names, label_problems(labels))
+
+
+def problem_lines(source: str, names: Sequence[str], problems: dict[int | None, str]) -> list[str]:
+    """Returns what `label_problems` has found as lines, as `check_labels` does."""
     return [
-        f"{source}: {f'all {len(names)} labels' if i is None else names[i]}: {what}"
-        for i, what in label_problems(labels).items()
+        f"{source}: {f'all {len(names)} labels' if i is None else names[i]}: {what}" for i, what in problems.items()
     ]
 
 
@@ -91,7 +95,8 @@ def _check_numbers(label: Label) -> str | None:
     if any(hasattr(value, "__len__") and not isinstance(value, str) for value in label):
         return f"label: must be a flat list of {LABEL_WIDTH} numbers"
     values = np.asarray(label)
-    if values.dtype.kind not in "iuf":  # text, null, booleans, and whole numbers beyond 64 bits
+    # Text, null, booleans, and whole numbers beyond 64 bits; a boolean among numbers would count as 0 or 1.
+    if values.dtype.kind not in "iuf" or any(isinstance(value, bool) for value in label):
         return "label: holds something that is not a number"
     values = values.astype(np.float64)
     if not np.isfinite(values).all():

@@ -4,6 +4,7 @@ Imports no torch, so that worker processes start quickly.
 """
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,10 +24,25 @@ class Labels(dict[str, Any]):
         self.spelt: dict[str, str] = {}
 
 
+class _Twice(ValueError):
+    """Names a key that an object has twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Twice(printable(json.dumps(twice[:60], ensure_ascii=False)))
+    return found
+
+
 def parse_json(source: str, data: bytes) -> Any:
     """Returns the value of a JSON file with the bytes `data`. Raises ValueError, one line that begins with `source`."""
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=_object)
+    except _Twice as error:
+        raise ValueError(f"{source}: has the key {error} twice in one object; which is meant is not clear") from None
     except RecursionError:
         raise ValueError(f"{source}: is nested too deeply to be what it should be") from None
     except json.JSONDecodeError as error:
@@ -58,6 +74,8 @@ def parse_labels(source: str, data: bytes, roots: Sequence[str] = ()) -> Labels:
         if stem in labels:
             first = labels.spelt[stem]
             also = "" if first == entry[0] else f", also as {printable(first)}"
+            if first != entry[0] and unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", entry[0]):
+                also = f", in two Unicode forms: {first!a} and {entry[0]!a}"
             raise LabelError(f"{source}: {printable(entry[0])}: has two labels{also}")
         labels[stem], labels.spelt[stem] = entry[1], entry[0]
     return labels

@@ -132,12 +132,18 @@ def open_layout(path: str | os.PathLike[str]) -> Layout:
     seen: dict[str, str] = {}
     for name, stem in zip(names, stems, strict=True):
         if stem in seen:
-            layout.problems.append(f"{store.where(name)}: has the name of {seen[stem]}, apart from the extension")
+            layout.problems.append(f"{store.where(name)}: has the name of {_of_other(seen[stem], name)}")
         seen[stem] = name
     _find_masks(layout, folder)
     _look_at_some(layout)
     _note_others(layout, listing.names, folder)
     return layout
+
+
+def _of_other(other: str, name: str) -> str:
+    """Says in what a name with the stem of another differs from it."""
+    two, one = (os.path.splitext(n)[0] for n in (name, other))
+    return f"{other}, apart from the {'extension' if one == two else f'Unicode form: {two!a} and {one!a}'}"
 
 
 def _look_at_some(layout: Layout) -> None:
@@ -225,7 +231,8 @@ def _find_labels(store: Store, folder: str, path: str | os.PathLike[str]) -> tup
         beside = open_store(store.path.parent)
         if beside.has(LABELS):
             return beside, "", LABELS
-    raise LabelError(f"{store.where(join(parent, LABELS))}: not found; it must hold the camera labels of {path}")
+    also = f" (nor is there one in {path})" if folder else ""
+    raise LabelError(f"{store.where(join(parent, LABELS))}: not found{also}; it must hold the camera labels of {path}")
 
 
 def _one_resolution(names: list[str], folder: str, labels: Labels, path: str | os.PathLike[str]) -> str:

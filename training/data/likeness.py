@@ -121,7 +121,8 @@ def _compare_framing(ours: Look, theirs: Look, facts: list[str], advice: list[st
     else:
         size, right, down, likeness = register(ours.front, theirs.front)
         facts.append(f"head height: {size:.2f} of the reference's (by the {what})")
-        facts.append(f"centre: {right:+.1%} of a picture to the right, {down:+.1%} lower")
+        aside, below = "right" if right > 0 else "left", "lower" if down > 0 else "higher"
+        facts.append(f"centre: {abs(right):.1%} of a picture further {aside}, {abs(down):.1%} {below}")
         facts.append(f"mean picture: correlation {likeness:.2f} once size and place agree")
         if abs(size - 1) > SIZE:
             zoom = float(ours.rules.get("zoom", 1.0)) / size

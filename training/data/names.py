@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from training.data.image_store import DatasetError, printable
+
 # Endings that a name loses when it is compared; "view.01" keeps its own.
 PICTURE_ENDINGS = frozenset(
     {
@@ -76,16 +78,38 @@ class Folder:
         """Returns all files below the folder that are not hidden, sorted."""
         return sorted(path for paths in self._listed().values() for path in paths)
 
+    def require_distinct(self) -> None:
+        """Raises DatasetError for two files whose names differ in their Unicode form alone."""
+        for paths in self._listed().values():
+            if len(paths) > 1:
+                one, other = (f"{path.name!a}" for path in paths[:2])
+                raise DatasetError(
+                    f"{printable(str(paths[1]))}: has the name of another file, which programs compare as one; "
+                    f"they are spelt {one} and {other}: rename one"
+                )
+
     def _listed(self) -> dict[str, list[Path]]:
         if self._by_tidy is None:
             self._by_tidy = defaultdict(list)
-            for folder, folders, files in os.walk(self.path):
+            seen: set[str] = set()  # links may lead back
+            for folder, folders, files in os.walk(self.path, onerror=_refuse, followlinks=True):
+                place = os.path.realpath(folder)
+                if place in seen:
+                    folders[:] = []
+                    continue
+                seen.add(place)
                 folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__MACOSX")
                 for file in files:
                     if not file.startswith("."):
                         path = Path(folder, file)
                         self._by_tidy[tidy(path.relative_to(self.path).as_posix())].append(path)
         return self._by_tidy
+
+
+def _refuse(error: OSError) -> None:
+    """Ends a walk at a folder that cannot be read; one that is not there is an empty one."""
+    if not isinstance(error, FileNotFoundError):
+        raise DatasetError(f"{printable(str(error.filename))}: cannot be listed: {error.strerror}") from error
 
 
 def _is_file(path: Path) -> bool:

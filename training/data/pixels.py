@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import psutil
-from PIL import Image
+from PIL import Image, ImageChops
 
 from training.data import mask_check, png
 from training.data.image_store import DatasetError
@@ -16,6 +16,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "1"}
 _MEMORY_SHARE = 0.25  # share of the memory free at the start that all ranks of a machine together may fill
+_GREY = 8  # largest difference of the channels of a grey picture; JPEG leaves a few
 _ORIENTATION = 0x0112  # EXIF tag
 _PNG_DEPTH_BYTE = 24  # offset of the bit depth in a PNG: signature, length, IHDR, width, height come before
 
@@ -123,17 +124,48 @@ def read_mask(data: bytes, source: str, resolution: int | None) -> np.ndarray:
 
     Raises DatasetError, also for a mask that is to be resized and is not square.
     """
-    quick = png.decode(data, None if resolution is None else (resolution, resolution), (1, 2))
+    quick = png.decode(data, None if resolution is None else (resolution, resolution), (1,))
     if quick is not None:
-        return quick[:1]
+        return quick
     image = open_image(data, source)
     check_depth(image, data, source)
-    mask = image if image.mode == "L" else image.convert("L")
+    mask = mask_of(image, source)
     if resolution is not None and mask.size != (resolution, resolution):
         if not mask_check.fits(mask.size, (resolution, resolution)):
             raise DatasetError(wrong_shape(source, mask.size, (resolution, resolution)))
         mask = mask.resize((resolution, resolution), Image.Resampling.BILINEAR)
     return np.asarray(mask)[None]
+
+
+def mask_of(image: Image.Image, source: str) -> Image.Image:
+    """Returns the mask that an 8-bit picture holds, grey: its alpha channel if anything is transparent, else its grey.
+
+    Raises DatasetError, one line that begins with `source`, for a coloured picture: neither the brightness of a
+    photograph nor a class's colour says how much of the subject a pixel shows.
+    """
+    if has_alpha(image):
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema()[0] < 255:  # type: ignore[operator]
+            return alpha
+    if image.mode in ("L", "LA", "1"):
+        return image.convert("L")
+    red, green, blue = image.convert("RGB").split()
+    for one, other in ((red, green), (green, blue), (blue, red)):
+        if ImageChops.difference(one, other).getextrema()[1] > _GREY:  # type: ignore[operator]
+            raise DatasetError(
+                f"{source}: is a coloured picture and no mask; a mask is grey, 255 on the subject and 0 behind it, or "
+                "the alpha channel of the cut-out subject"
+            )
+    return image.convert("L")
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Returns a picture of 16 bits per channel, or of fractions from 0 to 1, with 8 bits."""
+    if image.mode == "F":
+        return Image.fromarray((np.asarray(image) * 255).round().clip(0, 255).astype(np.uint8))
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    return image
 
 
 def planes(image: Image.Image) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from training.data import mask_check
 from training.data.image_store import DatasetError
-from training.data.label_check import check_labels, label_notes
+from training.data.label_check import label_notes, label_problems, problem_lines
 from training.data.layout import Layout, open_layout
 from training.data.mask_check import MaskLook, Verdict
 from training.data.names import some
@@ -24,6 +24,7 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)  # what keeps the set from being used, each naming its file
     notes: list[str] = field(default_factory=list)  # what is there and not used, and what may be meant otherwise
+    fixable: bool = True  # a copy without what the problems name would be a set
 
 
 @dataclass
@@ -49,10 +50,11 @@ def inspect_set(path: str | os.PathLike[str], progress: Progress = None) -> Find
     try:
         layout = open_layout(path)
     except ValueError as error:
-        return Findings([str(error)])
+        return Findings([str(error)], fixable=False)
     labels = [layout.label(i) for i in range(len(layout.names))]
-    problems = layout.problems + layout.missing_masks() + check_labels(layout.label_source, layout.files, labels)
-    found = Findings(problems, layout.notes + label_notes(layout.label_source, labels, path))
+    wrong = label_problems(labels)
+    problems = layout.problems + layout.missing_masks() + problem_lines(layout.label_source, layout.files, wrong)
+    found = Findings(problems, layout.notes + label_notes(layout.label_source, labels, path), None not in wrong)
     seen = look_at_all(layout, progress)
     sizes = Counter(each.size for each in seen if each.size is not None)
     side = min(sizes.most_common(1)[0][0]) if sizes else 0
@@ -63,6 +65,7 @@ def inspect_set(path: str | os.PathLike[str], progress: Progress = None) -> Find
             found.problems.append(wrong_size(layout.store.where(name), each.size, (side, side)))
     verdict = judge_masks(layout, seen)
     found.problems += verdict.problems
+    found.fixable = found.fixable and (not verdict.problems or verdict.mend is not None)
     found.notes += verdict.notes
     turned = [name for name, each in zip(layout.names, seen, strict=True) if each.turned]
     if turned:

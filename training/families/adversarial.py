@@ -43,14 +43,23 @@ ADVERSARIAL_OPTIONS = (
     Option(("--gamma", "--r1-gamma"), "objective.gamma", "weight of R1, the gradient penalty at real images"),
     Option(("--r2-gamma",), "objective.r2_gamma", "weight of R2, that at generated images; 0 leaves it out"),
     Option(("--r1-interval",), "objective.r1_interval", "steps between two of R1, and two of R2", least=1),
-    Option(("--objective",), "objective.loss", f"legal are {', '.join(LOSSES)} (real against generated, as R3GAN)"),
-    Option(("--aug",), "objective.augment", f"what D sees is augmented: {', '.join(augment.MODES)}"),
+    Option(
+        ("--objective",),
+        "objective.loss",
+        f"legal are {', '.join(LOSSES)} (real against generated, as R3GAN)",
+        words=tuple(LOSSES),
+    ),
+    Option(
+        ("--aug",), "objective.augment", f"what D sees is augmented: {', '.join(augment.MODES)}", words=augment.MODES
+    ),
     Option(("--p",), "objective.augment_p", "with --aug=fixed: probability of each transform"),
     Option(("--target",), "objective.augment_target", "with --aug=ada: mean sign of real logits to steer to"),
     Option(
         ("--ada-kimg",), "objective.augment_kimg", "with --aug=ada: kimg in which the probability can go from 0 to 1"
     ),
-    Option(("--augpipe",), "objective.augment_pipe", f"transforms: {', '.join(augment.PIPES)}"),
+    Option(
+        ("--augpipe",), "objective.augment_pipe", f"transforms: {', '.join(augment.PIPES)}", words=tuple(augment.PIPES)
+    ),
 )
 
 

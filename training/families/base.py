@@ -266,6 +266,7 @@ class Option:
     target: str  # the field: "objective.gamma", "generator.map_depth", "discriminator.channel_base"
     help: str  # for --help
     least: float | None = None  # smallest legal value
+    words: tuple[str, ...] = ()  # legal values, for shells to complete
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,8 @@ def _family_option(of: Family, added: Option) -> click.Option:
         kind = next((k for k in typing.get_args(kind) if k is not type(None)), kind)
     if added.least is not None:
         kind = click.IntRange(min=int(added.least)) if kind is int else click.FloatRange(min=added.least)
-    made = ConfigOption([*added.flags, parameter_name(added.target)], target=added.target, type=kind, help=added.help)
+    names = [*added.flags, parameter_name(added.target)]
+    made = ConfigOption(names, target=added.target, type=kind, help=added.help, words=added.words)
     made.heading = f"Family {of.name}, {of.title}"
     return made
 

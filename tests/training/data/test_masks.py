@@ -11,6 +11,7 @@ from dataset_tool import main
 from tests.training.data import dots
 from training.data import mask_check
 from training.data.image_store import DatasetError
+from training.data.making.convert import convert_set
 from training.data.making.importers import import_colmap, import_transforms
 from training.data.validation import inspect_set, validate_set
 from training.dataset import ImageDataset
@@ -108,6 +109,56 @@ def test_fix_mends_what_is_clear_and_leaves_the_rest_alone(tmp_path, how, case):
         mask = np.asarray(Image.open(tmp_path / "fixed" / "mask" / f"{i:05d}.png"))
         assert mask[32, 32] == 255 and mask[2, 2] == 0
     assert validate_set(tmp_path / "fixed" / "64") == []
+
+
+def palette(colour: tuple[int, int, int]) -> Image.Image:
+    image = Image.fromarray(square(1)).convert("P")
+    image.putpalette([0, 0, 0, *colour])
+    return image
+
+
+SKIN = Image.new("RGB", (SIZE, SIZE), (190, 150, 130))
+# Name -> a mask in another form, and None if it means `square`, else a word of the problem.
+FORMS = {
+    "cut-out": (Image.merge("RGBA", (*SKIN.split(), Image.fromarray(square()))), None),
+    "grey cut-out": (Image.merge("LA", (SKIN.convert("L"), Image.fromarray(square()))), None),
+    "opaque RGBA": (Image.fromarray(square()).convert("RGBA"), None),
+    "opaque LA": (Image.fromarray(square()).convert("LA"), None),
+    "RGB": (Image.fromarray(square()).convert("RGB"), None),
+    "one bit": (Image.fromarray(square()).convert("1"), None),
+    "white palette": (palette((255, 255, 255)), None),
+    "green": (Image.merge("RGB", [Image.fromarray(square(v)) for v in (0, 255, 0)]), "coloured picture"),
+    "palette of classes": (palette((0, 200, 0)), "coloured picture"),
+    "photograph": (SKIN, "coloured picture"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_in_other_forms_mean_the_same_to_every_reader(tmp_path, form):
+    """A cut-out's alpha channel is the mask, not its brightness; colours are refused."""
+    image, word = FORMS[form]
+    images = write(tmp_path / "set", [square()] * NUM, "mask")
+    dots.write_pictures(tmp_path / "a", dots.arc(NUM))
+    dots.write_model(tmp_path / "a", dots.arc(NUM))
+    (tmp_path / "a" / "masks").mkdir()
+    for i in range(NUM):
+        image.save(images.parent / "mask" / f"{i:05d}.png")
+        large = image.resize((256, 256), Image.Resampling.NEAREST)
+        large.save(tmp_path / "a" / "masks" / f"img_{i:03d}.png.png")
+    if word is not None:
+        assert len(validate_set(images)) == NUM and all(word in line for line in validate_set(images))
+        for refused in (convert_set, lambda *a: import_colmap(tmp_path / "a", a[1])):
+            with pytest.raises(DatasetError, match=rf"mask of .*00.*png: is a {word} and no mask"):
+                refused(images, tmp_path / "out")
+        return
+    assert inspect_set(images).problems == [] and inspect_set(images).notes == []
+    masks = ImageDataset(images).load([0]).masks
+    assert masks is not None and np.array_equal(masks[0, 0].numpy(), square())
+    convert_set(images, tmp_path / "out")
+    import_colmap(tmp_path / "a", tmp_path / "imported", resolution=SIZE)
+    for out in ("out", "imported"):
+        mask = np.asarray(Image.open(next((tmp_path / out / "mask").iterdir())))
+        assert mask[32, 32] == 255 and mask[2, 2] == 0 and np.abs(mask.astype(int) - square()).mean() < 8
 
 
 @pytest.mark.parametrize("kind", ["colmap", "transforms", "alpha"])

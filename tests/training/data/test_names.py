@@ -107,6 +107,31 @@ def test_two_spellings_of_one_name_are_two_labels():
         parse_labels("dataset.json", data)
 
 
+def test_pictures_and_labels_of_two_unicode_forms_are_told_apart_in_ascii(tmp_path):
+    """On a screen both look alike."""
+    images = dots.write_set(tmp_path, dots.arc(NUM))
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    for i, name in ((2, COMPOSED), (3, APART)):
+        (images / f"{i:05d}.png").rename(images / f"{name}.png")
+        content["labels"][i][0] = f"{name}.png"
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    assert validate_set(images) == [
+        f"{tmp_path}/dataset.json: {APART}.png: has two labels, in two Unicode forms: "
+        "'Bj\\xf6rn.png' and 'Bjo\\u0308rn.png'"
+    ]
+    del content["labels"][3]
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    (problem,) = validate_set(images)
+    assert "apart from the Unicode form" in problem and "'64/Bj\\xf6rn'" in problem and "u0308" in problem
+
+
+@pytest.mark.parametrize("text", ['{"labels": [], "labels": []}', '{"labels": [], "x": {"a": 1, "b": 2, "a": 1}}'])
+def test_a_key_that_is_there_twice_is_refused(text):
+    """JSON takes the last one in silence; every reader of the project calls `parse_json`."""
+    with pytest.raises(LabelError, match=r'^d\.json: has the key "(labels|a)" twice in one object'):
+        parse_labels("d.json", text.encode())
+
+
 def test_a_label_file_may_begin_with_a_byte_order_mark(tmp_path):
     images = dots.write_set(tmp_path, dots.arc(NUM))
     file = tmp_path / "dataset.json"
@@ -175,6 +200,25 @@ def test_index_lists_and_scores(tmp_path, way):
     wanted = ["rebalance", images, f"--out={tmp_path}/l.json", f"--scores={tmp_path}/s.json", "--num=3"]
     result = CliRunner().invoke(main, [str(a) for a in wanted])
     assert result.exit_code == 0 and json.loads((tmp_path / "l.json").read_text()) == [1, 1, 1], result.output
+
+
+def test_a_folder_follows_links_and_not_in_circles(tmp_path):
+    place, other = tmp_path / "place", tmp_path / "other"
+    for folder in (place / "in", other):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(b"")
+    (place / "linked").symlink_to(other)
+    (other / "back").symlink_to(place)
+    (place / "again").symlink_to(other)
+    found = [path.relative_to(place).as_posix() for path in Folder(place).files()]
+    assert found == ["again/a.png", "in/a.png"] and Folder(tmp_path / "gone").files() == []
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read any folder")
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(DatasetError, match=r"closed: cannot be listed: Permission denied"):
+        Folder(tmp_path).files()
 
 
 def test_a_folder_finds_nothing_outside_and_nothing_ambiguous(tmp_path):

@@ -35,6 +35,7 @@ class Prepared:
     cam2world: np.ndarray
     intrinsics: np.ndarray
     steps: tuple[Step, ...]
+    turn: Turn | None  # what the picture's orientation tag asks for, whether or not it is done
     has_alpha: bool
 
 
@@ -75,7 +76,8 @@ def prepare(shots: Sequence[Shot], distortion: str = UNDISTORT) -> Preparation:
     for shot in shots:
         name = str(shot.picture)
         image = open_image(FolderStore(shot.picture.parent).read(shot.picture.name), name, decode=False)
-        before, pose, k, after = _turned(shot, name, image.size, orientation(image), told)
+        tag = orientation(image)
+        before, pose, k, after = _turned(shot, name, image.size, tag, told)
         steps = list(before)
         if not shot.distortion.is_none:
             if distortion == REFUSE:
@@ -93,7 +95,7 @@ def prepare(shots: Sequence[Shot], distortion: str = UNDISTORT) -> Preparation:
         if after is not None:
             steps.append(after)
             pose, k = after.camera(pose, k)
-        views.append(Prepared(pose, k, tuple(steps), has_alpha(image)))
+        views.append(Prepared(pose, k, tuple(steps), Turn(tag) if tag > 1 else None, has_alpha(image)))
     return Preparation(views, told.lines(len(shots)))
 
 

@@ -116,8 +116,8 @@ def read_model(folder: Path) -> list[View]:
 
 def _read(folder: Path) -> tuple[list[View], list[str]]:
     """Returns the views of a model, and lines about what seems to be lost of it."""
-    rows, notes = _rows(folder), []
-    cameras_file, images_file = _need(folder, "cameras"), _need(folder, "images")
+    cameras_file, images_file = _need(folder)
+    rows, notes = _rows(folder), _unread(folder, (cameras_file, images_file))
     cameras: dict[int, Callable[[], Camera]] = {}
     for identity, camera in _parsed(cameras_file, _text_cameras, _binary_cameras):
         if identity in cameras:
@@ -147,8 +147,7 @@ def _read(folder: Path) -> tuple[list[View], list[str]]:
 
 
 def _rows(folder: Path) -> list[_Row]:
-    _need(folder, "cameras")
-    return _parsed(_need(folder, "images"), _text_images, _binary_images)
+    return _parsed(_need(folder)[1], _text_images, _binary_images)
 
 
 def _parsed(file: Path, text: Callable[[Path], Iterator[T]], binary: Callable[[Path], Iterator[T]]) -> list[T]:
@@ -172,18 +171,29 @@ class _Damaged(ValueError):
 
 
 def _is_model(folder: Path) -> bool:
-    return _file(folder, "cameras") is not None and _file(folder, "images") is not None
+    return _files(folder) is not None
 
 
-def _file(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / f"{name}.bin", folder / f"{name}.txt") if p.is_file()), None)
+def _files(folder: Path) -> tuple[Path, Path] | None:
+    """Returns the files of cameras and images: both binary, as COLMAP prefers, else both text, else one of each."""
+    kinds = ((".bin", ".bin"), (".txt", ".txt"), (".bin", ".txt"), (".txt", ".bin"))
+    pairs = [(folder / f"cameras{cameras}", folder / f"images{images}") for cameras, images in kinds]
+    return next((pair for pair in pairs if all(path.is_file() for path in pair)), None)
 
 
-def _need(folder: Path, name: str) -> Path:
-    file = _file(folder, name)
-    if file is None:
-        raise DatasetError(f"{folder}: holds no COLMAP model (cameras.txt and images.txt, or .bin)")
-    return file
+def _need(folder: Path) -> tuple[Path, Path]:
+    files = _files(folder)
+    if files is None:
+        raise DatasetError(f"{folder}: holds no COLMAP model (cameras.txt and images.txt, or both as .bin)")
+    return files
+
+
+def _unread(folder: Path, read: tuple[Path, Path]) -> list[str]:
+    """Returns a line if the folder holds its model, or half of one, in the other form too."""
+    files = [folder / f"{name}{ending}" for name in ("cameras", "images") for ending in (".bin", ".txt")]
+    others = [path.name for path in files if path not in read and path.is_file()]
+    used = " and ".join(path.name for path in read)
+    return [f"{folder}: {used} are read, and not {' and '.join(others)} beside them"] if others else []
 
 
 # ---- cameras

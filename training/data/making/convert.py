@@ -13,7 +13,7 @@ from training.data.image_store import DatasetError
 from training.data.label_check import label_problems, require_labels
 from training.data.label_file import LabelError
 from training.data.layout import Layout, open_layout
-from training.data.making.set_writer import CENTRE, Box, Item, Report, write_set
+from training.data.making.set_writer import CENTRE, Box, Item, Report, require_free, write_set
 from training.data.validation import judge_masks, look_at_all
 from training.data.world_axes import turn_up
 
@@ -35,6 +35,7 @@ def convert_set(
     rename: call the images 00000, 00001, ... in the order of their names, and keep their names under "sources".
     Raises DatasetError or LabelError at the first thing that is wrong.
     """
+    require_free(dest)
     layout = open_layout(path)
     layout.require_whole()
     found = [layout.label(i) for i in range(len(layout.names))]
@@ -58,6 +59,7 @@ def fix_set(
     out and listed. Raises LabelError if the labels as a whole are in another convention, and DatasetError for masks
     whose meaning is not clear: no copying mends these.
     """
+    require_free(dest)
     layout = open_layout(path)
     dropped = layout.problems + layout.missing_masks()
     problems = label_problems([layout.label(i) for i in range(len(layout.names))])

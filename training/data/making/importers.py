@@ -22,7 +22,8 @@ from training.data.image_store import DatasetError, FolderStore, printable
 from training.data.label_check import check_labels
 from training.data.making import colmap, nerf_transforms
 from training.data.making.camera_steps import UNDISTORT, Shot, prepare
-from training.data.making.set_writer import Box, Item, Report, write_set
+from training.data.making.mask_files import find_masks, unused_masks
+from training.data.making.set_writer import Box, Item, Report, require_free, write_set
 from training.data.names import PICTURE_ENDINGS, Folder, some
 from training.data.pixels import EXTENSIONS
 from training.data.world_axes import align
@@ -47,6 +48,7 @@ def import_colmap(
     Masks are <project>/masks/<name>.png, COLMAP's own, or <project>/masks/<stem>.png. distortion: see
     `camera_steps.prepare`.
     """
+    require_free(dest)
     model, views, notes = colmap.read_largest(source)
     pictures_folder, project = _project(source, images)
     folder = Folder(pictures_folder)
@@ -59,13 +61,14 @@ def import_colmap(
         )
     pictures = [path for path in found if path is not None]
     _require_single(pictures, [view.name for view in views], model)
-    masks = Folder(project / "masks")
+    beside = Folder(project / "masks")
+    masks = find_masks(beside, [view.name for view in views])
     shots = [
-        Shot(path, _mask_of(masks, view.name), view.cam2world, view.camera.intrinsics,
+        Shot(path, mask, view.cam2world, view.camera.intrinsics,
              (view.camera.width, view.camera.height), view.camera.distortion)
-        for path, view in zip(pictures, views, strict=True)
+        for path, mask, view in zip(pictures, masks, views, strict=True)
     ]  # fmt: skip
-    notes += _unused_masks(masks, [shot.mask for shot in shots])
+    notes += unused_masks(beside, masks)
     notes += _unused(folder, pictures, "is not registered in the model", "are not registered in the model")
     return _write(shots, notes, dest, resolution, crop, up, progress, distortion)
 
@@ -80,6 +83,7 @@ def import_transforms(
     distortion: str = UNDISTORT,
 ) -> Report:
     """Imports the frames of a transforms.json. Masks: the frames' mask_path, or the images' alpha channel."""
+    require_free(dest)
     frames, notes = nerf_transforms.read_transforms(source)
     shots = [Shot(f.picture, f.mask, f.cam2world, f.lens.intrinsics, f.lens.size, f.lens.distortion) for f in frames]
     pictures = [frame.picture for frame in frames]
@@ -127,24 +131,6 @@ def _unused(folder: Folder, used: Sequence[Path], one: str, many: str, flat: boo
     return [f"{folder.path}: {total - len(others)} used of {total} pictures; of the others {', '.join(parts)}"]
 
 
-def _unused_masks(folder: Folder, used: Sequence[Path | None]) -> list[str]:
-    """Returns a line if there are more masks below `folder` than are used."""
-    files = [path for path in folder.files() if path.suffix.lower() in PICTURE_ENDINGS]
-    others = sorted(set(files) - {path for path in used if path is not None})
-    if not others:
-        return []
-    example = some([path.relative_to(folder.path).as_posix() for path in others])
-    used_count = len(files) - len(others)
-    return [f"{folder.path}: {used_count} used of {len(files)} masks; the others are of no picture used: {example}"]
-
-
-def _mask_of(folder: Folder, name: str) -> Path | None:
-    if not folder.path.is_dir():
-        return None
-    stem = name.rpartition(".")[0] if "." in name.rpartition("/")[2] else name
-    return folder.find(f"{name}.png") or folder.find(stem, EXTENSIONS)
-
-
 def _write(
     shots: list[Shot],
     notes: list[str],
@@ -176,7 +162,7 @@ def _write(
     labels = (cameras if up == "keep" else align(cameras, up)).labels.numpy()
     items = [
         Item(f"{i:05d}", names[i], _reader(shot.picture), labels[i], None if shot.mask is None else _reader(shot.mask),
-             alpha, steps=ready.views[i].steps)
+             alpha, steps=ready.views[i].steps, turn=ready.views[i].turn)
         for i, shot in enumerate(shots)
     ]  # fmt: skip
     root = os.path.commonpath([shot.picture.parent for shot in shots])

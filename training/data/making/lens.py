@@ -13,7 +13,8 @@ import numpy as np
 from training.data.image_store import DatasetError
 from training.data.making.reshape import Distortion, Size
 
-_FOCAL = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
+_DEGREES = {"camera_angle_x": "x_fov", "camera_angle_y": "y_fov"}  # instant-ngp's own names
+_FOCAL = ("fl_x", "fl_y", *_DEGREES, *_DEGREES.values())
 _MATRICES = ("K", "intrinsic_matrix", "intrinsics")
 _SAME = 0.01  # relative difference up to which two widths over heights, or two focal lengths, are the same
 _CENTRED, _OFF = 0.1, 0.2  # distances of the principal point from the middle, in sizes, that tell which size is meant
@@ -23,6 +24,8 @@ _PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADI
 # Keys of instant-ngp, nerfstudio and Blender that make a picture something else than a lens in front of a plane does.
 _OTHER_LENSES = ("fisheye", "ftheta", "latlong", "equirectangular", "panoram", "orthograph")
 _ROLLING = "rolling_shutter"
+_OTHER_AXES = ("from_mitsuba", "from_na")  # instant-ngp then reads the matrices with other axes
+_MOVING = ("transform_matrix_start", "transform_matrix_end")
 
 
 class Lens(NamedTuple):
@@ -102,7 +105,7 @@ def read_lens(where: str, own: Mapping[str, Any], shared: Mapping[str, Any], rea
     levels = [_Level(where, own), _Level(where, {k: v for k, v in shared.items() if k != "frames"})]
     focal = next((level for level in levels if level.has_focal), None)
     if focal is None:
-        raise DatasetError(f"{where}: needs fl_x or camera_angle_x or K, of its own or of the file")
+        raise DatasetError(f"{where}: needs fl_x, camera_angle_x, x_fov or K, of its own or of the file")
     centre = next((level for level in levels if level.has_centre), None)
     stated = levels[0].size(levels[1])
     # A lens of the frame's own need not be for the size of the file's.
@@ -134,6 +137,12 @@ def check_meaning(where: str, values: Mapping[str, Any]) -> None:
         raise DatasetError(
             f"{where}: {_ROLLING} is set: each line of a picture has a pose of its own; one pose is legal"
         )
+    for name in _OTHER_AXES:
+        if _is_set(values.get(name)):
+            raise DatasetError(f"{where}: {name} is set: its matrices have other axes; OpenGL's are legal")
+    start, end = (values.get(name) for name in _MOVING)
+    if start != end:
+        raise DatasetError(f"{where}: its camera moves from {_MOVING[0]} to {_MOVING[1]}; one pose is legal")
     model = values.get("camera_model")
     if model is not None and str(model).upper() not in _PINHOLE_MODELS:
         raise DatasetError(
@@ -218,33 +227,42 @@ def _size_of(
 def _focal_lengths(where: str, level: _Level, size: tuple[float, float]) -> tuple[float, float]:
     """Returns fx and fy in pixels of a picture of `size`; pixels are square unless the level says otherwise."""
     fx, fy = level.pixel("fl_x", (0, 0)), level.pixel("fl_y", (1, 1))
-    fx = _of_angle(where, level, "camera_angle_x", size[0]) if fx is None else fx
+    fx = _of_angle(level, "camera_angle_x", size[0]) if fx is None else fx
     if fy is None and level.number("fl_x") is None:
-        fy = _of_angle(where, level, "camera_angle_y", size[1])
+        fy = _of_angle(level, "camera_angle_y", size[1])
     fx, fy = fx if fx is not None else fy, fy if fy is not None else fx
     if fx is None or fy is None or not (fx > 0 and fy > 0):
-        raise DatasetError(f"{where}: fl_x, fl_y, camera_angle_x and camera_angle_y must be greater than 0")
+        raise DatasetError(f"{where}: fl_x, fl_y and angles of view must be greater than 0")
     return fx, fy
 
 
-def _of_angle(where: str, level: _Level, name: str, length: float) -> float | None:
-    angle = level.number(name)
+def _of_angle(level: _Level, name: str, length: float) -> float | None:
+    """Returns the focal length by an angle of view in radians, or in degrees under its other name."""
+    angle, most = level.number(name), math.pi
+    if angle is None:
+        name, most = _DEGREES[name], 180.0
+        angle = level.number(name)
     if angle is None:
         return None
-    if not 0 < angle < math.pi:
-        raise DatasetError(f"{where}: {name} must lie between 0 and pi (radians), got {angle:g}")
-    return 0.5 * length / math.tan(0.5 * angle)
+    if not 0 < angle < most:
+        legal = "0 and pi (radians)" if most == math.pi else "0 and 180 (degrees)"
+        raise DatasetError(f"{level.where}: {name} must lie between {legal}, got {angle:g}")
+    return 0.5 * length / math.tan(0.5 * angle * math.pi / most)
 
 
 def _disagreement(level: _Level, size: tuple[float, float]) -> list[str]:
     """Returns what is said twice with two meanings by one level."""
-    fx, angle = level.pixel("fl_x", (0, 0)), level.number("camera_angle_x")
-    if fx is None or angle is None or not 0 < angle < math.pi:
-        return []
-    other = 0.5 * size[0] / math.tan(0.5 * angle)
-    if abs(fx / other - 1) <= _SAME:
-        return []
-    return [f"has a focal length of {fx:g} pixels, and of {other:g} by camera_angle_x: the first is taken"]
+    given = {"fl_x": level.pixel("fl_x", (0, 0))}
+    for name, angle, most in (("camera_angle_x", level.number("camera_angle_x"), math.pi),
+                              ("x_fov", level.number("x_fov"), 180.0)):  # fmt: skip
+        if angle is not None and 0 < angle < most:
+            given[name] = 0.5 * size[0] / math.tan(0.5 * angle * math.pi / most)
+    known = [(name, value) for name, value in given.items() if value is not None]
+    return [
+        f"has a focal length of {known[0][1]:g} pixels, and of {value:g} by {name}: the first is taken"
+        for name, value in known[1:]
+        if abs(value / known[0][1] - 1) > _SAME
+    ]
 
 
 def _distortion(where: str, levels: list[_Level]) -> Distortion:

@@ -16,6 +16,7 @@ from training.data.names import Folder
 from training.data.pixels import EXTENSIONS, open_image, orientation
 
 FILE = "transforms.json"
+_KEYED = ("white_transparent", "black_transparent", "mask_color")  # switches of instant-ngp
 
 
 class Frame(NamedTuple):
@@ -54,6 +55,12 @@ def read_transforms(source: Path) -> tuple[list[Frame], list[str]]:
         for remark in each.lens.remarks:
             remarks.setdefault(remark, []).append(i)
     notes = [f"{file}: {_named(rows)} {remark}" for remark, rows in remarks.items()]
+    notes += [
+        f"{file}: {name} is set: instant-ngp takes pixels of a colour for transparent; here all pixels stay, and "
+        "masks come from mask_path or alpha channels"
+        for name in _KEYED
+        if content.get(name) is not None and content[name] is not False  # 0 is a colour
+    ]
     return sorted(found, key=lambda frame: frame.picture.as_posix()), notes
 
 

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from training.data.image_store import DatasetError, FolderStore, printable
 from training.data.label_check import require_labels
 from training.data.making import photos_masks
+from training.data.making.mask_files import find_masks, unused_masks
 from training.data.making.photos_crop import Crop, Framing, cut, encoded, find_crops, inside, sharpness
 from training.data.making.photos_landmarks import FILE, Landmarks, find_landmarks, read_landmarks
-from training.data.making.set_writer import Item, Report, write_set
-from training.data.names import PICTURE_ENDINGS, Folder, tidy
-from training.data.pixels import EXTENSIONS, has_alpha, open_image, orientation
+from training.data.making.reshape import TRANSPOSING, Size, Turn
+from training.data.making.set_writer import Item, Report, require_free, write_set
+from training.data.names import PICTURE_ENDINGS, Folder, roots_of, tidy
+from training.data.pixels import EXTENSIONS, eight_bits, has_alpha, open_image, orientation
 
 MASKS = "masks"  # folder of masks beside the pictures
 MAX_MISFIT, MIN_INLIERS = 6.0, 0.6  # millimetres on the face, share of the landmarks: beyond, they are no face's
@@ -80,11 +82,13 @@ class _Photo:
 
     name: str  # tidied, below the folder
     path: Path
-    stem: str = ""  # name of its crop while it is in work
-    size: tuple[int, int] = (0, 0)  # width and height as the landmarks count
-    turned: bool = False  # by its orientation tag
-    alpha: bool = False
     mask: Path | None = None  # file of its mask
+    stem: str = ""  # name of its crop while it is in work
+    stored: Size = (0, 0)  # width and height of the file's pixels
+    size: Size = (0, 0)  # the same as the landmarks count
+    turn: Turn | None = None  # what its orientation tag asks for
+    turned: bool = False  # the landmarks are for the turned picture
+    alpha: bool = False
     crop: Crop | None = None
     shape: np.ndarray | None = None  # uint8 [R, R], mask of the crop
 
@@ -133,15 +137,17 @@ def import_photos(
     Raises DatasetError if no picture can be used, if landmarks or masks as a whole cannot, or if `dest` exists.
     """
     rules = rules or Rules()
-    photos = _Photos(_find(source))
+    require_free(dest)
+    listed, notes = _find(source)
+    photos = _Photos(listed)
     photos.require(str(source))
     with tempfile.TemporaryDirectory(prefix="photos-") as scratch:
         work = Path(scratch)
         file = landmarks or source / FILE
         if landmarks_command is not None:
             file = find_landmarks(source, landmarks_command, work)
-        found = read_landmarks(file)
-        notes = _unknown(found, photos)
+        found = read_landmarks(file, roots_of(source))
+        notes += _unknown(found, photos)
         points = _choose(photos, found)
         sizes = np.array([photo.size for photo in photos.left], dtype=np.float64)
         crops, poses = find_crops(points, sizes, rules.framing, rules.focal)
@@ -159,18 +165,18 @@ def import_photos(
     return PhotoReport(written, photos.total, photos.skipped, notes)
 
 
-def _find(source: Path) -> list[_Photo]:
+def _find(source: Path) -> tuple[list[_Photo], list[str]]:
+    """Lists the pictures with the masks beside them; returns them and a line if there are other masks."""
     masks = source / MASKS
-    files = [p for p in Folder(source).files() if masks not in p.parents and p.suffix.lower() in PICTURE_ENDINGS]
+    folder = Folder(source)
+    folder.require_distinct()
+    files = [p for p in folder.files() if masks not in p.parents and p.suffix.lower() in PICTURE_ENDINGS]
     if not files:
         raise DatasetError(f"{printable(str(source))}: holds no pictures ({', '.join(EXTENSIONS)})")
+    names = [tidy(path.relative_to(source).as_posix()) for path in files]
     beside = Folder(masks)
-    photos = []
-    for path in files:
-        name = tidy(path.relative_to(source).as_posix())
-        mask = beside.find(name, (".png",)) or beside.find(os.path.splitext(name)[0], (".png",))
-        photos.append(_Photo(name, path, mask=mask))
-    return photos
+    found = find_masks(beside, names)
+    return [_Photo(*each) for each in zip(names, files, found, strict=True)], unused_masks(beside, found)
 
 
 def _unknown(found: Landmarks, photos: _Photos) -> list[str]:
@@ -220,16 +226,17 @@ def _read(path: Path) -> bytes:
 
 def _scaled(photo: _Photo, picture: Image.Image, points: np.ndarray, found: Landmarks) -> np.ndarray | None:
     """Fills in the picture's facts; returns the landmarks in its pixels, None if they are for another shape."""
-    photo.alpha, photo.size = has_alpha(picture), picture.size
+    photo.alpha, photo.stored, photo.size = has_alpha(picture), picture.size, picture.size
     tag = orientation(picture)
     if tag > 1:
+        photo.turn = Turn(tag)
         if found.exif is None:
             raise DatasetError(
                 f'{found.source}: {printable(photo.name)} carries an EXIF orientation; "exif": "applied" says that '
                 'pictures were turned upright before the detector saw them, "ignored" that they were not'
             )
         photo.turned = found.exif == "applied"
-        if photo.turned and tag >= 5:
+        if photo.turned and tag in TRANSPOSING:
             photo.size = picture.height, picture.width
     seen = found.sizes.get(photo.name, photo.size)
     scale = np.array(photo.size) / np.array(seen)
@@ -289,11 +296,11 @@ def _cut_all(
     def one(photo: _Photo) -> str | None:
         assert photo.crop is not None
         try:
-            picture = open_image(_read(photo.path), str(photo.path))
+            picture = eight_bits(open_image(_read(photo.path), str(photo.path)))
         except DatasetError:
             return _UNREADABLE
-        if photo.turned:
-            picture = ImageOps.exif_transpose(picture)
+        if photo.turned and photo.turn is not None:
+            picture = photo.turn.apply(picture)
         cropped = cut(picture.convert("RGBA" if alpha else "RGB"), photo.crop, resolution)
         if progress is not None:
             progress(1)
@@ -328,6 +335,8 @@ def _add_masks(photos: _Photos, kind: MaskKind, command: str | None, work: Path,
     elif kind == "files":
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(partial(_read_mask, resolution=resolution), photos.left))
+        photos.sift(lambda i: photos_masks.UNCLEAR if photos.left[i].shape is None else None)
+        photos.require(title)
     masks = [photo.shape for photo in photos.left if photo.shape is not None]
     wrong, remarks = photos_masks.faults(masks, [photo.name for photo in photos.left], title)
     photos.sift(lambda i: wrong.get(photos.left[i].name))
@@ -339,12 +348,16 @@ def _add_masks(photos: _Photos, kind: MaskKind, command: str | None, work: Path,
 
 
 def _read_mask(photo: _Photo, resolution: int) -> None:
-    """Cuts the mask of a picture out of its file, which has the size of the picture."""
+    """Cuts the mask of a picture out of its file; leaves none where it is not clear which way up the file is."""
     assert photo.mask is not None and photo.crop is not None
-    mask = open_image(_read(photo.mask), str(photo.mask)).convert("L")
+    where = printable(str(photo.mask))
+    mask = photos_masks.read_file(_read(photo.mask), where, photo.stored, photo.turn)
+    if mask is None:
+        return
+    if photo.turned and photo.turn is not None:
+        mask = photo.turn.apply(mask)
     if mask.size != photo.size:
-        shape, other = (f"{w}x{h}" for w, h in (mask.size, photo.size))
-        raise DatasetError(f"{printable(str(photo.mask))}: is {shape} pixels, its picture {other}")
+        mask = mask.resize(photo.size, Image.Resampling.BILINEAR)
     photo.shape = np.asarray(cut(mask, photo.crop, resolution))
 
 

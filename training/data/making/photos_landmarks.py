@@ -14,6 +14,7 @@ import math
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,11 @@ def run_program(option: str, command: str, given: Path, out: Path) -> None:
         raise DatasetError(f"{option}={command}: ended with exit code {done.returncode}{what}")
 
 
-def read_landmarks(path: Path) -> Landmarks:
-    """Reads and checks a file. Raises DatasetError, one line that names the file, the picture and what is legal."""
+def read_landmarks(path: Path, roots: Sequence[str] = ()) -> Landmarks:
+    """Reads and checks a file. Raises DatasetError, one line that names the file, the picture and what is legal.
+
+    roots: folders that absolute names may lie below, see `names.tidy`.
+    """
     if not path.is_file():
         raise DatasetError(
             f"{printable(str(path))}: not found; docs/photographs.md has its layout, --landmarks names another file, "
@@ -107,7 +111,7 @@ def read_landmarks(path: Path) -> Landmarks:
         raise DatasetError(f'{source}: "exif": {_shown(exif)}: "applied" and "ignored" are legal')
     found = Landmarks(source, exif)
     for name, entry in pictures.items():
-        _take(found, name, entry, *ORDERS[order])
+        _take(found, name, tidy(name, roots), entry, *ORDERS[order])
     largest = max((float(np.abs(f).max()) for f in found.faces.values() if len(f)), default=math.inf)
     if largest < _NORMALISED:
         raise DatasetError(
@@ -116,9 +120,8 @@ def read_landmarks(path: Path) -> Landmarks:
     return found
 
 
-def _take(found: Landmarks, name: str, entry: Any, count: int, chosen: list[int]) -> None:
+def _take(found: Landmarks, name: str, plain: str, entry: Any, count: int, chosen: list[int]) -> None:
     where = f"{found.source}: {printable(name)}"
-    plain = tidy(name)
     if plain in found.faces:
         raise DatasetError(f"{where}: is there twice")
     faces = entry.get("faces") if isinstance(entry, dict) else None

@@ -7,11 +7,14 @@ import numpy as np
 from PIL import Image
 
 from training.data.image_store import DatasetError
+from training.data.making.mask_files import UnclearTurn, read_mask_as_stored
 from training.data.making.photos_landmarks import run_program
+from training.data.making.reshape import Size, Turn
 from training.data.mask_check import judge, look_at
-from training.data.pixels import EXTENSIONS, has_alpha, open_image
+from training.data.pixels import EXTENSIONS, eight_bits, mask_of, open_image
 
 EMPTY, UPSIDE_DOWN = "with an empty mask", "with a mask that looks inverted or does not reach 255"
+UNCLEAR = "with an orientation tag and a mask that may be for the pixels as stored or upright"
 
 
 def run_mask_command(command: str, crops: Path, out: Path) -> None:
@@ -30,20 +33,20 @@ def read_program_mask(folder: Path, stem: str, resolution: int) -> np.ndarray:
     path = next((p for p in (folder / f"{stem}{e}" for e in EXTENSIONS) if p.is_file()), None)
     if path is None:
         raise DatasetError(f"--mask-command: wrote no {stem}.png into {{out}}; a mask is called like its picture")
-    image = open_image(path.read_bytes(), f"--mask-command: {path.name}")
+    where = f"--mask-command: {path.name}"
+    image = open_image(path.read_bytes(), where)
     if image.width != image.height:
-        raise DatasetError(f"--mask-command: {path.name} is {image.width}x{image.height} pixels, its picture square")
-    if has_alpha(image):
-        mask = image.convert("RGBA").getchannel("A")
-    else:
-        colours = np.asarray(image.convert("RGB")).astype(np.int16)
-        if np.ptp(colours, axis=-1).max() > 8:
-            raise DatasetError(
-                f"--mask-command: {path.name} is a coloured picture without alpha channel; a mask is grey, "
-                "or the alpha channel of the cut-out"
-            )
-        mask = image.convert("L")
+        raise DatasetError(f"{where} is {image.width}x{image.height} pixels, its picture square")
+    mask = mask_of(eight_bits(image), where)
     return np.asarray(mask.resize((resolution, resolution), Image.Resampling.BILINEAR))
+
+
+def read_file(data: bytes, where: str, stored: Size, turn: Turn | None) -> Image.Image | None:
+    """Returns the mask of a whole picture as `read_mask_as_stored` does, None where it may be either way up."""
+    try:
+        return read_mask_as_stored(data, where, stored, turn)
+    except UnclearTurn:
+        return None
 
 
 def faults(masks: Sequence[np.ndarray], names: Sequence[str], title: str) -> tuple[dict[str, str], list[str]]:

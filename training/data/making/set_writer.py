@@ -26,9 +26,10 @@ from gaussian import Cameras
 from torch_utils import distributed
 from training.data import mask_check
 from training.data.image_store import DatasetError, printable
+from training.data.making.mask_files import read_mask_as_stored
 from training.data.making.reshape import Size, Step, Turn
 from training.data.mask_check import MaskLook
-from training.data.pixels import has_alpha, open_image, orientation, split_alpha, wrong_shape
+from training.data.pixels import eight_bits, has_alpha, open_image, split_alpha
 
 CENTRE = "centre"
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -50,6 +51,7 @@ class Item:
     alpha: bool = False  # the alpha channel is the mask
     size: Size | None = None  # width and height in pixels that the intrinsics are for; None: the image's
     steps: tuple[Step, ...] = ()  # applied to picture and mask before the crop; `label` is for what they make
+    turn: Turn | None = None  # what the picture's orientation tag asks for, if the mask may be upright
     mend_mask: Callable[[np.ndarray], np.ndarray] | None = None  # makes a right mask of a wrong one, uint8 [H, W]
 
 
@@ -193,11 +195,10 @@ def _add(
 ) -> Entry | None:
     """Writes an image and its mask, and returns the entry of dataset.json."""
     data = item.read()
-    picture = _eight_bits(open_image(data, item.source))
-    stored = picture.size
+    picture = eight_bits(open_image(data, item.source))
     mask: Image.Image | None = None
     if item.read_mask is not None:
-        mask = _mask_like(_eight_bits(open_image(item.read_mask(), f"mask of {item.source}")), stored, item)
+        mask = read_mask_as_stored(item.read_mask(), f"mask of {item.source}", picture.size, item.turn)
         mask = _after(item.steps, _mended(item, mask))
         sx, sy = mask.width / size[0], mask.height / size[1]
         mask = _cut(mask, (box[0] * sx, box[1] * sy, box[2] * sx, box[3] * sy), resolution)
@@ -231,40 +232,6 @@ def _after(steps: Sequence[Step], picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _mask_like(mask: Image.Image, stored: Size, item: Item) -> Image.Image:
-    """Returns a mask, grey, with its pixels like those of the picture as it is stored.
-
-    Programs that heed a picture's orientation write its mask upright. Raises DatasetError for a mask of another shape,
-    and where nothing tells which of the two it is for.
-    """
-    turn = next((step for step in item.steps if isinstance(step, Turn)), None)
-    grey = mask.convert("L")
-    upright = None if turn is None else turn.size(stored)
-    as_stored = mask_check.fits(mask.size, stored)
-    if turn is None or upright is None:
-        if as_stored:
-            return grey
-        raise DatasetError(wrong_shape(f"mask of {item.source}", mask.size, stored))
-    as_upright = mask_check.fits(mask.size, upright)
-    if as_stored and as_upright and orientation(mask) != turn.orientation:
-        raise DatasetError(
-            f"mask of {item.source}: has {mask.width}x{mask.height} pixels, and the picture the orientation tag "
-            f"{turn.orientation}: it may be for the pixels as stored or upright; take the tag out of the picture"
-        )
-    if not as_stored and not as_upright:
-        raise DatasetError(wrong_shape(f"mask of {item.source}", mask.size, stored))
-    return grey if as_stored else turn.undo(grey)
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Returns a picture of 16 bits per channel, or of fractions from 0 to 1, with 8 bits."""
-    if picture.mode == "F":
-        return Image.fromarray((np.asarray(picture) * 255).round().clip(0, 255).astype(np.uint8))
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    return picture
-
-
 def _cut(picture: Image.Image, box: Box, resolution: int) -> Image.Image:
     """Returns a part of the image at a resolution. Edges go to edges, so that normalised intrinsics stay valid."""
     if (box[2] - box[0], box[3] - box[1]) == (resolution, resolution) and all(v == int(v) for v in box):
@@ -279,6 +246,13 @@ def _png(picture: Image.Image) -> bytes:
     return data.getvalue()
 
 
+def require_free(dest: str | os.PathLike[str]) -> None:
+    """Raises DatasetError if there is something already where a set is to be written: before any work, and after it."""
+    dest = Path(dest)
+    if dest.exists() and (dest.suffix.lower() == ".zip" or not dest.is_dir() or any(dest.iterdir())):
+        raise DatasetError(f"{printable(str(dest))}: exists already; choose another --dest or remove it")
+
+
 class _Destination:
     """Writes a new folder or zip beside its place and renames it when it is complete."""
 
@@ -287,8 +261,7 @@ class _Destination:
         self._zip = dest.suffix.lower() == ".zip"
         if self._zip:
             self.images = dest
-        if dest.exists() and (self._zip or not dest.is_dir() or any(dest.iterdir())):
-            raise DatasetError(f"{printable(str(dest))}: exists already; choose another --dest or remove it")
+        require_free(dest)
         self._lock = threading.Lock()
 
     def __enter__(self) -> "_Destination":

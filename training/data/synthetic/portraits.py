@@ -92,15 +92,17 @@ def _off_axis(away: np.ndarray) -> np.ndarray:
 
 
 def _render(head: Head, pose: np.ndarray, p: Photographer, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    intrinsics = np.array([[p.focal, 0, 0.5], [0, p.focal, 0.5], [0, 0, 1]])
-    hits = cast(head.solids, pose, intrinsics, p.width, 2)
-    image, mask, _ = resolve_samples(hits, shade(head, hits), p.width)
-    top = (p.width - p.height) // 2
-    rows = slice(top, top + p.height)
-    share = mask[0, rows, :, None] / 255.0
-    colours = image.transpose(1, 2, 0)[rows].astype(np.float64)
+    side = max(p.width, p.height)
+    focal = p.focal * p.width / side
+    intrinsics = np.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]])
+    hits = cast(head.solids, pose, intrinsics, side, 2)
+    image, mask, _ = resolve_samples(hits, shade(head, hits), side)
+    top, left = (side - p.height) // 2, (side - p.width) // 2
+    place = slice(top, top + p.height), slice(left, left + p.width)
+    share = mask[0][place][..., None] / 255.0
+    colours = image.transpose(1, 2, 0)[place].astype(np.float64)
     picture = share * colours + (1 - share) * _background(p.width, p.height, rng)
-    return (picture + rng.normal(0, 2, picture.shape)).clip(0, 255).round().astype(np.uint8), mask[0, rows]
+    return (picture + rng.normal(0, 2, picture.shape)).clip(0, 255).round().astype(np.uint8), mask[0][place]
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> np.ndarray:

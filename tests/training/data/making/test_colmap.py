@@ -61,6 +61,21 @@ def test_no_picture_of_a_text_model_is_lost(tmp_path, points, marks, ends):
         assert np.abs(view.cam2world - pose).max() < 1e-12
 
 
+def test_half_a_binary_model_beside_a_text_one_is_told(tmp_path):
+    """Of a folder with both kinds the one that is whole is read, the binary one first, as COLMAP does."""
+    folder = dots.write_model(tmp_path, dots.arc(3))
+    (folder / "images.bin").write_bytes(struct.pack("<Q", 0))
+    _, views, notes = read_largest(tmp_path)
+    assert len(views) == 3 and notes == [
+        f"{folder}: cameras.txt and images.txt are read, and not images.bin beside them"
+    ]
+    for path in (WRITTEN / "binary").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    _, views, notes = read_largest(tmp_path)
+    assert len(views) == 12
+    assert notes == [f"{folder}: cameras.bin and images.bin are read, and not cameras.txt and images.txt beside them"]
+
+
 def test_a_line_that_is_neither_picture_nor_points_is_named(tmp_path):
     folder = dots.write_model(tmp_path, dots.arc(3), points="1.5 2.5\n")
     with pytest.raises(DatasetError, match=r"images\.txt: .*the line 2, '1\.5 2\.5', is not number"):
@@ -125,6 +140,22 @@ def test_masks_of_no_picture_are_counted_wherever_the_model_is_named(tmp_path, s
     (note,) = import_colmap(tmp_path / source, tmp_path / "set", images).notes
     assert "0 used of 1 masks; the others are of no picture used: other.png" in note
     assert not (tmp_path / "set" / "mask").exists()
+
+
+def test_a_mask_that_may_be_of_two_pictures_is_refused(tmp_path):
+    names = ["a.png", "a.jpg"]
+    dots.write_pictures(tmp_path, dots.arc(2), names=names)
+    dots.write_model(tmp_path, dots.arc(2), names=names)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (256, 256), 255).save(tmp_path / "masks" / "a.png")
+    with pytest.raises(
+        DatasetError, match=r"masks/a\.png: may be the mask of a\.jpg or of a\.png; a\.png\.png is legal"
+    ):
+        import_colmap(tmp_path, tmp_path / "set")
+    for name in names:
+        Image.new("L", (256, 256), 255).save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "masks" / "a.png").unlink()
+    assert import_colmap(tmp_path, tmp_path / "set").count == 2
 
 
 @pytest.mark.parametrize("twice", ["img_000.png", "./img_000.png"])
@@ -283,8 +314,9 @@ def test_masks_follow_whichever_way_their_program_has_written_them(tmp_path, upr
     assert (mask[away > 60] == 255).mean() > 0.95 and (mask[away < 5] == 0).mean() > 0.99
 
 
-def test_masks_that_may_be_meant_either_way_are_refused(tmp_path):
-    dots.write_pictures(tmp_path, dots.arc(3), saver=tagged(TURNED))
+@pytest.mark.parametrize("tag", [TURNED, 2, 3])
+def test_masks_that_may_be_meant_either_way_are_refused(tmp_path, tag):
+    dots.write_pictures(tmp_path, dots.arc(3), saver=tagged(tag))
     dots.write_model(tmp_path, dots.arc(3))
     (tmp_path / "masks").mkdir()
     for i in range(3):

@@ -21,12 +21,15 @@ OWN = {
     "fl_y": {"fl_y": WIDE},
     "camera_angle_x": {"camera_angle_x": ANGLE},
     "camera_angle_y": {"camera_angle_y": ANGLE},
+    "x_fov": {"x_fov": math.degrees(ANGLE)},
+    "y_fov": {"y_fov": math.degrees(ANGLE)},
     "K": {"K": [[WIDE, 0, 128], [0, WIDE, 128], [0, 0, 1]]},
     "nine numbers of K": {"K": [WIDE, 0, 128, 0, WIDE, 128, 0, 0, 1]},
 }
 FILES = {
     "fl_x": FILE,
     "camera_angle_x": {"camera_angle_x": 2 * math.atan(128 / 200)},
+    "x_fov": {"x_fov": math.degrees(2 * math.atan(128 / 200))},
     "K": {"K": [[200, 0, 128], [0, 200, 128], [0, 0, 1]], "w": 256, "h": 256},
 }
 
@@ -201,3 +204,34 @@ def test_a_lens_that_folds_the_picture_is_refused(tmp_path):
     dots.write_frames(tmp_path / "a", dots.arc(3), {**FILE, "k1": -40.0})
     with pytest.raises(DatasetError, match=r"frame_00000\.png: the lens distortion .* leaves nothing"):
         import_transforms(tmp_path / "a", tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("keys", "word"),
+    [
+        ({"from_mitsuba": True}, "from_mitsuba is set: its matrices have other axes"),
+        ({"from_na": 1}, "from_na is set"),
+        ({"transform_matrix_start": [[1.0]], "transform_matrix_end": [[2.0]]}, "its camera moves"),
+        ({"x_fov": 180}, r"x_fov must lie between 0 and 180 \(degrees\), got 180"),
+        ({"x_fov": -3.0}, "x_fov must lie between"),
+    ],
+)
+@pytest.mark.parametrize("level", ["frame", "file"])
+def test_keys_of_instant_ngp_that_change_the_meaning_are_refused(keys, word, level):
+    own, shared = ({"fl_x": 200}, {}) if "x_fov" not in keys else ({}, {})
+    (own if level == "frame" else shared).update(keys)
+    with pytest.raises(DatasetError, match=rf"^t\.json: frames\[0\]: {word}"):
+        own_lens(own, shared)
+
+
+def test_an_angle_in_degrees_that_disagrees_is_told():
+    assert own_lens({"fl_x": WIDE, "x_fov": math.degrees(ANGLE)}).remarks == ()
+    (remark,) = own_lens({"fl_x": WIDE, "x_fov": 30.0}).remarks
+    assert "320 pixels, and of 477.7" in remark and "by x_fov: the first is taken" in remark
+
+
+@pytest.mark.parametrize("switch", [{"white_transparent": True}, {"black_transparent": True}, {"mask_color": 0}])
+def test_colours_that_stand_for_transparency_are_told(tmp_path, switch):
+    dots.write_frames(tmp_path / "t", dots.arc(3), {"fl_x": 200, **switch})
+    (note,) = import_transforms(tmp_path / "t", tmp_path / "set").notes
+    assert f"{next(iter(switch))} is set" in note and "here all pixels stay" in note

@@ -245,7 +245,7 @@ def test_masks_come_from_any_program(portraits, tmp_path):
         ("Image.fromarray(np.uint8(255 * ~head)).save(out)", "masks look inverted"),
         ("Image.fromarray(np.uint8(head)).save(out)", "reach 1 of 255"),
         ("Image.fromarray(np.uint8(0 * head)).save(out)", "all 5 masks are empty"),
-        ("picture.save(out)", "a coloured picture without alpha"),
+        ("picture.save(out)", "a coloured picture and no mask"),
         ("picture.resize((48, 20)).save(out)", "00000.png is 48x20 pixels"),
         ("path.name > '00001.png' or picture.convert('L').save(out)", "wrote no 00002.png"),
         ("sys.exit('no model')", "ended with exit code 1: no model"),
