@@ -228,8 +228,8 @@ class AdversarialObjective(Objective):
         """Returns further terms that ask how a scene is seen, or when."""
         return {}
 
-    def conditioning(self, labels: Tensor, at: StepContext) -> Conditioning:
-        """Returns what D is told about images with camera labels [N, 25], before augmentation."""
+    def conditioning(self, labels: Tensor, at: StepContext, whose: str) -> Conditioning:
+        """Returns what D is told about images with camera labels [N, 25], before augmentation; `whose` as for `seen`."""
         return Conditioning(labels)
 
     def agreement(
@@ -278,7 +278,7 @@ class AdversarialObjective(Objective):
         self, images: Tensor, labels: Tensor, at: StepContext, whose: str, num_groups: int | None = None
     ) -> DiscriminatorOutput:
         """Returns what D says of images [N, 3, R, R] with camera labels [N, 25]; `whose` as for `seen`."""
-        images, told = self.seen(images, self.conditioning(labels, at), at, whose)
+        images, told = self.seen(images, self.conditioning(labels, at, whose), at, whose)
         return (self.outputs or self.D.outputs)(images, told, num_groups)
 
     def judge(
@@ -296,12 +296,10 @@ class AdversarialObjective(Objective):
         minibatch-std groups of the discriminator hold one kind alone, exactly as in two calls of b images.
         """
         groups = 2 * self.D.num_groups(len(fake))
-        fake, told_fake = self.seen(fake, self.conditioning(micro.d_labels, at), at, "fake")
-        real, told_real = self.seen(micro.real, self.conditioning(micro.real_labels, at), at, "real")
+        fake, told_fake = self.seen(fake, self.conditioning(micro.d_labels, at, "fake"), at, "fake")
+        real, told_real = self.seen(micro.real, self.conditioning(micro.real_labels, at, "real"), at, "real")
         images = torch.stack([fake, real], 1).flatten(0, 1)  # [2 b, 3, R, R]
-        labels = torch.stack([told_fake.labels, told_real.labels], 1).flatten(0, 1)  # [2 b, 25]
-        told = dataclasses.replace(told_real, labels=labels)
-        both = (self.outputs or self.D.outputs)(images, told, groups)
+        both = (self.outputs or self.D.outputs)(images, told_fake.interleaved(told_real), groups)
         generated, of_data = (
             DiscriminatorOutput(both.logits[i::2], {name: extra[i::2] for name, extra in both.extras.items()})
             for i in range(2)
@@ -382,7 +380,7 @@ class AdversarialObjective(Objective):
 
         It goes through the eager D, whatever is compiled: its own gradient needs second derivatives.
         """
-        images, told = self.seen(images, self.conditioning(labels, at), at, whose)
+        images, told = self.seen(images, self.conditioning(labels, at, whose), at, whose)
 
         def judge(images: Tensor) -> Tensor:
             return self.D.outputs(images, told).logits

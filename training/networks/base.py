@@ -21,6 +21,8 @@ class Conditioning:
     labels: Tensor  # [N, 25] camera labels
     patch: Tensor | None = None  # [N, 3] width of the part that is shown, and its offsets, in images
     fade: float = 1.0  # weight of the newest block of a discriminator that grows
+    classes: Tensor | None = None  # [N] int64 classes of the images
+    dropout: Tensor | None = None  # [N, K] factors on the numbers that it makes of a camera
 
     def mirrored(self, flip: Tensor) -> Conditioning:
         """Returns what holds once left and right are swapped in the images where flip [N] is set: camera and patch."""
@@ -30,6 +32,16 @@ class Conditioning:
             scale, x, y = patch.unbind(1)
             patch = torch.where(where, torch.stack([scale, 1 - scale - x, y], 1), patch)
         return dataclasses.replace(self, labels=labels, patch=patch)
+
+    def interleaved(self, other: Conditioning) -> Conditioning:
+        """Returns what holds for images that alternate: the first of these, the first of the other ones, ..."""
+
+        def both(name: str) -> Tensor | None:
+            own, others = getattr(self, name), getattr(other, name)
+            return None if own is None else torch.stack([own, others], 1).flatten(0, 1)
+
+        changes = {name: both(name) for name in ("labels", "patch", "classes", "dropout")}
+        return dataclasses.replace(other, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class GgHeadObjective(BlurredObjective):
         if self.config.discriminator.starts_at == self.config.discriminator.resolution:
             self.outputs = torch.compile(self.D.outputs, backend=backend, dynamic=False)
 
-    def conditioning(self, labels: Tensor, at: StepContext) -> Conditioning:
+    def conditioning(self, labels: Tensor, at: StepContext, whose: str) -> Conditioning:
         """Returns the labels, and how far the newest block of D has come."""
         assert at.nimg is not None
         start, length = self.config.stage_at(at.nimg).from_nimg, self.settings.grow_kimg * 1000
