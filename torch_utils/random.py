@@ -125,3 +125,49 @@ class Draws:
     def integers(self, stream: str, high: int, shape: tuple[int, ...] = ()) -> Tensor:
         """Returns integers in [0, high), int64 [len(indices), *shape]."""
         return to_device(integers(self.seed, stream, self.indices, high, shape), self.device)
+
+
+# ---------------------------------------------------------------- many numbers a sample, where the keys are
+
+
+def hashed_uniform(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Draws uniform numbers in [0, 1) with 24 bits, float32 [B, *shape], each a function of key and place in shape.
+
+    keys: int64 [B], 0 to 2^31 - 1, from `Draws.integers`. For rays and pixels, of which a sample has too many to be
+    drawn on the CPU. Two rounds of MurmurHash3's finaliser (Appleby) in int32, whose products wrap. Devices agree.
+    """
+    bits = _hashed(keys, prod(shape)) >> 8 & 0xFFFFFF
+    return (bits.float() * 2.0**-24).view(-1, *shape)
+
+
+def hashed_normal(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Draws standard normal numbers, float32 [B, *shape], like `hashed_uniform`, by Box and Muller's method.
+
+    Devices agree but for the rounding of logarithm and cosine. The largest values are 5.9.
+    """
+    count = prod(shape)
+    half = -(-count // 2)
+    bits = (_hashed(keys, 2 * half) >> 8 & 0xFFFFFF).float()
+    radius = (-2 * ((bits[:, :half] + 0.5) * 2.0**-24).log()).sqrt()
+    angle = bits[:, half:] * (2.0 * np.pi * 2.0**-24)
+    values = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return values[:, :count].reshape(-1, *shape)
+
+
+def _hashed(keys: Tensor, count: int) -> Tensor:
+    """Returns 32 random bits, int32 [B, count], for each key and each number below `count`."""
+    key = _mixed(keys.to(torch.int32))[:, None]
+    place = torch.arange(count, dtype=torch.int32, device=keys.device) * _signed(0x9E3779B1)
+    return _mixed(_mixed(place ^ key) + key)
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """Mixes int32 numbers so that every bit of the result depends on every bit of x."""
+    x = (x ^ (x >> 16 & 0xFFFF)) * _signed(0x85EBCA6B)
+    x = (x ^ (x >> 13 & 0x7FFFF)) * _signed(0xC2B2AE35)
+    return x ^ (x >> 16 & 0xFFFF)
+
+
+def _signed(word: int) -> int:
+    """Returns the int32 with the bits of a 32-bit word."""
+    return word - (word >> 31 << 32)

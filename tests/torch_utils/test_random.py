@@ -54,3 +54,20 @@ def test_every_epoch_is_a_fresh_permutation():
     assert not np.array_equal(epochs[0], epochs[1])
     across = order(range(30, 50))
     assert np.array_equal(across, np.concatenate([epochs[0][30:], epochs[1][:13]]))
+
+
+def test_hashed_numbers_are_functions_of_key_and_place():
+    """They do not depend on the batch or the count, differ between keys that differ in a bit, and are well spread."""
+    keys = random.integers(0, "rays", range(64), 2**31)
+    uniform, normal = random.hashed_uniform(keys, (50, 40)), random.hashed_normal(keys, (50, 41))
+    assert uniform.shape == (64, 50, 40) and normal.shape == (64, 50, 41)
+    assert (random.hashed_uniform(keys[3:5], (50, 40)) == uniform[3:5]).all()
+    assert (random.hashed_normal(keys[3:5], (50, 41)) == normal[3:5]).all()
+    assert 0 <= float(uniform.min()) < 1e-3 and 1 - 1e-3 < float(uniform.max()) < 1
+    assert abs(float(uniform.mean()) - 0.5) < 3e-3 and abs(float(uniform.var()) - 1 / 12) < 1e-3
+    assert abs(float(normal.mean())) < 0.01 and abs(float(normal.std()) - 1) < 0.01
+    assert abs(float((normal**4).mean()) - 3) < 0.1
+    near = random.hashed_normal(torch.arange(64), (2050,))
+    for values in (uniform.flatten(1), normal.flatten(1), near):
+        assert torch.corrcoef(values).sub(torch.eye(64)).abs().max() < 0.12  # 1 / sqrt(2000) is 0.022
+        assert torch.corrcoef(values.t()[:100]).sub(torch.eye(100)).abs().max() < 0.6  # 1 / sqrt(64) is 0.125
