@@ -23,6 +23,7 @@ class RadianceField(SceneRecord, abc.ABC):
     """
 
     half_width: float  # half the edge of the cube about the origin that holds the scene, world units
+    unit: float  # units of the field per world unit: published fields keep the cameras at a distance of 1
     activation: str  # what makes a density of a raw value: "relu" or "softplus",
     shift: float  # after this was added to it
 
@@ -30,22 +31,22 @@ class RadianceField(SceneRecord, abc.ABC):
     def sample(self, points: Tensor, directions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns features [B, P, C], as they are shown (RGB in 0..1), and raw densities [B, P].
 
-        points: [B, P, 3] world units; directions: [B, P, 3] of length 1, from the camera on. None asks for nothing
-        that depends on them: the features may then be anything.
+        points: [B, P, 3] in units of the field; directions: [B, P, 3] of length 1, from the camera on. None asks for
+        features from no direction in particular. Densities are per unit of the field.
         """
 
     def raw_density(self, points: Tensor) -> Tensor:
-        """Returns the density [B, P] before shift and activation at points [B, P, 3] in world units."""
+        """Returns the density [B, P] before shift and activation at points [B, P, 3] in units of the field."""
         return self.sample(points, None)[1]
 
     def density(self, points: Tensor) -> Tensor:
         """Returns the density [B, P] per world unit at points [B, P, 3] in world units."""
-        return absorption(self.raw_density(points), self.activation, self.shift)
+        return absorption(self.raw_density(points * self.unit), self.activation, self.shift) * self.unit
 
     def normals(self, points: Tensor) -> Tensor:
-        """Returns directions [B, P, 3] of length 1 in which the raw density falls, or 0 where it is even.
+        """Returns directions of length 1 in which the raw density falls, or 0 where it is even, [B, P, 3].
 
-        Differentiable where gradients are enabled, and `points` may have come with one.
+        points: [B, P, 3] in units of the field, with a gradient or without. Differentiable where gradients are kept.
         """
         create = torch.is_grad_enabled()
         with torch.enable_grad():

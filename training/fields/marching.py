@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, fields
 
 import torch
@@ -22,14 +23,16 @@ KEYS = 2**31  # of the random numbers of a sample's rays
 class March:
     """Says how rays are sampled and added up."""
 
-    near: float  # world units along the ray at which the samples begin,
+    near: float  # units of the field along the ray at which the samples begin,
     far: float  # and end
     samples: int  # of the first pass along a ray
     fine_samples: int  # of the second pass, placed by the first; 0: there is none
     jitter: str = "centred"  # how the first are moved, see `rays.stratified`
     grid: str = "centres"  # where in a pixel the ray goes through, see `rays.camera_rays`
-    last_delta: float = ENDLESS  # world units that the last sample stands for
+    last_delta: float = ENDLESS  # units of the field that the last sample stands for
     last_back: bool = False  # the last sample takes all light that is left
+    distance: float | None = None  # of cameras from the origin, units of the field, for which near and far are meant;
+    # for others they move along. None: they hold for all
     points: int = 2**17  # of all scenes together that are asked for at once where no gradient is kept
     recompute: bool = False  # the same where one is kept: what a part needs to go back is then computed twice
 
@@ -88,6 +91,7 @@ def render_field(
 ) -> Rendering:
     """Renders B fields from V cameras each in float32 exactly (or in the cameras' type). C is the field's.
 
+    `field.unit` says how many of its units, which `march` counts in, make a world unit of the cameras and the depth.
     Differentiable in the field and the background, not in cameras and distances. Without a gradient to keep, or with
     `march.recompute`, memory beyond the images does not grow with their size. Raises ValueError for a wrong shape.
     """
@@ -96,6 +100,7 @@ def render_field(
         raise ValueError(f"cameras must have leading shape [{field.batch_size}, V], got {list(cameras.shape)}")
     with torch.autocast(field.device.type, enabled=False), exact_float32():
         rays = camera_rays(cameras, (height, width), march.grid)
+        rays = dataclasses.replace(rays, origins=rays.origins * field.unit)
         features, distance, alpha = march_rays(field, rays, march, draws or RayDraws())
     views = cameras.shape[1]
     shape = (len(features), views, height, width)
@@ -103,7 +108,7 @@ def render_field(
     behind = features.new_ones(()) if background is None else background.to(features)
     behind = behind.expand(len(features), views, features.shape[-1])[:, :, None, None]
     rgb = features + (1 - alpha.view(*shape, 1)) * behind
-    depth = (distance * rays.cosines).view(len(features), views, 1, height, width)
+    depth = (distance * rays.cosines / field.unit).view(len(features), views, 1, height, width)
     return Rendering(rgb.permute(0, 1, 4, 2, 3).contiguous(), alpha.view_as(depth), depth)
 
 
@@ -136,7 +141,12 @@ def two_passes(field: RadianceField, rays: Rays, march: March, draws: RayDraws) 
 
     All samples count in the sum. The gradient flows through the values of both passes, never through their places.
     """
-    t = stratified(march.near, march.far, march.samples, draws.jitter, march.jitter, like=rays.cosines)
+    near: float | Tensor = march.near
+    far: float | Tensor = march.far
+    if march.distance is not None:
+        away = rays.origins.norm(dim=-1, keepdim=True) - march.distance  # [B, R, 1]
+        near, far = near + away, far + away
+    t = stratified(near, far, march.samples, draws.jitter, march.jitter, like=rays.cosines)
     t = t.expand(*rays.cosines.shape, -1)  # [B, R, S]
     features, sigma = _sample(field, rays, t)
     if march.fine_samples:

@@ -49,7 +49,7 @@ def waves(batch: int = 2, channels: int = 3, activation: str = "softplus", dtype
     g = torch.Generator().manual_seed(3)
     first = 6 * torch.randn(batch, 3, 6, generator=g, dtype=torch.float64)
     second = torch.randn(batch, 6, channels + 1, generator=g, dtype=torch.float64)
-    return Waves(0.3, activation, -0.5, first.to(dtype), second.to(dtype))
+    return Waves(0.3, 1.0, activation, -0.5, first.to(dtype), second.to(dtype))
 
 
 def cameras(batch: int = 2, views: int = 2, dtype: torch.dtype = torch.float64) -> Cameras:

@@ -120,7 +120,7 @@ def test_memory_does_not_grow_with_the_image(recompute):
             return super().sample(points, directions)
 
     field = waves(1)
-    field = Counted(field.half_width, field.activation, field.shift, field.first, field.second)
+    field = Counted(field.half_width, field.unit, field.activation, field.shift, field.first, field.second)
     march = dataclasses.replace(MARCH, points=1000, recompute=recompute)
     with torch.set_grad_enabled(recompute):
         render_field(field, cameras(1, 1), 32, march)
@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_image(recompute):
 
 def test_a_ball_is_as_opaque_and_as_far_as_it_should_be():
     """A ray through the centre, one that passes it, and one that misses; the depth is the camera's z."""
-    ball = Balls(0.3, "relu", 0.0, torch.tensor([[0.0, 0.0, 0.0, 0.2, 4.0]], dtype=torch.float64))
+    ball = Balls(0.3, 1.0, "relu", 0.0, torch.tensor([[0.0, 0.0, 0.0, 0.2, 4.0]], dtype=torch.float64))
     straight = dataclasses.replace(GEOMETRY, intrinsics=((2.0, 0, 0.5), (0, 2.0, 0.5), (0, 0, 1.0)))
     camera = straight.frontal().to(dtype=torch.float64).reshape(1, 1)
     out = render_field(ball, camera, 33, March(0.7, 1.3, 2000, 0))
@@ -206,7 +206,7 @@ def test_a_field_is_a_scene_with_a_density():
     raw = field.sample(points, None)[1]
     torch.testing.assert_close(field.density(points), torch.nn.functional.softplus(raw - 0.5))
     assert [tuple(values.shape) for values in field.statistics(cameras()).values()] == [(2,), (2,)]
-    solid = Balls(0.3, "relu", 0.0, torch.tensor([[0.0, 0.0, 0.0, 0.3, 1e3], [9.0, 9.0, 9.0, 0.3, 1e3]]))
+    solid = Balls(0.3, 1.0, "relu", 0.0, torch.tensor([[0.0, 0.0, 0.0, 0.3, 1e3], [9.0, 9.0, 9.0, 0.3, 1e3]]))
     opaque = solid.statistics(cameras())["Field/opaque"]
     assert abs(float(opaque[0]) - torch.pi / 6) < 0.05 and float(opaque[1]) == 0
 
@@ -250,6 +250,32 @@ def test_draws_are_functions_of_the_sample():
 def test_what_cannot_be_marched_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(MARCH, **change)
+
+
+def test_units_of_the_field_are_no_matter():
+    """The same scene in units of its own, cameras three times as far away: the same picture, and depths follow."""
+    seen = cameras()
+    whole = render_field(waves(), seen, SIZE, dataclasses.replace(MARCH, distance=1.0))
+    moved = seen.cam2world.clone()
+    moved[..., :3, 3] *= 3
+    far = Cameras(moved, seen.intrinsics)
+    thirds = dataclasses.replace(waves(), unit=1 / 3, half_width=0.9)
+    out = render_field(thirds, far, SIZE, dataclasses.replace(MARCH, distance=1.0))
+    same(Rendering(out.rgb, out.alpha, out.depth / 3), whole, 1e-12)
+    points = torch.rand(2, 7, 3, dtype=torch.float64) - 0.5
+    torch.testing.assert_close(thirds.density(3 * points), waves().density(points) / 3)
+
+
+def test_near_and_far_follow_the_camera():
+    """A camera that steps back along its axis sees the middle pixel through the same samples."""
+    seen = GEOMETRY.frontal().to(dtype=torch.float64).reshape(1, 1)
+    back = seen.cam2world.clone()
+    back[..., :3, 3] *= 1.5
+    axis = torch.tensor([[[[4.0, 0, 0.5], [0, 4.0, 0.5], [0, 0, 1]]]], dtype=torch.float64)
+    march = dataclasses.replace(MARCH, distance=1.0)
+    near, far = (render_field(waves(1), Cameras(pose, axis), 1, march) for pose in (seen.cam2world, back))
+    torch.testing.assert_close(near.rgb, far.rgb, rtol=0, atol=1e-12)
+    torch.testing.assert_close(near.depth + 0.5 * near.alpha, far.depth, rtol=0, atol=1e-12)
 
 
 def test_wrong_shapes_and_names_are_refused():
