@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from training.families.base import Family
 from training.families.cgs.family import FAMILY as CGS
+from training.families.epigraf.family import FAMILY as EPIGRAF
 from training.families.gghead.family import FAMILY as GGHEAD
 from training.families.gsgan.family import FAMILY as GSGAN
 
@@ -32,3 +33,4 @@ def family(name: str) -> Family:
 register(CGS)
 register(GGHEAD)
 register(GSGAN)
+register(EPIGRAF)

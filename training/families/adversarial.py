@@ -255,8 +255,12 @@ class AdversarialObjective(Objective):
         resolution: int,
         at: StepContext,
         told: Cameras | None = None,
+        whose: str = "G",
     ) -> tuple[Tensor, Any, Rendering]:
-        """Returns ws, scenes and renderings of z [b, z_dim] from cameras [b, V], told `told` or the first view."""
+        """Returns ws, scenes and renderings of z [b, z_dim] from cameras [b, V], told `told` or the first view.
+
+        whose: as for `seen`.
+        """
         ws = self.mapped(z, cameras[:, 0], told, at)
         scene = (self.synthesis or self.G.synthesis)(ws, at)
         return ws, scene, self.G.render(scene, cameras, resolution, background, at)
@@ -372,7 +376,9 @@ class AdversarialObjective(Objective):
     def fakes(self, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
         """Returns ws and images [b, 3, R, R] of the latents of the discriminator phase."""
         background = micro.d_background[:, None]
-        ws, _, rendering = self.generate(micro.d_z, micro.d_cameras, background, micro.resolution, at, micro.d_told)
+        ws, _, rendering = self.generate(
+            micro.d_z, micro.d_cameras, background, micro.resolution, at, micro.d_told, "fake"
+        )
         return ws, rendering.image[:, 0]
 
     def _penalty(self, name: str, images: Tensor, labels: Tensor, at: StepContext, whose: str) -> Loss:

@@ -17,7 +17,7 @@ SHORT = 1e-3  # and where something does
 class GeneratorConfig(base.GeneratorConfig):
     """Holds everything that a Generator is built from; defaults are the published values.
 
-    Lengths are in world units. Published ones are in distances of the camera, with the camera 1 unit from the origin.
+    Lengths are in units of the field, of which the cameras are 1 away from the origin.
     Raises ValueError for values that cannot be built.
     """
 
@@ -31,9 +31,10 @@ class GeneratorConfig(base.GeneratorConfig):
     channel_base: int = 32768  # the network has so many channels / texels of an edge,
     channel_max: int = 512  # and at most so many
     use_noise: bool = True  # add noise to the features
-    half_width: float = 0.2  # half the edge of the cube that the planes span
-    ray_start: float = -0.12  # where rays begin: distance along the ray less that of the camera from the origin
-    ray_end: float = 0.12  # and where they end
+    unit: float = 1.0  # units of the field per world unit
+    cube_scale: float = 0.2  # half the edge of the cube that the planes span
+    ray_start: float = 0.88  # where rays begin, for a camera 1 away from the origin; for others as much nearer or farther
+    ray_end: float = 1.12  # and where they end
     samples: int = 48  # of a ray in each of two passes
     density: str = "softplus"  # what makes a raw density a density: softplus or relu
     density_shift: float = 0.0  # added to raw densities
@@ -42,7 +43,7 @@ class GeneratorConfig(base.GeneratorConfig):
     opaque: bool = True  # without a backdrop: the last sample of a ray hides all behind it; else the background shows
     backdrop: str = "none"  # what the network paints behind the cube: none, plane or sphere
     backdrop_samples: int = 8  # of a ray, from the sphere of the cameras to infinity
-    backdrop_start: float = 1.0  # inverse radius of the first of them, in distances of the camera
+    backdrop_start: float = 1.0  # inverse radius of the first of them
     backdrop_base: int = 32768  # the sphere's network has so many channels / 4, then / 8
     backdrop_max: int = 128  # and at most so many
     camera_conditioning: bool = False  # tell the mapping network yaw and pitch of the camera
@@ -57,14 +58,15 @@ class GeneratorConfig(base.GeneratorConfig):
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be 1 or more")
         if self.samples < 4:
             raise ValueError(f"--num-ray-steps={self.samples}: must be 4 or more")
-        if not self.half_width > 0:
-            raise ValueError(f"--cube-scale={self.half_width}: must be greater than 0")
-        if not self.ray_start < self.ray_end:
-            raise ValueError(f"--ray-start={self.ray_start}: must be less than --ray-end={self.ray_end}")
-        if max(-self.ray_start, self.ray_end) > self.half_width:
+        for flag, length in (("generator.unit", self.unit), ("--cube-scale", self.cube_scale)):
+            if not 0 < length < float("inf"):
+                raise ValueError(f"{flag}={length}: must be finite and greater than 0")
+        if not 0 <= self.ray_start < self.ray_end < float("inf"):
+            raise ValueError(f"--ray-start={self.ray_start}: must be 0 or more, and less than --ray-end={self.ray_end}")
+        if max(1 - self.ray_start, self.ray_end - 1) > self.cube_scale + 1e-9:
             raise ValueError(
-                f"--ray-start={self.ray_start}, --ray-end={self.ray_end}: rays leave the cube, whose half edge is "
-                f"--cube-scale={self.half_width}"
+                f"--ray-start={self.ray_start}, --ray-end={self.ray_end}: the frustum lies outside of the cube, which "
+                f"reaches from {1 - self.cube_scale:g} to {1 + self.cube_scale:g} for --cube-scale={self.cube_scale}"
             )
         for flag, value, legal in (("--clamp-mode", self.density, DENSITIES), ("--bg-model", self.backdrop, BACKDROPS)):
             if value not in legal:

@@ -14,6 +14,7 @@ from gaussian import Cameras
 from tests.training.families.hashes import noise
 from training.families.epigraf import poses
 from training.families.epigraf.discriminator import Discriminator, DiscriminatorConfig
+from training.families.epigraf.generator import Generator, GeneratorConfig
 
 GOLDEN = json.loads((ROOT / "tests" / "data" / "golden_epigraf.json").read_text())
 EXACT, CLOSE = 1e-6, 1e-5  # absolute: of codes and rays; of values behind a network
@@ -107,3 +108,20 @@ def cameras(angles: Tensor = CAMERAS, pixels: int = 64, focal: float = FOCAL) ->
     """Cameras of the published angles whose images of so many pixels have their end points where the published do."""
     f = focal * (pixels - 1) / pixels
     return poses.cameras_of(angles, torch.tensor([[f, 0, 0.5], [0, f, 0.5], [0, 0, 1]]))
+
+
+def published_names(state: dict[str, Tensor]) -> dict[str, str]:
+    """Our names of the generator's tensors to the published ones."""
+    return {name: name.replace("network.", "synthesis.", 1).replace("mapper.", "mapping.", 1) for name in state}
+
+
+def generator(**changes: Any) -> Generator:
+    """The G of the small member."""
+    values: dict[str, Any] = {
+        "w_dim": 64, "channel_base": 512, "channel_max": 32, "samples": 12, "plane_resolution": 32, "feature_dim": 8,
+        "hidden_dim": 16, "backdrop_samples": 4, "backdrop_max": 16,
+    }  # fmt: skip
+    G = Generator(GeneratorConfig(64, **{**values, **changes}))
+    fill(G, published_names(G.state_dict()))
+    G.mapper.mean_camera_pose.copy_(torch.tensor([0.1, 1.5, 0.0]))
+    return G.eval()

@@ -1,0 +1,201 @@
+"""Plays the usual game over patches: what D gets to see, and is told, is a window of an image (EpiGRAF)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gaussian import Cameras, Rendering
+from torch_utils.random import Draws
+from training import losses
+from training.families.adversarial import AdversarialConfig, AdversarialObjective
+from training.families.base import Conditioning, Loss, StepContext
+from training.families.epigraf import patches, poses
+from training.families.epigraf.discriminator import CAMERA_CODES, dropped
+from training.families.epigraf.patches import PatchLaw
+from training.samples import MicroBatch, RunConfig
+
+
+@dataclass(frozen=True)
+class EpigrafObjectiveConfig(AdversarialConfig):
+    """Sets the losses and optimisers. Defaults are the published values, gamma that of FFHQ."""
+
+    gamma: float = 0.1
+    g_clip: float = math.inf  # the published code clips no gradient
+    d_clip: float = math.inf
+    ema_halflife_kimg: float = 20.0
+    augment: str = "ada"
+    patch_law: str = "beta"  # one of patches.LAWS
+    patch_beta: tuple[float, ...] = (0.001, 0.8)  # second parameter of the beta distribution, at the start and later
+    patch_alpha: float = 1.0  # first parameter; 1 is the only one
+    patch_least: float = 0.0  # smallest scale; 0: pixels of a patch / pixels of an image
+    patch_most: float = 1.0  # largest scale
+    patch_support: tuple[float, ...] = (0.25, 1.0)  # scales of the law "discrete"
+    anneal_kimg: float = 10000.0  # thousands of images over which the law changes
+    strided_windows: bool = False  # samples share a window that share a minibatch statistic, not consecutive ones
+    swap_probability: float = 0.5  # that a scene is made for another sample's camera, in the end; 0 at the start
+    swap_fade_kimg: float = 1000.0  # thousands of images over which it rises to that
+    blur_sigma: float = 10.0  # pixels of blur at the start
+    blur_fade_kimg: float = 200.0  # thousands of images over which the blur fades
+
+    def law(self, resolution: int, patch_resolution: int) -> PatchLaw:
+        """Returns the law of the windows for images and patches of so many pixels."""
+        least = self.patch_least or patch_resolution / resolution
+        start, end = self.patch_beta if len(self.patch_beta) == 2 else (math.nan, math.nan)
+        return PatchLaw(
+            self.patch_law, least, self.patch_most, self.patch_alpha, (start, end), self.anneal_kimg * 1000,
+            self.patch_support,
+        )  # fmt: skip
+
+    def check(self, config: RunConfig) -> None:
+        """Raises ValueError with the option's name for values that are illegal or contradict the run's."""
+        super().check(config)
+        G, D = config.generator, config.discriminator
+        smallest = D.patch_resolution / G.resolution
+        if self.patch_least and not smallest <= self.patch_least <= 1:
+            raise ValueError(
+                f"objective.patch_least={self.patch_least}: legal are {smallest:g}, where a patch has the pixels of "
+                "the image, to 1"
+            )
+        self.law(G.resolution, D.patch_resolution).check("--patch-law")
+        if self.patch_law != "whole" and D.patch_resolution == G.resolution:
+            raise ValueError(
+                f"--patch-law={self.patch_law}: a patch of {D.patch_resolution} px is the whole image; use "
+                "--patch-law=whole, or a smaller --patch-resolution"
+            )
+        for flag, value in (
+            ("--anneal-kimg", self.anneal_kimg),
+            ("--swap-fade-kimg", self.swap_fade_kimg),
+            ("--blur-fade-kimg", self.blur_fade_kimg),
+            ("objective.blur_sigma", self.blur_sigma),
+        ):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
+        if not 0 <= self.swap_probability <= 1:
+            raise ValueError(f"--camera-cond-spoof-p={self.swap_probability}: legal are 0 to 1")
+        if G.num_classes or D.num_classes:
+            raise ValueError("num_classes: data sets have no classes here; networks with classes come from files")
+        if any(stage.resolution != G.resolution for stage in config.stages):
+            raise ValueError("stages: the discriminator of patches takes images of one resolution")
+        group = D.minibatch_std_group
+        if (batch := min([s.batch_gpu for s in config.stages] or [getattr(config, "batch_gpu", group)])) % group:
+            raise ValueError(f"--batch-gpu={batch} is not a multiple of the {group} samples that share a window")
+
+
+class EpigrafObjective(AdversarialObjective):
+    """Runs the phases of the usual game over windows of images, drawn anew for each phase and for reals."""
+
+    def __init__(self, config: RunConfig, G: Any, D: Any):
+        super().__init__(config, G, D)
+        self.pixels: int = config.discriminator.patch_resolution
+        self.law: PatchLaw = config.objective.law(config.generator.resolution, self.pixels)
+
+    # ------------------------------------------------------------ windows
+
+    def windows(self, at: StepContext, whose: str) -> Tensor:
+        """Returns the windows [b, 3] of the samples of a micro-batch; as many samples share one as share a statistic."""
+        assert at.draws is not None and at.nimg is not None
+        group = self.config.discriminator.minibatch_std_group
+        micro = self.config.stage_at(at.nimg).batch_gpu
+        owners = patches.leaders(list(at.draws.indices), group, micro, self.settings.strided_windows)
+        draws = Draws(at.draws.seed, owners, at.draws.device)
+        return self.law.windows(draws.uniform(f"{whose}/window", (3,)), at.nimg)
+
+    def conditioning(self, labels: Tensor, at: StepContext, whose: str) -> Conditioning:
+        """Returns what D is told of patches: the camera, some numbers of it withheld, and the window."""
+        settings, dropout = self.config.discriminator, None
+        if settings.camera != "none" and settings.camera_dropout > 0:
+            assert at.draws is not None
+            draws = at.draws.uniform(f"{whose}/camera dropout", (CAMERA_CODES[settings.camera],))
+            dropout = dropped(draws, settings.camera_dropout)
+        return Conditioning(labels, self.windows(at, whose), dropout=dropout)
+
+    def seen(self, images: Tensor, told: Conditioning, at: StepContext, whose: str) -> tuple[Tensor, Conditioning]:
+        """Returns patches as D gets to see them: real images are cut here, generated ones are patches already."""
+        if whose == "real":
+            assert told.patch is not None
+            images = patches.cut(images, told.patch, self.pixels)
+        return super().seen(images, told, at, whose)
+
+    def generate(
+        self,
+        z: Tensor,
+        cameras: Cameras,
+        background: Tensor,
+        resolution: int,
+        at: StepContext,
+        told: Cameras | None = None,
+        whose: str = "G",
+    ) -> tuple[Tensor, Any, Rendering]:
+        """Renders windows alone of what z [b, z_dim] becomes: patches of cameras [b, V]."""
+        ws = self.mapped(z, cameras[:, 0], told, at)
+        scene = self.G.synthesis(ws, at)
+        windows = self.windows(at, whose)
+        cropped = patches.crop(cameras, windows, self.pixels, resolution)
+        G: Any = self.G
+        return ws, scene, G.render(scene, cropped, self.pixels, background, at, windows=windows)
+
+    # ------------------------------------------------------------ what else changes in a run
+
+    def shown(self, images: Tensor, at: StepContext) -> Tensor:
+        """Returns patches [N, 3, r, r] under the blur of the start."""
+        assert at.nimg is not None
+        settings = self.settings
+        sigma = losses.blur_sigma_at(at.nimg, settings.blur_sigma, settings.blur_fade_kimg * 1000)
+        return losses.gaussian_blur(images, sigma)
+
+    def mapped(self, z: Tensor, cameras: Cameras, told: Cameras | None, at: StepContext) -> Tensor:
+        """Returns ws of z [b, z_dim], some numbers of their cameras withheld where the mapping is told any."""
+        config: Any = self.G.config
+        if not config.camera_conditioning:
+            return self.G.mapping(z)
+        code = poses.camera_code(poses.angles_of((cameras if told is None else told).positions))
+        if config.camera_dropout > 0:
+            assert at.draws is not None
+            code = code * dropped(at.draws.uniform("G/camera dropout", (2,)), config.camera_dropout)
+        G: Any = self.G
+        ws: Tensor = G.mapped(z, code)
+        return ws
+
+    def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
+        """Does what the usual game does, over scenes that are made for their own or another sample's camera."""
+        yield from super().generator_losses(self.prepared(micro, at), at)
+
+    def fakes(self, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
+        """Does the same for the images of the discriminator phase."""
+        return super().fakes(self.prepared(micro, at), at)
+
+    def prepared(self, micro: MicroBatch, at: StepContext) -> MicroBatch:
+        """Returns the micro-batch with the cameras that the mapping is told: own ones, or those of the samples before.
+
+        Published code rolls the chosen ones among themselves; here a sample's neighbour does not depend on the split.
+        """
+        assert at.nimg is not None and at.draws is not None
+        if not self.config.generator.camera_conditioning:
+            return micro
+        settings = self.settings
+        share = patches.faded(at.nimg, 0.0, settings.swap_probability, settings.swap_fade_kimg * 1000)
+        told = {
+            phase: _swapped(own[:, 0], others, at.draws.uniform(f"{phase}/swap"), share)
+            for phase, own, others in (
+                ("G", micro.g_cameras, micro.g_others), ("D", micro.d_cameras, micro.d_others),
+            )
+        }  # fmt: skip
+        return dataclasses.replace(micro, g_told=told["G"], d_told=told["D"])
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compiles the network that makes the planes, and D where first derivatives suffice."""
+        network: Any = self.G.network
+        network.tri_plane_decoder.compile(backend=backend)
+        self.outputs = torch.compile(self.D.outputs, backend=backend, dynamic=False)
+
+
+def _swapped(cameras: Cameras, others: Cameras, draws: Tensor, probability: float) -> Cameras:
+    """Returns cameras [b] with the `others` [b] where the draws [b], uniform in 0..1, are below the probability."""
+    return Cameras.from_labels(torch.where((draws < probability)[:, None], others.labels, cameras.labels))

@@ -1,0 +1,67 @@
+"""Lists the members of EpiGRAF in one table: published ones, whose runs differ in few values, and a small one of ours.
+
+World units are the project's, in which half an image is 0.3166 wide at the origin (`REFERENCE_HALF_EXTENT`). Published
+fields have cameras 1 away, with a field of view of 12 degrees for faces and cats, and of 30 for things.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gaussian.geometry import REFERENCE_HALF_EXTENT
+from training.families.base import Preset, RunFields
+from training.families.epigraf.config import GeneratorConfig
+from training.families.epigraf.discriminator import DiscriminatorConfig
+from training.families.epigraf.objective import EpigrafObjectiveConfig
+
+BATCH, BATCH_GPU, G_LR, D_LR = 64, 16, 0.0025, 0.002
+NARROW, WIDE = 12.0, 30.0  # degrees of field of view
+THINGS = {"cube_scale": 0.475, "ray_start": 0.75, "ray_end": 1.25}
+
+
+def unit(fov: float) -> float:
+    """Returns the units of a published field per world unit, for a field of view in degrees."""
+    return math.tan(math.radians(fov / 2)) / REFERENCE_HALF_EXTENT
+
+
+def _published(resolution: int, gamma: float, faces: bool) -> Preset:
+    return Preset(
+        generator=GeneratorConfig(resolution, unit=unit(NARROW if faces else WIDE), **({} if faces else THINGS)),
+        discriminator=DiscriminatorConfig(
+            resolution=resolution, camera="fourier" if faces else "none", camera_dropout=0.5 if faces else 0.0
+        ),
+        objective=EpigrafObjectiveConfig(gamma=gamma),
+        run=RunFields(
+            background="white" if not faces else "0.5,0.5,0.5", total_kimg=50_000, batch=BATCH, batch_gpu=BATCH_GPU,
+            g_lr=G_LR, d_lr=D_LR, mirror=True, tick_kimg=4, image_ticks=100, snapshot_ticks=250,
+            metrics=("fid2k_full",),
+        ),
+    )  # fmt: skip
+
+
+PRESETS = {
+    "epigraf-tiny": Preset(
+        generator=GeneratorConfig(
+            64, z_dim=128, w_dim=128, plane_resolution=64, feature_dim=12, hidden_dim=32, channel_base=2048,
+            channel_max=128, samples=12, unit=unit(13.37), cube_scale=0.21, noise_fade_kimg=10.0, use_noise=False,
+            published_keys=False,
+        ),
+        discriminator=DiscriminatorConfig(
+            resolution=64, patch_resolution=32, channel_base=2048, channel_max=128, camera="raw", camera_dropout=0.2,
+            conv_clamp=None, published_keys=False,
+        ),
+        objective=EpigrafObjectiveConfig(
+            gamma=1.0, anneal_kimg=20.0, ema_halflife_kimg=3.0, blur_sigma=10 * 32 / 512, blur_fade_kimg=1.5,
+            augment="noaug", augment_kimg=6.0,
+        ),
+        run=RunFields(
+            total_kimg=60, batch=8, batch_gpu=8, g_lr=0.002, d_lr=0.002, tick_kimg=1, image_ticks=5,
+            snapshot_ticks=10, metrics=("swd1k",),
+        ),
+    ),
+    "epigraf-ffhq512": _published(512, 0.1, faces=True),
+    "epigraf-ffhq256": _published(256, 0.05, faces=True),
+    "epigraf-cats256": _published(256, 0.05, faces=True),
+    "epigraf-plants256": _published(256, 0.05, faces=False),
+    "epigraf-food256": _published(256, 0.05, faces=False),
+}  # fmt: skip
