@@ -9,7 +9,6 @@ see goes through `seen`, which augments it (training/augment.py).
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,7 +228,7 @@ class AdversarialObjective(Objective):
         return {}
 
     def conditioning(self, labels: Tensor, at: StepContext, whose: str) -> Conditioning:
-        """Returns what D is told about images with camera labels [N, 25], before augmentation; `whose` as for `seen`."""
+        """Returns what D is told of images with camera labels [N, 25], before augmentation; `whose` as for `seen`."""
         return Conditioning(labels)
 
     def agreement(

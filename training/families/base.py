@@ -73,6 +73,9 @@ class GeneratorConfig(Record):
     resolution: int  # pixels of the images
     z_dim: int  # numbers of a latent
 
+    def check_cameras(self, cameras: Cameras) -> None:
+        """Raises ValueError, with the option's name, if the generator cannot show what cameras [N] of a set see."""
+
 
 class Generator(nn.Module, abc.ABC):
     """Maps latents to scenes and renders scenes. No call changes the module; only `update_average` does."""

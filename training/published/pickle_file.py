@@ -178,6 +178,11 @@ def _empty_dict() -> dict:
     return {}
 
 
+def _default_dict(_factory: Any = None) -> dict:
+    """Returns {} for a dictionary that would make what it lacks."""
+    return {}
+
+
 def _set(items: Any = ()) -> set[str]:
     """Returns a set of names, as protocols before 4 write it."""
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
@@ -207,12 +212,15 @@ def _inert(name: str) -> Callable[..., Instance]:
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
     "eg3d.torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
+    "src.torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch.storage._load_from_bytes": _load_from_bytes,
     "collections.OrderedDict": _empty_dict,
     "dnnlib.util.EasyDict": _empty_dict,
     "eg3d.dnnlib.util.EasyDict": _empty_dict,
+    "src.dnnlib.util.EasyDict": _empty_dict,
+    "collections.defaultdict": _default_dict,
     "builtins.set": _set,
     # Python calls that objects of GGHead's files hold by name; nothing here calls them.
     "builtins.getattr": _attribute,

@@ -138,8 +138,9 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise TypeError
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Stand-ins and nested tuples have no business as keys, and hashing a deep tuple would exhaust the C stack.
-            if not isinstance(key, str | int | float | None):
+            # Nested tuples have no business as keys: hashing a deep one would exhaust the C stack. Whole optimisers
+            # have tensors as keys; what stands for these is hashed by its identity.
+            if not isinstance(key, str | int | float | None) and type(key).__hash__ is not object.__hash__:
                 raise RefusedPickle(f"a {type(key).__name__} as the key of a dictionary")
             target[key] = value
 

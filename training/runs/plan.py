@@ -10,6 +10,7 @@ from typing import Any
 import click
 import torch
 
+from gaussian import Cameras
 from torch_utils import distributed
 from training.checkpoint import read_config
 from training.config import TrainingConfig
@@ -71,6 +72,7 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
         config = resolve(start.config)
         check_compatible(start, config, data_mark(dataset))
     _check_keep(loop["keep"], config.metrics)
+    config.generator.check_cameras(Cameras.from_labels(torch.from_numpy(dataset.labels)))
     return Plan(request, config, dataset, start, device, loop, {n for n, v in fields.items() if v is not None})
 
 

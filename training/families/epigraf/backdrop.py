@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE
 from training.families.epigraf import poses
 from training.families.epigraf.config import GeneratorConfig
 from training.families.epigraf.discriminator import Waves
-from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE
 from training.fields.rays import stratified
 from training.fields.volume import ENDLESS, absorption, composite
 from training.networks.layers import FullyConnected

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
+
+from gaussian import Cameras
 from training.families import base
+from training.fields.rays import camera_rays
 from training.networks import stylegan2
 
 BACKDROPS = ("none", "plane", "sphere")
@@ -33,8 +38,8 @@ class GeneratorConfig(base.GeneratorConfig):
     use_noise: bool = True  # add noise to the features
     unit: float = 1.0  # units of the field per world unit
     cube_scale: float = 0.2  # half the edge of the cube that the planes span
-    ray_start: float = 0.88  # where rays begin, for a camera 1 away from the origin; for others as much nearer or farther
-    ray_end: float = 1.12  # and where they end
+    ray_start: float = 0.88  # where rays of a camera begin that is 1 away from the origin,
+    ray_end: float = 1.12  # and where they end; those of others as much nearer or farther
     samples: int = 48  # of a ray in each of two passes
     density: str = "softplus"  # what makes a raw density a density: softplus or relu
     density_shift: float = 0.0  # added to raw densities
@@ -104,3 +109,28 @@ class GeneratorConfig(base.GeneratorConfig):
     def condition_dim(self) -> int:
         """Returns how many numbers the mapping network is told besides the latent."""
         return self.num_classes + (2 if self.camera_conditioning else 0)
+
+    def check_cameras(self, cameras: Cameras) -> None:
+        """Raises ValueError if rays of a data set's cameras [N] leave the cube between their ends."""
+        if not len(cameras):
+            return
+        found = reach(self, cameras)
+        if not found <= self.cube_scale + 1e-6:
+            raise ValueError(
+                f"--cube-scale={self.cube_scale:g}: the frustum of the data's cameras lies outside of the cube: its "
+                f"corners are {found:.4g} from the origin, in distances of the camera; use --cube-scale="
+                f"{math.ceil(found * 1000) / 1000:g}, or bring --ray-start={self.ray_start:g} and "
+                f"--ray-end={self.ray_end:g} closer to 1"
+            )
+
+
+def reach(config: GeneratorConfig, cameras: Cameras) -> float:
+    """Returns how far from the origin rays of cameras [N] get, units of the field: in a corner, at one of their ends.
+
+    The planes hold nothing beyond `cube_scale`. The longest distance does not depend on how the cameras turn.
+    """
+    corners = camera_rays(cameras[:, None].to(dtype=torch.float64), 2, grid="corners")
+    origins = corners.origins * config.unit
+    away = origins.norm(dim=-1) - 1
+    ends = [origins + (away + t)[..., None] * corners.directions for t in (config.ray_start, config.ray_end)]
+    return max(float(point.norm(dim=-1).max()) for point in ends)

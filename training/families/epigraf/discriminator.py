@@ -214,8 +214,9 @@ class Discriminator(base.Discriminator):
         """
         config = self.config
         images, windows = self._patches(images, conditioning.patch)
-        if conditioning.labels.shape != (len(images), CAMERA_DIM):
-            raise ValueError(f"labels must have shape [{len(images)}, {CAMERA_DIM}], got {list(conditioning.labels.shape)}")
+        labels = conditioning.labels
+        if labels.shape != (len(images), CAMERA_DIM):
+            raise ValueError(f"labels must have shape [{len(images)}, {CAMERA_DIM}], got {list(labels.shape)}")
         groups = self.num_groups(len(images)) if num_groups is None else num_groups
         if len(images) % groups:
             raise ValueError(f"{len(images)} samples cannot be split into num_groups={groups}")
@@ -288,4 +289,3 @@ class Discriminator(base.Discriminator):
 def dropped(draws: Tensor, probability: float) -> Tensor:
     """Returns factors for draws [N, K], uniform in 0..1: 0 where a draw is below the probability, else 1 / (1 - p)."""
     return (draws >= probability).to(draws.dtype) / (1 - probability)
-

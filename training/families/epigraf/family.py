@@ -8,6 +8,7 @@ from training.families.epigraf.discriminator import Discriminator, Discriminator
 from training.families.epigraf.generator import Generator, GeneratorConfig
 from training.families.epigraf.objective import EpigrafObjective, EpigrafObjectiveConfig
 from training.families.epigraf.presets import PRESETS
+from training.families.epigraf.published import PUBLISHED
 from training.families.options import STYLEGAN2_DISCRIMINATOR
 
 # fmt: off
@@ -61,4 +62,5 @@ FAMILY = Family(
     options=OPTIONS,
     alarms=ALARMS,
     curves=CURVES,
+    published=PUBLISHED,
 )

@@ -59,9 +59,7 @@ class Generator(base.Generator):
         self.config = config
         self.z_dim, self.w_dim, self.resolution = config.z_dim, config.w_dim, config.resolution
         self.network = Network(config)
-        self.num_ws = self.network.tri_plane_decoder.num_ws + (
-            backdrop.NUM_WS if config.backdrop == "sphere" else 0
-        )
+        self.num_ws = self.network.tri_plane_decoder.num_ws + (backdrop.NUM_WS if config.backdrop == "sphere" else 0)
         self.mapper = MappingNetwork(
             config.z_dim, config.condition_dim, config.w_dim, config.map_depth, keep_average=True
         )
@@ -211,8 +209,8 @@ class Generator(base.Generator):
             if config.backdrop == "sphere":
                 keys = at.draws.integers("rays/backdrop", KEYS)
                 moved = random.hashed_uniform(keys, (rays, config.backdrop_samples))
-        scene, cameras = (x.to(dtype=self.w_avg.dtype) for x in (scene, cameras))
-        return self.trace(scene, cameras, size, background, draws, moved, windows)
+        dtype = self.w_avg.dtype
+        return self.trace(scene.to(dtype=dtype), cameras.to(dtype=dtype), size, background, draws, moved, windows)
 
     def trace(
         self,
@@ -267,15 +265,3 @@ class Generator(base.Generator):
         sphere: Any = self.network.bg_model
         inverse = backdrop.inverse_radii(self.config, moved, rays.cosines)
         return (sphere.rays(poses.to_field(rays.origins), poses.to_field(rays.directions), ws, inverse) + 1) / 2
-
-
-def reach(config: GeneratorConfig, cameras: Cameras) -> float:
-    """Returns how far from the origin rays of cameras [N] get, units of the field: in a corner, at one of their ends.
-
-    The planes hold nothing beyond `cube_scale`. The longest distance does not depend on how the cameras turn.
-    """
-    corners = camera_rays(cameras[:, None].to(dtype=torch.float64), 2, grid="corners")
-    origins = corners.origins * config.unit
-    away = origins.norm(dim=-1) - 1
-    ends = [origins + (away + t)[..., None] * corners.directions for t in (config.ray_start, config.ray_end)]
-    return max(float(point.norm(dim=-1).max()) for point in ends)

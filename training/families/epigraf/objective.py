@@ -83,9 +83,6 @@ class EpigrafObjectiveConfig(AdversarialConfig):
             raise ValueError("num_classes: data sets have no classes here; networks with classes come from files")
         if any(stage.resolution != G.resolution for stage in config.stages):
             raise ValueError("stages: the discriminator of patches takes images of one resolution")
-        group = D.minibatch_std_group
-        if (batch := min([s.batch_gpu for s in config.stages] or [getattr(config, "batch_gpu", group)])) % group:
-            raise ValueError(f"--batch-gpu={batch} is not a multiple of the {group} samples that share a window")
 
 
 class EpigrafObjective(AdversarialObjective):
@@ -99,7 +96,7 @@ class EpigrafObjective(AdversarialObjective):
     # ------------------------------------------------------------ windows
 
     def windows(self, at: StepContext, whose: str) -> Tensor:
-        """Returns the windows [b, 3] of the samples of a micro-batch; as many samples share one as share a statistic."""
+        """Returns the windows [b, 3] of a micro-batch's samples; as many of them share one as share a statistic."""
         assert at.draws is not None and at.nimg is not None
         group = self.config.discriminator.minibatch_std_group
         micro = self.config.stage_at(at.nimg).batch_gpu

@@ -60,6 +60,8 @@ class PatchLaw:
         """Raises ValueError with the option's name for an illegal value."""
         if self.name not in LAWS:
             raise ValueError(f"{flag}={self.name}: legal are {', '.join(LAWS)}")
+        if self.alpha != 1:
+            raise ValueError(f"objective.patch_alpha={self.alpha}: 1 is legal, whose quantiles have a closed form")
         if not 0 < self.least <= self.most <= 1:
             raise ValueError(f"objective.patch_most={self.most}: legal are {self.least:g} to 1")
         if len(self.beta) != 2 or not all(0 < value < float("inf") for value in self.beta):

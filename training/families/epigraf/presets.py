@@ -6,6 +6,7 @@ fields have cameras 1 away, with a field of view of 12 degrees for faces and cat
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from gaussian.geometry import REFERENCE_HALF_EXTENT
@@ -16,7 +17,7 @@ from training.families.epigraf.objective import EpigrafObjectiveConfig
 
 BATCH, BATCH_GPU, G_LR, D_LR = 64, 16, 0.0025, 0.002
 NARROW, WIDE = 12.0, 30.0  # degrees of field of view
-THINGS = {"cube_scale": 0.475, "ray_start": 0.75, "ray_end": 1.25}
+WIDE_CUBE = 0.475, 0.75, 1.25  # half its edge, and where rays begin and end, in distances of the camera
 
 
 def unit(fov: float) -> float:
@@ -25,14 +26,18 @@ def unit(fov: float) -> float:
 
 
 def _published(resolution: int, gamma: float, faces: bool) -> Preset:
+    generator = GeneratorConfig(resolution, unit=unit(NARROW if faces else WIDE))
+    if not faces:
+        cube, start, end = WIDE_CUBE
+        generator = dataclasses.replace(generator, cube_scale=cube, ray_start=start, ray_end=end)
     return Preset(
-        generator=GeneratorConfig(resolution, unit=unit(NARROW if faces else WIDE), **({} if faces else THINGS)),
+        generator=generator,
         discriminator=DiscriminatorConfig(
             resolution=resolution, camera="fourier" if faces else "none", camera_dropout=0.5 if faces else 0.0
         ),
         objective=EpigrafObjectiveConfig(gamma=gamma),
         run=RunFields(
-            background="white" if not faces else "0.5,0.5,0.5", total_kimg=50_000, batch=BATCH, batch_gpu=BATCH_GPU,
+            background="0.5,0.5,0.5" if faces else "white", total_kimg=50_000, batch=BATCH, batch_gpu=BATCH_GPU,
             g_lr=G_LR, d_lr=D_LR, mirror=True, tick_kimg=4, image_ticks=100, snapshot_ticks=250,
             metrics=("fid2k_full",),
         ),

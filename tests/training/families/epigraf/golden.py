@@ -79,7 +79,7 @@ def fill(module: nn.Module, published: dict[str, str]) -> nn.Module:
             value = noise(tensor.shape, k)
             if key.endswith("bias"):
                 value = value * 0.1
-            mapping, _, layer = key.rpartition(".fc")
+            mapping, _, _ = key.rpartition(".fc")
             if mapping in ("mapping", "head_mapping", "hyper_mod_mapping"):
                 value = value * 100
             if key.endswith("noise_strength"):

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from tests.training.families.epigraf.golden import (
-    CAMERAS, CLOSE, EXACT, WINDOWS, cameras, check, check_norms, discriminator, entry,
+    CAMERAS,
+    CLOSE,
+    EXACT,
+    WINDOWS,
+    cameras,
+    check,
+    check_norms,
+    discriminator,
+    entry,
 )  # fmt: skip
 from tests.training.families.hashes import noise, uniform
 from training import losses
@@ -123,7 +131,9 @@ def test_the_window_matters_at_equal_pixels_and_a_flip_is_told() -> None:
     assert (one - other).abs().min() > 0.01
     flipped = told(0, 1).mirrored(torch.tensor([True, False])).patch
     torch.testing.assert_close(flipped, torch.tensor([[0.5, 0.25, 0.125], [0.75, 0.05, 0.2]]))
-    assert torch.equal(told(1, 0).mirrored(torch.tensor([True, False])).patch[0], torch.tensor([0.75, 1 - 0.75 - 0.05, 0.2]))
+    assert torch.equal(
+        told(1, 0).mirrored(torch.tensor([True, False])).patch[0], torch.tensor([0.75, 1 - 0.75 - 0.05, 0.2])
+    )
 
 
 @torch.no_grad()
@@ -148,14 +158,18 @@ def test_splits_change_nothing() -> None:
         part = Conditioning(conditioning.labels[rows], conditioning.patch[rows])
         torch.testing.assert_close(D.outputs(images(8)[rows], part).logits, together[rows], rtol=0, atol=1e-6)
     both = conditioning.interleaved(dataclasses.replace(conditioning, patch=conditioning.patch.flip(0)))
-    assert torch.equal(both.patch[::2], conditioning.patch) and torch.equal(both.patch[1::2], conditioning.patch.flip(0))
+    assert torch.equal(both.patch[::2], conditioning.patch) and torch.equal(
+        both.patch[1::2], conditioning.patch.flip(0)
+    )
 
 
 def test_camera_codes() -> None:
     laws = "schedules_and_laws"
     code = poses.camera_code(CAMERAS)
     torch.testing.assert_close(code, torch.tensor(entry(f"{laws}/camera_code_input_of_[0.3,1.4],[-0.5,1.75]")))
-    waves = poses.fourier(code * poses.PERIOD, discriminator(camera="fourier").head_mapping.camera_scalar_enc.frequencies)
+    waves = poses.fourier(
+        code * poses.PERIOD, discriminator(camera="fourier").head_mapping.camera_scalar_enc.frequencies
+    )
     torch.testing.assert_close(waves[0], torch.tensor(entry(f"{laws}/camera_code_fourier_row0")), rtol=0, atol=EXACT)
 
 
@@ -164,8 +178,14 @@ def test_camera_codes() -> None:
     [
         (lambda D: D.outputs(torch.zeros(4, 3, 32, 32), told(0, 0, 0, 0)), "R = 16 px, got"),
         (lambda D: D(torch.zeros(4, 3, 32, 32), torch.zeros(4, 25)), "R = 16 px or 64 px"),
-        (lambda D: D.outputs(torch.zeros(4, 3, 16, 16), Conditioning(torch.zeros(4, 25), torch.zeros(4, 2))), r"\[4, 3\]"),
-        (lambda D: D.outputs(torch.zeros(4, 3, 16, 16), Conditioning(torch.zeros(4, 5), WINDOWS[[0] * 4])), "labels must"),
+        (
+            lambda D: D.outputs(torch.zeros(4, 3, 16, 16), Conditioning(torch.zeros(4, 25), torch.zeros(4, 2))),
+            r"\[4, 3\]",
+        ),
+        (
+            lambda D: D.outputs(torch.zeros(4, 3, 16, 16), Conditioning(torch.zeros(4, 5), WINDOWS[[0] * 4])),
+            "labels must",
+        ),
         (lambda D: D.outputs(torch.zeros(6, 3, 16, 16), told(0, 0, 0, 0, 0, 0)), "not a multiple of minibatch_std"),
     ],
 )

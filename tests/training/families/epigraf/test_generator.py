@@ -12,13 +12,22 @@ from torch import Tensor
 from gaussian import Cameras, Rendering
 from gaussian.scene import Density
 from tests.training.families.epigraf.golden import (
-    CAMERAS, CLOSE, EXACT, WINDOWS, cameras, check, entry, generator, published_names,
+    CAMERAS,
+    CLOSE,
+    EXACT,
+    WINDOWS,
+    cameras,
+    check,
+    entry,
+    generator,
+    published_names,
 )  # fmt: skip
 from tests.training.families.hashes import noise, uniform
 from torch_utils.random import Draws
 from training.families.base import StepContext
 from training.families.epigraf import backdrop, patches, poses
-from training.families.epigraf.generator import Generator, GeneratorConfig, reach
+from training.families.epigraf.config import reach
+from training.families.epigraf.generator import Generator, GeneratorConfig
 from training.fields.marching import RayDraws
 from training.fields.rays import camera_rays, stratified
 from training.fields.triplanes import EG3D, PROPER, plane_features, plane_features_reference
@@ -76,7 +85,11 @@ def test_published_field() -> None:
 
 @torch.no_grad()
 def test_published_rays() -> None:
-    for windows, name in ((torch.tensor([[1.0, 0, 0]] * 2), "full"), (WINDOWS[[0, 0]], "window0"), (WINDOWS[[1, 1]], "window1")):
+    for windows, name in (
+        (torch.tensor([[1.0, 0, 0]] * 2), "full"),
+        (WINDOWS[[0, 0]], "window0"),
+        (WINDOWS[[1, 1]], "window1"),
+    ):
         seen = patches.crop(cameras(), windows, 4, 64)
         rays = camera_rays(seen[:, None], 4)
         check(poses.to_field(rays.directions), f"member/rays/{name}/directions_world", EXACT)
@@ -294,4 +307,7 @@ def test_wrong_inputs_are_refused() -> None:
         G.mapping(torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"ws must have shape \[B, 8, 64\]"):
         G.synthesis(torch.zeros(2, 64))
-    assert set(published_names(G.state_dict()).values()) >= {"mapping.fc0.weight", "synthesis.tri_plane_mlp.model.0.bias"}
+    assert set(published_names(G.state_dict()).values()) >= {
+        "mapping.fc0.weight",
+        "synthesis.tri_plane_mlp.model.0.bias",
+    }

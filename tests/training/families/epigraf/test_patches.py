@@ -58,7 +58,9 @@ def test_published_schedule() -> None:
         least = 64 / 512
         mean = least + (1 - least) / (1 + law.beta_at(nimg))
         assert mean == pytest.approx(row["mean_scale_res512"], abs=1e-6)
-        assert patches.faded(nimg, 1.0, least, law.fade_nimg) == pytest.approx(row["uniform_min_scale_res512"], abs=1e-6)
+        assert patches.faded(nimg, 1.0, least, law.fade_nimg) == pytest.approx(
+            row["uniform_min_scale_res512"], abs=1e-6
+        )
         assert patches.faded(nimg, 1.0, 0.0, 5e6) == pytest.approx(row["nerf_noise_std"], abs=1e-6)
 
 
@@ -85,7 +87,7 @@ def test_who_draws_a_window() -> None:
     assert patches.leaders(range(8, 16), 4, 8, strided=True) == [8, 9] * 4
     assert patches.leaders(range(8, 12), 4, 4, strided=True) == [8] * 4
     parts = [patches.leaders(range(i, i + 4), 4, 8, strided=True) for i in (8, 12)]
-    assert sum(parts, []) == patches.leaders(range(8, 16), 4, 8, strided=True)
+    assert [*parts[0], *parts[1]] == patches.leaders(range(8, 16), 4, 8, strided=True)
 
 
 def test_published_patches_of_images() -> None:
