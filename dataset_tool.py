@@ -217,7 +217,7 @@ def _photo_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-_KINDS = ("colmap", "transforms", "eg3d", "photos")
+_KINDS = ("colmap", "transforms", "eg3d", "epigraf", "photos")
 
 
 @main.command("import")
@@ -244,6 +244,12 @@ _KINDS = ("colmap", "transforms", "eg3d", "photos")
     show_default="undistort",
     help="Of lenses: resample such pictures to a pinhole's, or end with an error.",
 )
+@click.option(
+    "--fov",
+    type=click.FloatRange(min=0.1, max=170),
+    show_default="12",
+    help="Degrees of view of an EpiGRAF set, whose labels are angles: 12 of faces and cats, 30 of Megascans.",
+)
 @_photo_options
 @click.pass_context
 def import_(
@@ -256,23 +262,28 @@ def import_(
     images: Path | None,
     up: str | None,
     distortion: str | None,
+    fov: float | None,
     **photo_options: Any,
 ) -> None:
-    """Make a set of posed pictures: a COLMAP project, a transforms.json, an EG3D set, or a folder of portraits.
+    """Make a set of posed pictures: a COLMAP project, a transforms.json, an EG3D or EpiGRAF set, a folder of portraits.
 
     The world is turned, moved and scaled by what the cameras say (docs/data.md); that of an EG3D set is turned if --up
     is given. Portraits are cropped as in EG3D, and their cameras found from landmarks (docs/photographs.md). Images are
     called 00000.png, ...
     """
-    from training.data.making import importers
+    from training.data.making import camera_angles, importers
     from training.data.making.convert import convert_set
 
     if images is not None and kind != "colmap":
         raise click.UsageError("--images goes with --from=colmap")
-    if distortion is not None and kind in ("eg3d", "photos"):
+    if distortion is not None and kind in ("eg3d", "epigraf", "photos"):
         raise click.UsageError("--distortion goes with --from=colmap and --from=transforms")
     if kind in ("colmap", "transforms") and source.is_file() and source.suffix.lower() == ".zip":
         raise click.UsageError(f"{source}: is a zip; --from={kind} reads a folder: unpack it")
+    if fov is not None and kind != "epigraf":
+        raise click.UsageError("--fov goes with --from=epigraf")
+    if up is not None and kind == "epigraf":
+        raise click.UsageError("--up does not go with --from=epigraf, whose angles say what is up")
     unwanted = ("crop", "up") if kind == "photos" else tuple(photo_options)
     foreign = [n for n in unwanted if context.get_parameter_source(n) != ParameterSource.DEFAULT]
     if foreign:
@@ -284,6 +295,8 @@ def import_(
     def write(progress: Callable[[int], None]) -> Report:
         if kind == "eg3d":
             return convert_set(source, dest, resolution, crop, rename=True, progress=progress, up=up or "keep")
+        if kind == "epigraf":
+            return camera_angles.import_angles(source, dest, resolution, crop, fov or 12.0, progress)
         world, lenses = up or "auto", distortion or "undistort"
         if kind == "colmap":
             return importers.import_colmap(source, dest, images, resolution, crop, world, progress, lenses)

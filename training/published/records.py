@@ -138,7 +138,8 @@ class _Import:
             else:
                 config, found = self.layout.generator(stored, tensors, self.stated)
                 config = self.layout.completed(self.file, config, self.stated)
-                self.unread += [f"{name}.{key}" for key in tensors if key not in found]
+                read = {id(tensor) for tensor in found.values()}  # some have other names with us
+                self.unread += [f"{name}.{k}" for k, t in tensors.items() if k not in found and id(t) not in read]
                 tensors = found
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None

@@ -162,7 +162,9 @@ class EpigrafObjective(AdversarialObjective):
 
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Does what the usual game does, over scenes that are made for their own or another sample's camera."""
-        yield from super().generator_losses(self.prepared(micro, at), at)
+        for loss in super().generator_losses(self.prepared(micro, at), at):
+            scales = self.windows(at, "G")[:, 0]
+            yield dataclasses.replace(loss, report={**loss.report, "Patch/scale": scales})
 
     def fakes(self, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
         """Does the same for the images of the discriminator phase."""

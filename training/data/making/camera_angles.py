@@ -1,0 +1,129 @@
+"""Imports sets whose labels are angles of the camera, as EpiGRAF's: dataset.json with "camera_angles".
+
+Of each picture yaw, pitch and roll in radians: pitch from 0 at the zenith to pi, yaw turning from the front. Cameras
+look at the middle, upright; their distance is the one that the generators' constants fit. The end points of a picture
+are the middles of its outermost pixels there, so its field of view is that of one pixel less.
+
+Source: Skorokhodov et al. 2022 (EpiGRAF). Roll is stored there and read by nobody.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from gaussian import Cameras
+from gaussian.geometry import REFERENCE_HALF_EXTENT
+from training.data.image_store import MAX_JSON_BYTES, DatasetError, Store, open_store, printable
+from training.data.label_file import parse_json
+from training.data.layout import LABELS
+from training.data.making.set_writer import Box, Item, Report, write_set
+from training.data.names import some, stem_of
+from training.data.pixels import EXTENSIONS
+
+KEY = "camera_angles"
+POLE = 1e-5  # radians that a pitch stays away from the poles
+LEAST = 0.1  # root of the sum of squares of all yaws, and of all pitches, below which they say nothing
+
+
+def import_angles(
+    source: Path,  # a folder or a zip
+    dest: Path,
+    resolution: int | None = None,
+    crop: str | Box | None = None,
+    fov: float = 12.0,  # degrees
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Writes the pictures that have angles, with labels of 25 numbers. Raises DatasetError."""
+    store = open_store(source)
+    base = next((n[: -len(LABELS)] for n in (LABELS, f"{source.stem}/{LABELS}") if store.has(n)), None)
+    if base is None:
+        raise DatasetError(f"{store.where(LABELS)}: not found; it must hold the {KEY} of the pictures")
+    where = store.where(base + LABELS)
+    angles, notes = _read_angles(where, store.read(base + LABELS, MAX_JSON_BYTES), source.stem)
+    pictures = [n for n in sorted(store.listing(base.rstrip("/")).names) if n.lower().endswith(EXTENSIONS)]
+    named = {stem_of(name[len(base) :]): name for name in pictures}
+    used = [stem for stem in named if stem in angles]
+    if not used:
+        first = f", such as {printable(next(iter(angles)))}," if angles else ""
+        raise DatasetError(f"{where}: none of its {len(angles)} {KEY}{first} names a picture here")
+    for what, others in (
+        (f"pictures have no {KEY}", [stem for stem in named if stem not in angles]),
+        (f"{KEY} name no picture", [printable(stem) for stem in angles if stem not in named]),
+    ):
+        if others:
+            notes.append(f"{where}: {len(others)} {what}: {some(others)}")
+    items = [_item(store, named[stem], f"{i:05d}", angles[stem], fov) for i, stem in enumerate(used)]
+    sources = [named[stem][len(base) :] for stem in used]
+    report = write_set(items, dest, resolution, crop, extra={"sources": sources}, progress=progress)
+    report.notes[:0] = notes
+    return report
+
+
+def _read_angles(where: str, data: bytes, title: str) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """Returns yaw and pitch by the pictures' names without extension, and lines on what is not used."""
+    content = parse_json(where, data)
+    entries = content.get(KEY) if isinstance(content, dict) else None
+    if isinstance(entries, dict):
+        entries = list(entries.items())
+    if not isinstance(entries, list) or not entries:
+        raise DatasetError(f'{where}: has no "{KEY}"; legal is {{"{KEY}": {{"00000.png": [yaw, pitch, roll], ...}}}}')
+    found: dict[str, tuple[float, float]] = {}
+    rolled = 0
+    for place, entry in enumerate(entries):
+        if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)):
+            raise DatasetError(f'{where}: {KEY}[{place}] is not ["name.png", [yaw, pitch, roll]]')
+        name, values = entry
+        what = f"{where}: {KEY} of {printable(name)}"
+        stem = stem_of(name).removeprefix(f"{title}/")
+        if stem in found:
+            raise DatasetError(f"{what}: there twice")
+        yaw, pitch, roll = _three(what, values)
+        if not -math.pi <= yaw <= math.pi:
+            raise DatasetError(f"{what}: yaw={yaw:g}: -pi to pi are legal, radians")
+        if not 0 <= pitch <= math.pi:
+            raise DatasetError(f"{what}: pitch={pitch:g}: 0 (from above) to pi are legal, radians")
+        rolled += abs(roll) > 1e-6
+        found[stem] = yaw, pitch
+    for name, numbers in (("yaw", [y for y, _ in found.values()]), ("pitch", [p for _, p in found.values()])):
+        if math.hypot(*numbers) <= LEAST:
+            raise DatasetError(f"{where}: {KEY}: every {name} is 0: they say nothing of the cameras")
+    return found, [f"{where}: {rolled} cameras have a roll, which is not read"] if rolled else []
+
+
+def _three(what: str, values: Any) -> tuple[float, float, float]:
+    numbers = values if isinstance(values, list) else []
+    if len(numbers) != 3 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in numbers):
+        raise DatasetError(f"{what}: three numbers are legal: yaw, pitch, roll")
+    if not all(math.isfinite(v) for v in numbers):
+        raise DatasetError(f"{what}: must be finite")
+    yaw, pitch, roll = (float(v) for v in numbers)
+    return yaw, pitch, roll
+
+
+def _item(store: Store, name: str, stem: str, angles: tuple[float, float], fov: float) -> Item:
+    try:
+        with Image.open(io.BytesIO(store.read(name))) as picture:
+            pixels = picture.width
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{store.where(name)}: cannot be read: {error}") from None
+    if pixels < 2:
+        raise DatasetError(f"{store.where(name)}: has {pixels} pixels across; 2 are the least")
+    camera = camera_of(*angles, 0.5 / math.tan(math.radians(fov / 2)) * (pixels - 1) / pixels)
+    return Item(stem, store.where(name), partial(store.read, name), camera.labels.numpy())
+
+
+def camera_of(yaw: float, pitch: float, focal: float) -> Cameras:
+    """Returns a camera (leading shape []) of angles in radians; focal: in image widths. float64."""
+    pitch = min(max(pitch, POLE), math.pi - POLE)
+    way = (-math.sin(pitch) * math.sin(yaw), math.cos(pitch), math.sin(pitch) * math.cos(yaw))
+    distance = 2 * focal * REFERENCE_HALF_EXTENT
+    intrinsics = torch.tensor([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]], dtype=torch.float64)
+    return Cameras.look_at([distance * v for v in way], (0.0, 0.0, 0.0), intrinsics=intrinsics)
