@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from training.families.base import Family
 from training.families.cgs.family import FAMILY as CGS
+from training.families.eg3d.family import FAMILY as EG3D
 from training.families.epigraf.family import FAMILY as EPIGRAF
 from training.families.gghead.family import FAMILY as GGHEAD
 from training.families.gsgan.family import FAMILY as GSGAN
@@ -34,3 +35,4 @@ register(CGS)
 register(GGHEAD)
 register(GSGAN)
 register(EPIGRAF)
+register(EG3D)
