@@ -245,10 +245,7 @@ _KINDS = ("colmap", "transforms", "eg3d", "epigraf", "photos")
     help="Of lenses: resample such pictures to a pinhole's, or end with an error.",
 )
 @click.option(
-    "--fov",
-    type=click.FloatRange(min=0.1, max=170),
-    show_default="12",
-    help="Degrees of view of an EpiGRAF set, whose labels are angles: 12 of faces and cats, 30 of Megascans.",
+    "--fov", type=click.FloatRange(0.1, 170), show_default="12", help="Degrees that an EpiGRAF set's cameras see."
 )
 @_photo_options
 @click.pass_context
