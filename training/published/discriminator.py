@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -28,7 +28,17 @@ from training.published.state_dicts import (
 )
 
 MAX_RESOLUTION = 2048
+
+
+class Sized(Protocol):
+    """States what the configuration of any discriminator of images tells."""
+
+    @property
+    def resolution(self) -> int: ...
+
+
 AnyConfig = TypeVar("AnyConfig", bound=DiscriminatorConfig)
+Judge = TypeVar("Judge", bound=Sized)
 
 
 def from_published(tensors: Mapping[str, Tensor]) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
@@ -58,7 +68,7 @@ def stated_by(stored: StoredNetwork, config: AnyConfig) -> AnyConfig:
     return dataclasses.replace(config, conv_clamp=clamp, minibatch_std_group=group)
 
 
-def fitting(found: AnyConfig | None, published: AnyConfig) -> AnyConfig:
+def fitting(found: Judge | None, published: Judge) -> Judge:
     """Returns the discriminator of a file, or the `published` one for its generator's images where the file has none.
 
     Raises ValueError for one of images of another size.

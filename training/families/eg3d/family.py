@@ -10,7 +10,7 @@ from training.families.base import Family, Option, Preset, RunFields
 from training.families.eg3d.config import GeneratorConfig
 from training.families.eg3d.generator import Generator
 from training.families.eg3d.published import PUBLISHED
-from training.families.options import STYLEGAN2_DISCRIMINATOR
+from training.families.options import PENALTY_CURVE, STYLEGAN2_DISCRIMINATOR
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
 
 RESOLUTION = 128  # of published fields, in the end
@@ -43,6 +43,9 @@ FAMILY = Family(
         )
     },
     options=OPTIONS,
-    curves=(("Opacity of the field", ("Field/opacity", "Field/opaque")),),
+    curves=(
+        PENALTY_CURVE,
+        ("Opacity of the field", ("Field/opacity", "Field/opaque")),
+    ),
     published=PUBLISHED,
 )

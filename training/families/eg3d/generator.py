@@ -77,6 +77,7 @@ class Generator(base.Generator):
         super().__init__()
         self.config = config
         self.z_dim, self.w_dim, self.resolution = config.z_dim, config.w_dim, config.resolution
+        self.mapping_follows_camera = config.pose_conditioning
         self.backbone = Backbone(config)
         self.decoder = Decoder(config.feature_dim, config.hidden_dim)
         self.num_ws = self.backbone.synthesis.num_ws

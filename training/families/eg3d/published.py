@@ -6,20 +6,19 @@ The superresolution, and the discriminator, which judges its images, are left ou
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from gaussian import Geometry
-from torch_utils import ops
 from training.families.adversarial import AdversarialConfig
 from training.families.base import PublishedFormat, PublishedRun, RunFields
 from training.families.eg3d.config import GeneratorConfig
 from training.families.eg3d.generator import Generator
 from training.networks.discriminator import DiscriminatorConfig
+from training.published import eg3d
+from training.published.discriminator import check_with_filters
 from training.published.pickle_file import StoredFile, StoredNetwork
 from training.published.state_dicts import (
     Shapes,
@@ -29,16 +28,10 @@ from training.published.state_dicts import (
     count_entries,
     lengths,
     shapes_of,
-    without_memory,
+    tensors_of,
 )
 
-# Cameras of the networks of FFHQ; the file's labels are not in it.
-GEOMETRY = Geometry(
-    pivot=(0.0, 0.0, 0.2),
-    centre=(0.0, 0.0, 0.0),
-    radius=2.7,
-    intrinsics=((4.2647, 0.0, 0.5), (0.0, 4.2647, 0.5), (0.0, 0.0, 1.0)),
-)
+PIVOT = (0.0, 0.0, 0.2)  # that the cameras of FFHQ look at
 YAW_LIMIT = 0.4  # radians to either side
 MAX_RESOLUTION = 2048
 BACKBONE, DECODER = "backbone.synthesis.", "decoder.net."
@@ -96,16 +89,8 @@ def generator_from_published(
     """
     field = {name: value for name, value in tensors.items() if not name.startswith(DROPPED)}
     config = generator_config(shapes_of(field), resolution, settings)
-    expected = generator_tensors(config)
-    filters = {name: ops.fir_filter() for name in expected if name.endswith("resample_filter")}
-    check_tensors(field, expected, filters)
+    check_with_filters(field, tensors_of(Generator, config))
     return config, field
-
-
-@functools.lru_cache(maxsize=8)
-def generator_tensors(config: GeneratorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Generator(config))
 
 
 class Eg3dPublished(PublishedFormat):
@@ -151,7 +136,7 @@ class Eg3dPublished(PublishedFormat):
             preset="published",
             discriminator=_fresh_discriminator(generator.resolution),
             objective=AdversarialConfig(),
-            geometry=GEOMETRY,
+            geometry=eg3d.geometry(PIVOT),
             yaw_limit=YAW_LIMIT,
             fields=RunFields(background="white" if white else "black"),
         )
@@ -172,7 +157,7 @@ class Eg3dPublished(PublishedFormat):
         check_room(generator.to_dict(), legal.to_dict())
         content: dict[str, Any] = {name: dict(state) for name, state in networks.items() if name != "D"}
         for state in content.values():
-            check_tensors(state, generator_tensors(generator), {})
+            check_tensors(state, tensors_of(Generator, generator), {})
         content["neural_rendering_resolution"] = generator.resolution
         content["rendering_kwargs"] = {
             "box_warp": generator.box_warp, "ray_start": generator.ray_start, "ray_end": generator.ray_end,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from training.families.adversarial import ADVERSARIAL_OPTIONS
 from training.families.base import Alarm, Family, Option
+from training.families.blurred import BLUR_OPTIONS
 from training.families.epigraf.discriminator import Discriminator, DiscriminatorConfig
 from training.families.epigraf.generator import Generator, GeneratorConfig
 from training.families.epigraf.objective import EpigrafObjective, EpigrafObjectiveConfig
 from training.families.epigraf.presets import PRESETS
 from training.families.epigraf.published import PUBLISHED
-from training.families.options import STYLEGAN2_DISCRIMINATOR
+from training.families.options import PENALTY_CURVE, STYLEGAN2_DISCRIMINATOR
 
 # fmt: off
 OPTIONS = (
@@ -31,7 +32,7 @@ OPTIONS = (
     *ADVERSARIAL_OPTIONS,
     Option(("--patch-law",), "objective.patch_law", "of windows: beta, uniform, discrete, whole"),
     Option(("--anneal-kimg",), "objective.anneal_kimg", "kimg over which windows go from whole images to small ones"),
-    Option(("--blur-fade-kimg",), "objective.blur_fade_kimg", "kimg over which the initial blur fades"),
+    *BLUR_OPTIONS,
 )
 
 ALARMS = (
@@ -43,7 +44,7 @@ ALARMS = (
 )
 
 CURVES = (
-    ("R1 penalty, and R2", ("Loss/D/r1_penalty", "Loss/D/r2_penalty")),
+    PENALTY_CURVE,
     ("Opacity of the field", ("Field/opacity", "Field/opaque")),
     ("Width of the windows", ("Patch/scale",)),
 )

@@ -58,6 +58,7 @@ class Generator(base.Generator):
         super().__init__()
         self.config = config
         self.z_dim, self.w_dim, self.resolution = config.z_dim, config.w_dim, config.resolution
+        self.mapping_follows_camera = config.camera_conditioning
         self.network = Network(config)
         self.num_ws = self.network.tri_plane_decoder.num_ws + (backdrop.NUM_WS if config.backdrop == "sphere" else 0)
         self.mapper = MappingNetwork(

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from gaussian import Cameras, Rendering
 from torch_utils.random import Draws
-from training import losses
-from training.families.adversarial import AdversarialConfig, AdversarialObjective
 from training.families.base import Conditioning, Loss, StepContext
+from training.families.blurred import BlurredConfig, BlurredObjective, check_finite
 from training.families.epigraf import patches, poses
 from training.families.epigraf.discriminator import CAMERA_CODES, dropped
 from training.families.epigraf.patches import PatchLaw
+from training.families.swapping import told_cameras
 from training.samples import MicroBatch, RunConfig
 
 
 @dataclass(frozen=True)
-class EpigrafObjectiveConfig(AdversarialConfig):
+class EpigrafObjectiveConfig(BlurredConfig):
     """Sets the losses and optimisers. Defaults are the published values, gamma that of FFHQ."""
 
     gamma: float = 0.1
@@ -41,8 +41,11 @@ class EpigrafObjectiveConfig(AdversarialConfig):
     strided_windows: bool = False  # samples share a window that share a minibatch statistic, not consecutive ones
     swap_probability: float = 0.5  # that a scene is made for another sample's camera, in the end; 0 at the start
     swap_fade_kimg: float = 1000.0  # thousands of images over which it rises to that
-    blur_sigma: float = 10.0  # pixels of blur at the start
-    blur_fade_kimg: float = 200.0  # thousands of images over which the blur fades
+
+    @property
+    def whole_step(self) -> bool:
+        """Whether losses look at the cameras of all samples of a step: they do, for swaps."""
+        return self.swap_probability > 0
 
     def law(self, resolution: int, patch_resolution: int) -> PatchLaw:
         """Returns the law of the windows for images and patches of so many pixels."""
@@ -69,14 +72,7 @@ class EpigrafObjectiveConfig(AdversarialConfig):
                 f"--patch-law={self.patch_law}: a patch of {D.patch_resolution} px is the whole image; use "
                 "--patch-law=whole, or a smaller --patch-resolution"
             )
-        for flag, value in (
-            ("--anneal-kimg", self.anneal_kimg),
-            ("--swap-fade-kimg", self.swap_fade_kimg),
-            ("--blur-fade-kimg", self.blur_fade_kimg),
-            ("objective.blur_sigma", self.blur_sigma),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
+        check_finite(("--anneal-kimg", self.anneal_kimg), ("--swap-fade-kimg", self.swap_fade_kimg))
         if not 0 <= self.swap_probability <= 1:
             raise ValueError(f"--camera-cond-spoof-p={self.swap_probability}: legal are 0 to 1")
         if G.num_classes or D.num_classes:
@@ -85,7 +81,7 @@ class EpigrafObjectiveConfig(AdversarialConfig):
             raise ValueError("stages: the discriminator of patches takes images of one resolution")
 
 
-class EpigrafObjective(AdversarialObjective):
+class EpigrafObjective(BlurredObjective):
     """Runs the phases of the usual game over windows of images, drawn anew for each phase and for reals."""
 
     def __init__(self, config: RunConfig, G: Any, D: Any):
@@ -140,13 +136,6 @@ class EpigrafObjective(AdversarialObjective):
 
     # ------------------------------------------------------------ what else changes in a run
 
-    def shown(self, images: Tensor, at: StepContext) -> Tensor:
-        """Returns patches [N, 3, r, r] under the blur of the start."""
-        assert at.nimg is not None
-        settings = self.settings
-        sigma = losses.blur_sigma_at(at.nimg, settings.blur_sigma, settings.blur_fade_kimg * 1000)
-        return losses.gaussian_blur(images, sigma)
-
     def mapped(self, z: Tensor, cameras: Cameras, told: Cameras | None, at: StepContext) -> Tensor:
         """Returns ws of z [b, z_dim], some numbers of their cameras withheld where the mapping is told any."""
         config: Any = self.G.config
@@ -176,25 +165,18 @@ class EpigrafObjective(AdversarialObjective):
         Published code rolls the chosen ones among themselves; here a sample's neighbour does not depend on the split.
         """
         assert at.nimg is not None and at.draws is not None
-        if not self.config.generator.camera_conditioning:
+        if not self.config.generator.camera_conditioning or micro.whole is None:
             return micro
-        settings = self.settings
-        share = patches.faded(at.nimg, 0.0, settings.swap_probability, settings.swap_fade_kimg * 1000)
-        told = {
-            phase: _swapped(own[:, 0], others, at.draws.uniform(f"{phase}/swap"), share)
-            for phase, own, others in (
-                ("G", micro.g_cameras, micro.g_others), ("D", micro.d_cameras, micro.d_others),
-            )
-        }  # fmt: skip
-        return dataclasses.replace(micro, g_told=told["G"], d_told=told["D"])
+        share = patches.faded(at.nimg, 0.0, self.settings.swap_probability, self.settings.swap_fade_kimg * 1000)
+        whole = micro.whole
+        return dataclasses.replace(
+            micro,
+            g_told=told_cameras(whole, "G", whole.g_labels, share),
+            d_told=told_cameras(whole, "D", whole.d_labels, share),
+        )
 
     def compile(self, backend: str = "inductor") -> None:
         """Compiles the network that makes the planes, and D where first derivatives suffice."""
         network: Any = self.G.network
         network.tri_plane_decoder.compile(backend=backend)
         self.outputs = torch.compile(self.D.outputs, backend=backend, dynamic=False)
-
-
-def _swapped(cameras: Cameras, others: Cameras, draws: Tensor, probability: float) -> Cameras:
-    """Returns cameras [b] with the `others` [b] where the draws [b], uniform in 0..1, are below the probability."""
-    return Cameras.from_labels(torch.where((draws < probability)[:, None], others.labels, cameras.labels))

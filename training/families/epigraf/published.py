@@ -7,10 +7,10 @@ What no tensor tells is in the configuration that a network carries (`settings`)
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,17 +32,19 @@ from training.families.epigraf.generator import Generator
 from training.families.epigraf.objective import EpigrafObjectiveConfig
 from training.families.epigraf.presets import BATCH, BATCH_GPU, D_LR, G_LR, NARROW, PRESETS
 from training.families.epigraf.settings import Settings
+from training.published.discriminator import fitting
 from training.published.pickle_file import StoredFile, StoredNetwork
 from training.published.state_dicts import (
     Shapes,
     check_room,
     check_tensors,
     commonest,
+    converted,
     count_entries,
     lengths,
     listed,
     shapes_of,
-    without_memory,
+    tensors_of,
 )
 
 MAX_RESOLUTION = 2048
@@ -126,7 +128,7 @@ def generator_from_published(
     Raises ValueError that names every unknown or missing tensor, wrong shape or type, and wrong constant.
     """
     config = generator_config(shapes_of(tensors), settings, resolution)
-    expected = {published_name(name): value for name, value in generator_tensors(config).items()}
+    expected = {published_name(name): value for name, value in tensors_of(Generator, config).items()}
     check_tensors(tensors, expected, _constants(expected))
     return config, {our_name(name): value for name, value in tensors.items()}
 
@@ -135,14 +137,8 @@ def generator_to_published(config: GeneratorConfig, state_dict: Mapping[str, Ten
     """Inverts `generator_from_published`. Raises ValueError for one that the published layout cannot hold."""
     legal = dataclasses.replace(config, use_noise=True, published_keys=True, unit=1.0, opaque=True)
     check_room(config.to_dict(), legal.to_dict())
-    check_tensors(state_dict, generator_tensors(config), {})
+    check_tensors(state_dict, tensors_of(Generator, config), {})
     return {published_name(name): value for name, value in state_dict.items()}
-
-
-@functools.lru_cache(maxsize=8)
-def generator_tensors(config: GeneratorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Generator(config))
 
 
 # ---------------------------------------------------------------- discriminators
@@ -182,7 +178,7 @@ def discriminator_from_published(
 ) -> tuple[DiscriminatorConfig, dict[str, Tensor]]:
     """Returns the configuration and our state dict of a published discriminator's, with which it shares memory."""
     config = discriminator_config(shapes_of(tensors), settings)
-    expected = discriminator_tensors(config)
+    expected = tensors_of(Discriminator, config)
     check_tensors(tensors, expected, _constants(expected))
     return config, dict(tensors)
 
@@ -190,14 +186,8 @@ def discriminator_from_published(
 def discriminator_to_published(config: DiscriminatorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverts `discriminator_from_published`. Raises ValueError for one that the published layout cannot hold."""
     check_room(config.to_dict(), dataclasses.replace(config, published_keys=True).to_dict())
-    check_tensors(state_dict, discriminator_tensors(config), {})
+    check_tensors(state_dict, tensors_of(Discriminator, config), {})
     return dict(state_dict)
-
-
-@functools.lru_cache(maxsize=8)
-def discriminator_tensors(config: DiscriminatorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Discriminator(config))
 
 
 def _constants(expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -263,9 +253,7 @@ class EpigrafPublished(PublishedFormat):
             raise ValueError(f"{CAMERA}fov={fov}: must be between 0 and 180 degrees")
         size = generator.resolution
         focal = 0.5 / math.tan(math.radians(fov / 2)) * (size - 1) / size
-        found = discriminator or DiscriminatorConfig(resolution=size, patch_resolution=min(64, size))
-        if found.resolution != size:
-            raise ValueError(f"its G makes {size} px, its D reads {found.resolution} px")
+        found = fitting(discriminator, DiscriminatorConfig(resolution=size, patch_resolution=min(64, size)))
         white = settings.get("dataset.white_back", fov != NARROW, bool)
         faces = fov == NARROW
         name = {512: "epigraf-ffhq512", 256: "epigraf-ffhq256" if faces else "epigraf-plants256"}.get(size, "")
@@ -310,15 +298,11 @@ class EpigrafPublished(PublishedFormat):
             "ray_end": generator.ray_end,
             "num_additional_start_blocks": discriminator.flat_blocks,
         }
-        for name, state_dict in networks.items():
-            try:
-                if name == "D":
-                    content[name] = discriminator_to_published(discriminator, state_dict)
-                else:
-                    content[name] = generator_to_published(generator, state_dict)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-        return content
+        return content | converted(
+            networks,
+            partial(generator_to_published, generator),
+            partial(discriminator_to_published, discriminator),
+        )
 
 
 def _settings(stored: StoredNetwork) -> Settings:

@@ -17,10 +17,12 @@ from tests.training.families.epigraf import file_writer as writer
 from training import checkpoint
 from training.families.epigraf import published as layout
 from training.families.epigraf.config import GeneratorConfig
-from training.families.epigraf.discriminator import DiscriminatorConfig
+from training.families.epigraf.discriminator import Discriminator, DiscriminatorConfig
+from training.families.epigraf.generator import Generator
 from training.families.epigraf.settings import Settings
 from training.published.records import read_published
 from training.published.restricted_pickle import Instance
+from training.published.state_dicts import tensors_of
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_other_members(generator: dict, discriminator: dict, tmp_path: Path) -> 
 )
 def test_published_sizes_are_read_off_the_shapes(config: dict) -> None:
     wanted = GeneratorConfig(512, **config)
-    shapes = {layout.published_name(n): tuple(t.shape) for n, t in layout.generator_tensors(wanted).items()}
+    shapes = {layout.published_name(n): tuple(t.shape) for n, t in tensors_of(Generator, wanted).items()}
     assert layout.generator_config(shapes, Settings(None), 512) == wanted
     assert config or len(shapes) == 156
 
@@ -102,7 +104,7 @@ def test_published_sizes_are_read_off_the_shapes(config: dict) -> None:
 @pytest.mark.parametrize(("config", "keys"), [({}, 119), ({"camera": "fourier"}, 120), ({"resolution": 256}, 105)])
 def test_published_sizes_of_discriminators_are_read_off_the_shapes(config: dict, keys: int) -> None:
     wanted = DiscriminatorConfig(**config)
-    shapes = {n: tuple(t.shape) for n, t in layout.discriminator_tensors(wanted).items()}
+    shapes = {n: tuple(t.shape) for n, t in tensors_of(Discriminator, wanted).items()}
     assert layout.discriminator_config(shapes, Settings(None)) == wanted and len(shapes) == keys
 
 
