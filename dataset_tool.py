@@ -218,6 +218,7 @@ def _photo_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _KINDS = ("colmap", "transforms", "eg3d", "epigraf", "photos")
+_GOES_WITH = {"images": ("colmap",), "distortion": ("colmap", "transforms"), "fov": ("epigraf",)}
 
 
 @main.command("import")
@@ -271,14 +272,11 @@ def import_(
     from training.data.making import camera_angles, importers
     from training.data.making.convert import convert_set
 
-    if images is not None and kind != "colmap":
-        raise click.UsageError("--images goes with --from=colmap")
-    if distortion is not None and kind in ("eg3d", "epigraf", "photos"):
-        raise click.UsageError("--distortion goes with --from=colmap and --from=transforms")
+    for name, kinds in _GOES_WITH.items():
+        if context.params[name] is not None and kind not in kinds:
+            raise click.UsageError(f"--{name} goes with {' and '.join(f'--from={k}' for k in kinds)}")
     if kind in ("colmap", "transforms") and source.is_file() and source.suffix.lower() == ".zip":
         raise click.UsageError(f"{source}: is a zip; --from={kind} reads a folder: unpack it")
-    if fov is not None and kind != "epigraf":
-        raise click.UsageError("--fov goes with --from=epigraf")
     if up is not None and kind == "epigraf":
         raise click.UsageError("--up does not go with --from=epigraf, whose angles say what is up")
     unwanted = ("crop", "up") if kind == "photos" else tuple(photo_options)
@@ -317,9 +315,7 @@ def _import_photos(source: Path, dest: Path, resolution: int | None, options: di
     framing = Framing(options["zoom"], options["shift"], options["tilt"])
     rules = Rules(framing, options["focal"], options["max_yaw"], max_enlarge=options["max_enlarge"])
     programs = {name: options[name] for name in ("landmarks", "landmarks_command", "mask_command")}
-    report = _written(
-        lambda progress: import_photos(source, dest, resolution, **programs, rules=rules, progress=progress)
-    )
+    report = _written(lambda shown: import_photos(source, dest, resolution, **programs, rules=rules, progress=shown))
     _say(report.notes)
     click.echo(report.line)
     written = report.written

@@ -42,12 +42,7 @@ ADVERSARIAL_OPTIONS = (
     Option(("--gamma", "--r1-gamma"), "objective.gamma", "weight of R1, the gradient penalty at real images"),
     Option(("--r2-gamma",), "objective.r2_gamma", "weight of R2, that at generated images; 0 leaves it out"),
     Option(("--r1-interval",), "objective.r1_interval", "steps between two of R1, and two of R2", least=1),
-    Option(
-        ("--objective",),
-        "objective.loss",
-        f"legal are {', '.join(LOSSES)} (real against generated, as R3GAN)",
-        words=tuple(LOSSES),
-    ),
+    Option(("--objective",), "objective.loss", f"legal are {', '.join(LOSSES)} (real against generated)", words=LOSSES),
     Option(
         ("--aug",), "objective.augment", f"what D sees is augmented: {', '.join(augment.MODES)}", words=augment.MODES
     ),
