@@ -1,18 +1,20 @@
 """Times the networks of presets: `python -m benchmarks.networks --preset=tiny`.
 
-With several presets, `--preset=cgs512,gsgan-ffhq512 --only=backward`, the time per million splats compares them. Cases
-take turns, and the least time of each counts, so that other work on the machine disturbs all alike. On a busy
-machine look at the processor time, with --threads=1.
+With several presets, `--preset=cgs512,gsgan-ffhq512 --only="forward and backward"`, the times per million splats
+compare them. Cases take turns, and the least time of each counts, so that other work on the machine disturbs all alike.
+On a busy machine look at the processor time, with --threads=1. `--parts` says what of it parts of a generator take.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import click
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.machine import now
 from benchmarks.training_step import FFHQ
@@ -94,6 +96,62 @@ def learning_tensors(scene: Scene) -> list[Tensor]:
     return [tensor for tensor in found if tensor.requires_grad]
 
 
+def parts_of(network: nn.Module) -> Iterator[nn.Module]:
+    """Yields the parts of a network: what is no container and holds no more than half of all parameters."""
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    def below(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            whole = isinstance(child, nn.ModuleList | nn.ModuleDict) or 2 * size(child) > size(network)
+            yield from below(child) if whole and any(child.children()) else [child]
+
+    return below(network)
+
+
+def part_times(network: nn.Module, run: Callable[[], None]) -> tuple[float, dict[str, float]]:
+    """Returns the processor seconds of `run`, and those that the parts of a network take in it, by their classes.
+
+    Forward and backward; what is in no part, such as functions between them, is left over. Autograd must keep to one
+    thread.
+    """
+    spent: dict[str, float] = defaultdict(float)
+    begun: dict[tuple[nn.Module, str], float] = {}
+    hooks = []
+
+    def begin(way: str) -> Callable[..., None]:
+        return lambda module, *_: begun.__setitem__((module, way), time.process_time())
+
+    def end(way: str) -> Callable[..., None]:
+        def add(module: nn.Module, *_: Any) -> None:
+            spent[type(module).__name__] += time.process_time() - begun.pop((module, way))
+
+        return add
+
+    for part in parts_of(network):
+        hooks.append(part.register_forward_pre_hook(begin("forward")))
+        hooks.append(part.register_forward_hook(end("forward")))
+        hooks.append(part.register_full_backward_pre_hook(begin("backward")))
+        hooks.append(part.register_full_backward_hook(end("backward")))
+    start = time.process_time()
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return time.process_time() - start, dict(spent)
+
+
+def print_parts(name: str, network: nn.Module, run: Callable[[], None]) -> None:
+    """Prints the share of each part in the processor time of `run`."""
+    total, spent = part_times(network, run)
+    print(f"{name}, parts of {total * 1e3:.0f} ms of processor time:")
+    for part, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        print(f"    {part:32s} {seconds / total:6.1%}")
+    print(f"    {'outside of these':32s} {1 - sum(spent.values()) / total:6.1%}")
+
+
 @click.command()
 @click.option("--preset", default="tiny", show_default=True, help="comma list of " + ", ".join(presets.presets()))
 @click.option("--only", default="", help="cases with this in their names, such as G or backward")
@@ -101,13 +159,17 @@ def learning_tensors(scene: Scene) -> list[Tensor]:
 @click.option("--batch", default=16, show_default=True, help="scenes; the discriminator sees twice as many images")
 @click.option("--rounds", default=20, show_default=True, help="the least time of so many counts")
 @click.option("--threads", type=int, help="CPU threads; by default PyTorch's choice")
+@click.option("--parts", is_flag=True, help="also the shares of the parts of G, forward and backward")
 @click.option("--device", default="cpu", show_default=True)
-def main(preset: str, only: str, precision: str, batch: int, rounds: int, threads: int | None, device: str) -> None:
+def main(
+    preset: str, only: str, precision: str, batch: int, rounds: int, threads: int | None, parts: bool, device: str
+) -> None:
     """Print milliseconds per case and precision."""
     memory.keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     cases: dict[str, Callable[[], None]] = {}
+    networks: dict[str, nn.Module] = {}  # of the cases whose parts can be told
     millions: dict[str, float] = {}  # splats of all scenes of a case
     for name in preset.split(","):
         try:
@@ -120,13 +182,19 @@ def main(preset: str, only: str, precision: str, batch: int, rounds: int, thread
             G.low_dtype = D.low_dtype = precisions.resolve(kind, device)
             found = generator_cases(G, batch, device)
             label = str(D.low_dtype or torch.float32).removeprefix("torch.")
+            networks |= {f"{name}: {case}, {label}": G for case in found if "backward" in case}
             millions |= {f"{name}: {case}, {label}": batch * G.scene_numbers / 1e6 for case in found}
             found |= discriminator_cases(D, config.resolution, 2 * batch, device)
             cases |= {f"{name}: {case}, {label}": run for case, run in found.items() if only in case}
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {device}")
     for case, (wall, processor) in sorted(interleaved_minima(cases, rounds, device).items()):
-        each = f", {wall / millions[case]:6.2f} s for a million splats" if case in millions else ""
-        print(f"{case:64s} {wall * 1e3:9.2f} ms, {processor * 1e3:9.2f} ms of processor time{each}")
+        print(f"{case:64s} {wall * 1e3:9.2f} ms, {processor * 1e3:9.2f} ms of processor time", end="")
+        splats = millions.get(case)
+        print("" if splats is None else f"; a million splats: {wall / splats:.2f} s, {processor / splats:.2f} s of it")
+    if parts:
+        for case, run in cases.items():
+            if case in networks:
+                print_parts(case, networks[case], run)
 
 
 if __name__ == "__main__":
