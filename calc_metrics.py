@@ -19,6 +19,7 @@ from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from metrics.measuring import estimate
 from torch_utils import distributed, launcher
 from training.checkpoint import load_generator
+from training.config import TrainingConfig
 from training.dataset import ImageDataset
 
 COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
@@ -172,7 +173,9 @@ def _names(given: str | None, config: Mapping[str, Any]) -> list[str]:
 def _dataset(request: Request, config: Mapping[str, Any]) -> ImageDataset:
     """Opens the data asked for or those of the training, with the training's index list unless another is asked for."""
     path = config["data"] if request.data is None else request.data
-    dataset = ImageDataset(path, config["index_list"] if request.index_list is None else request.index_list)
+    law = TrainingConfig.from_dict(dict(config)).objective.pose_law
+    listed = config["index_list"] if request.index_list is None else request.index_list
+    dataset = ImageDataset(path, listed, law)
     if distributed.rank() == 0:
         if request.data is None:
             click.echo(f"--data not given: measuring against the training data, {path}", err=True)

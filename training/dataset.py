@@ -20,9 +20,10 @@ from torch import Tensor
 from gaussian import Cameras, Geometry
 from training.data.image_store import DatasetError
 from training.data.index_lists import resolve_index_list
-from training.data.label_check import label_notes, require_labels
+from training.data.label_check import label_notes, label_problems, require_labels
 from training.data.layout import Layout, open_layout
 from training.data.pixels import Decoded, PixelMemory, memory_limit
+from training.data.poses import PoseLaw
 
 _PREFETCH = 2  # jobs in flight per worker
 
@@ -45,6 +46,9 @@ class ImageDataset:
     path: the folder of the images, or a zip. index_list: a file, a name, "all", or None for the default, see
     `training.data.index_lists.resolve_index_list`; the set has one item per entry of the list.
 
+    pose_law: of sets whose cameras nobody knows. The cameras of items are then drawn from it, and labels, which a set
+    need not have, are left alone; those that contradict the law are refused.
+
     Every label is checked here. Cameras in other units than FFHQ's are brought to the units that the generators fit,
     see `Geometry.world_scale`; `raw_labels` stay as stored. May be sent to other processes, by fork or spawn.
     Raises LabelError or DatasetError (both ValueErrors).
@@ -60,23 +64,45 @@ class ImageDataset:
     geometry: Geometry  # of all labels, in model units
     notes: list[str]  # one line each on what of the files is not used, and on labels that may be meant otherwise
 
-    def __init__(self, path: str | os.PathLike, index_list: str | os.PathLike | None = None):
-        self._layout = layout = open_layout(path)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        index_list: str | os.PathLike | None = None,
+        pose_law: PoseLaw | None = None,
+    ):
+        self._layout = layout = open_layout(path, labelled=pose_law is None)
         layout.require_whole()
         self.name, self.resolution = layout.title, _resolution(layout)
         self.has_masks = layout.has_masks
         count = len(layout.names)
-        labels = [layout.label(i) for i in range(count)]
-        stored = require_labels(layout.label_source, layout.files, labels)
-        self.notes = layout.notes + label_notes(layout.label_source, labels, path)
-        cameras = Cameras.from_labels(torch.from_numpy(stored))
-        measured = cameras.summary()
-        self.geometry = measured.to_model_units()
+        self.notes = list(layout.notes)
+        stored, scaled, self.geometry = self._cameras(path, pose_law)
         self._items, self.index_list, self.index_description = resolve_index_list(layout, index_list)
-        self.raw_labels = stored.astype(np.float32)[self._items]
-        scaled = stored if measured.world_scale == 1.0 else measured.normalize(cameras).labels.numpy()
-        self.labels = scaled.astype(np.float32)[self._items]
+        self.raw_labels, self.labels = (labels.astype(np.float32)[self._items] for labels in (stored, scaled))
         self._memory = PixelMemory(count, self.resolution, self.has_masks, memory_limit())
+
+    def _cameras(self, path: str | os.PathLike, law: PoseLaw | None) -> tuple[np.ndarray, np.ndarray, Geometry]:
+        """Returns labels as stored, in model units, and their geometry: those of the files, or drawn from the law."""
+        layout = self._layout
+        labels = [layout.label(i) for i in range(len(layout.names))]
+        known = law is None or not label_problems(labels)  # a set may have classes as labels, or nothing
+        if known:
+            stored = require_labels(layout.label_source, layout.files, labels)
+            cameras = Cameras.from_labels(torch.from_numpy(stored))
+            measured = cameras.summary()
+        if law is None:
+            self.notes += label_notes(layout.label_source, labels, path)
+            scaled = stored if measured.world_scale == 1.0 else measured.normalize(cameras).labels.numpy()
+            return stored, scaled, measured.to_model_units()
+        if known and (why := law.contradiction(cameras, measured)) is not None:
+            raise DatasetError(
+                f"--pose={law.name} contradicts the labels in {layout.label_source}: {why}; "
+                "--pose=labels takes the cameras from there"
+            )
+        if known:
+            self.notes.append(f"{layout.label_source}: is not used, as cameras are drawn by --pose={law.name}")
+        drawn = law.labels(0, "data", range(len(labels))).numpy()
+        return drawn, drawn, law.geometry
 
     def __len__(self) -> int:
         return len(self._items)

@@ -193,7 +193,7 @@ def seconds_now(device: torch.device) -> float:
 def _run(
     config: TrainingConfig, device: torch.device, workers: int, folder: Path, measure_metrics: MeasureMetrics
 ) -> Measurement:
-    dataset = ImageDataset(config.data, config.index_list)
+    dataset = ImageDataset(config.data, config.index_list, config.objective.pose_law)
     trainer = Trainer(config, Options(run_dir=folder, device=device, workers=workers), dataset)
     lazy = _lazy_names(trainer.gan.phases)
     seconds, training_peak = _run_steps(trainer, workers, _timed_steps(list(lazy)))

@@ -38,7 +38,7 @@ def replay(path: Path, say: Callable[[str], None]) -> bool:
     torch.set_num_threads(record["threads"])
     state = checkpoint.load_checkpoint(path.parent / record["state"])
     config = checkpoint.config_of(path.parent / record["state"], state)
-    dataset = ImageDataset(config.data, config.index_list)
+    dataset = ImageDataset(config.data, config.index_list, config.objective.pose_law)
     trainer = Trainer(config, Options(path.parent, device, Start(state=state)), dataset)
     run = trainer.state
     say(f"Replays step {run.step} after {run.nimg} images, in which {record['reason']}")

@@ -137,6 +137,7 @@ class SampleStream:
         self.order = random.EpochOrder(config.seed, "data", len(labels))
         # Of all labels: the published code takes the micro-batch's, which changes with its size.
         self.label_std = self.labels.std(0, correction=0)
+        self.law = config.objective.pose_law
         self.colour = None if config.background == "random" else torch.tensor(dnnlib.parse_color(config.background))
 
     def share(self, nimg: int) -> range:
@@ -237,7 +238,9 @@ class SampleStream:
         return paired(micro, labels, self.config.objective.views) if self.config.objective.paired else micro
 
     def camera_labels(self, phase: str, indices: range) -> Tensor:
-        """Draws labels of data items uniformly, mirrored at random like the real ones: [len(indices), 25]."""
+        """Draws labels [len(indices), 25]: of the law, or of data items, mirrored at random like the real ones."""
+        if self.law is not None:
+            return self.law.labels(self.config.seed, phase, indices)
         items = random.integers(self.config.seed, f"{phase}/camera", indices, len(self.labels))
         return mirror_labels(self.labels[items], self._flips(f"{phase}/mirror", indices))
 

@@ -12,6 +12,8 @@ from typing import Any
 import dnnlib
 from training import checkpoint
 from training.comparison.store import Store
+from training.config import TrainingConfig
+from training.data.poses import PoseLaw
 from training.dataset import ImageDataset
 from training.published.records import is_published
 from training.runs.resume import data_mark, is_run_dir
@@ -34,6 +36,7 @@ class Facts:
     data: str  # folder of the training
     index_list: str | None  # of the training
     data_mark: dict[str, Any] | None  # items and labels of the training; None where a published file does not say
+    pose_law: dict[str, Any] | None = None  # fields of the law of its cameras; None: they were those of the labels
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def read_facts(path: Path) -> Facts:
     assert G.info is not None  # every generator from a file has it
     config = G.info.config
     progress = {} if is_published(path) else checkpoint.read_progress(path)
+    law = TrainingConfig.from_dict(dict(config)).objective.pose_law
     known = "imported" not in progress  # of a converted published file the images are a guess
     return Facts(
         family=config["family"],
@@ -113,6 +117,7 @@ def read_facts(path: Path) -> Facts:
         data=config["data"],
         index_list=config["index_list"],
         data_mark=progress.get("data"),
+        pose_law=None if law is None else dataclasses.asdict(law),
     )
 
 
@@ -148,7 +153,9 @@ def require_comparable(systems: Sequence[System], dataset: ImageDataset, data: s
         if mark is None:
             continue
         listed = system.facts.index_list
-        seen = dataset if listed == dataset.index_list else ImageDataset(data, listed)
+        law = PoseLaw(**system.facts.pose_law) if system.facts.pose_law else None
+        same = listed == dataset.index_list and law is None
+        seen = dataset if same else ImageDataset(data, listed, law)
         if (own := data_mark(seen)) != mark:
             counts = f"{mark['items']:,} items" if mark["items"] != own["items"] else "other labels"
             raise ValueError(

@@ -105,20 +105,23 @@ class Layout:
         return digest([*lines, *(part.hex() for part in extra)])
 
 
-def open_layout(path: str | os.PathLike[str]) -> Layout:
+def open_layout(path: str | os.PathLike[str], labelled: bool = True) -> Layout:
     """Finds the files of the set at `path`; only some images are opened, for their heads.
 
+    labelled: there must be labels; otherwise a plain folder of images will do, and what cannot be read as labels is
+    none.
     Raises LabelError if there are no labels or none of an image, DatasetError if there are no images. What is wrong
     with single files is listed in the result's `problems`, what is there and not used in its `notes`.
     """
     store, folder = _locate(path)
-    label_store, base, label_name = _find_labels(store, folder, path)
-    folder = folder or base
-    label_source = label_store.where(label_name)
-    home = label_store.path.parent if is_zip(label_store.path) else label_store.path
-    places = label_store.path / base, home / base, store.path / (folder or base)
-    roots = [root for place in places for root in roots_of(place)]
-    labels = parse_labels(label_source, label_store.read(label_name, MAX_JSON_BYTES), roots)
+    base, label_source, labels = folder, "", Labels()
+    try:
+        label_store, base, label_name = _find_labels(store, folder, path)
+        label_source, folder = label_store.where(label_name), folder or base
+        labels = _read_labels(label_store, base, label_name, store.path / folder)
+    except LabelError:
+        if labelled:
+            raise
     listing = store.listing(folder)
     masks = tuple(join(base, word) + "/" for word in _MASK_FOLDERS)
     names = [name for name in listing.names if name.lower().endswith(EXTENSIONS) and not name.startswith(masks)]
@@ -136,7 +139,7 @@ def open_layout(path: str | os.PathLike[str]) -> Layout:
         seen[stem] = name
     _find_masks(layout, folder)
     _look_at_some(layout)
-    _note_others(layout, listing.names, folder)
+    _note_others(layout, listing.names, folder, labelled)
     return layout
 
 
@@ -144,6 +147,13 @@ def _of_other(other: str, name: str) -> str:
     """Says in what a name with the stem of another differs from it."""
     two, one = (os.path.splitext(n)[0] for n in (name, other))
     return f"{other}, apart from the {'extension' if one == two else f'Unicode form: {two!a} and {one!a}'}"
+
+
+def _read_labels(store: Store, base: str, name: str, images: Path) -> Labels:
+    """Reads the labels in a store, whose names may be absolute ones of its own or of the images' folder."""
+    home = store.path.parent if is_zip(store.path) else store.path
+    roots = [root for place in (store.path / base, home / base, images) for root in roots_of(place)]
+    return parse_labels(store.where(name), store.read(name, MAX_JSON_BYTES), roots)
 
 
 def _look_at_some(layout: Layout) -> None:
@@ -170,11 +180,11 @@ def _look_at_some(layout: Layout) -> None:
         layout.notes.append(f"{where}: these masks are used, and not the alpha channel that images have too")
 
 
-def _note_others(layout: Layout, everything: Sequence[str], folder: str) -> None:
-    """Counts labels, files and masks that belong to no image. Raises LabelError if no label belongs to one."""
+def _note_others(layout: Layout, everything: Sequence[str], folder: str, labelled: bool) -> None:
+    """Counts labels, files and masks that belong to no image. Raises LabelError if no label that must does."""
     used = {layout._label_name(i) for i in range(len(layout.names))} & layout.labels.keys()
     spelt = [layout.labels.spelt[stem] for stem in layout.labels if stem not in used]
-    if not used:
+    if labelled and not used:
         first = printable(spelt[0]) if spelt else None
         what = f"such as {first!r}" if first else "it is empty"
         raise LabelError(

@@ -8,6 +8,7 @@ from training.families.eg3d.family import FAMILY as EG3D
 from training.families.epigraf.family import FAMILY as EPIGRAF
 from training.families.gghead.family import FAMILY as GGHEAD
 from training.families.gsgan.family import FAMILY as GSGAN
+from training.families.pigan.family import FAMILY as PIGAN
 
 FAMILIES: dict[str, Family] = {}
 DEFAULT_FAMILY = "cgs"  # of runs that name no preset, and of checkpoints from before there were others
@@ -36,3 +37,4 @@ register(GGHEAD)
 register(GSGAN)
 register(EPIGRAF)
 register(EG3D)
+register(PIGAN)

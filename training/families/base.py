@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gaussian import Cameras, Geometry, Rendering
 from gaussian.scene import Scene
 from torch_utils.random import Draws
+from training.data.poses import PoseLaw
 from training.families.inspection import Inspect, inspect_splats
 from training.networks.base import Conditioning, Discriminator, DiscriminatorConfig, DiscriminatorOutput
 from training.published.pickle_file import StoredFile, StoredNetwork
@@ -185,6 +186,11 @@ class ObjectiveConfig(Record):
     def paired(self) -> bool:
         """Whether every generated image has the camera of a real one at hand: `training.samples.paired`."""
         return False
+
+    @property
+    def pose_law(self) -> PoseLaw | None:
+        """The law of the cameras, for sets whose cameras nobody knows; None: cameras are those of the set's labels."""
+        return None
 
     @property
     def whole_step(self) -> bool:

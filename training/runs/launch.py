@@ -21,6 +21,7 @@ from torch_utils import precision
 from training import presets
 from training.config import NESTED, TrainingConfig
 from training.data.image_store import DatasetError
+from training.data.poses import PoseLaw
 from training.data.validation import inspect_set
 from training.dataset import ImageDataset
 from training.families.base import Family
@@ -56,6 +57,19 @@ def stated_default(target: str, of: Family | None = None) -> str:
         values.setdefault(str(value), []).insert(0, preset)
     (usual, _), *others = values.items()
     return "; ".join([usual, *(f"{', '.join(names)}: {value}" for value, names in reversed(others))])
+
+
+def resolve_pose_law(preset: str | None, base: TrainingConfig | None, fields: dict[str, Any]) -> PoseLaw | None:
+    """Returns the law of the cameras of a run that `resolve_config` is given, before its data are opened.
+
+    Without a preset and a base, the family is the one whose cameras are always labels'.
+    """
+    if base is None:
+        if preset is None:
+            return None
+        base = dnnlib.parse_flag("--preset", preset, lambda name: presets.resolve(name, data=""))
+    given = {n.removeprefix("objective."): v for n, v in fields.items() if n.startswith("objective.") and v is not None}
+    return base.objective.changed(**given).pose_law
 
 
 def resolve_config(

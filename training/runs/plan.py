@@ -44,7 +44,15 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
     if not request.dry_run or request.measure:
         launch.check_devices(request.device, request.gpus)
     device = distributed.initialise(request.device) if request.trains else None
-    dataset = ImageDataset(request.data, request.index_list)
+    # The preset of a file, or of the latest run, is its own: the data's resolution may have another one, or none.
+    # Ranks that the launcher started anew go on in the folder of the first start.
+    resume, resume_kimg = (LATEST, None) if distributed.restarts() else (request.resume, request.resume_kimg)
+    reads, outdir, base = request.trains or request.dry_run, Path(request.outdir), None
+    if resume and resume != LATEST:
+        base = read_config(resume)
+    elif resume and request.preset is None:
+        base = latest_config(outdir, request.desc)
+    dataset = ImageDataset(request.data, request.index_list, launch.resolve_pose_law(request.preset, base, fields))
     ranks = distributed.world_size() if request.trains else request.gpus
     gpu = launch.smallest_gpu(request.device, distributed.local_world_size() if request.trains else request.gpus)
 
@@ -53,14 +61,6 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
             dataset, request.data, ranks, request.preset, request.background, base, fields, gpu
         )
 
-    # Ranks that the launcher started anew go on in the folder of the first start.
-    resume, resume_kimg = (LATEST, None) if distributed.restarts() else (request.resume, request.resume_kimg)
-    # The preset of a file, or of the latest run, is its own: the data's resolution may have another one, or none.
-    reads, outdir, base = request.trains or request.dry_run, Path(request.outdir), None
-    if resume and resume != LATEST:
-        base = read_config(resume)
-    elif resume and request.preset is None:
-        base = latest_config(outdir, request.desc)
     config = resolve(base)
     start = find_start(resume, outdir, request.desc or config.preset, resume_kimg) if reads else Start()
     if reads and resume == LATEST and start.state is None:  # nothing to go on from: the preset's values hold
@@ -68,7 +68,8 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
     if start.state is not None:
         if request.index_list is None:
             assert start.config is not None
-            dataset = ImageDataset(request.data, start.config.index_list)
+            law = launch.resolve_pose_law(None, start.config, fields)
+            dataset = ImageDataset(request.data, start.config.index_list, law)
         config = resolve(start.config)
         check_compatible(start, config, data_mark(dataset))
     _check_keep(loop["keep"], config.metrics)
