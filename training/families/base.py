@@ -300,6 +300,7 @@ class PublishedFormat(abc.ABC):
     records: frozenset[str]  # names of all records that its files may hold
     classes: frozenset[str] = frozenset()  # full names of plain classes, besides torch.nn's, of objects in its files
     options: Sequence[Option] = ()  # of convert_checkpoint.py: what a file may leave open
+    files: Mapping[str, str] = {}  # record -> word in its name, where every network has a file (module_files.py)
 
     @abc.abstractmethod
     def recognises(self, file: StoredFile) -> bool:

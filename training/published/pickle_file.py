@@ -36,7 +36,7 @@ _TORCH_PROTOCOL = 1001
 _PICKLE_START = b"\x80"  # of every protocol since 2
 _TORCH_START = b"\x80\x02\x8a\n" + _TORCH_MAGIC.to_bytes(10, "little")
 
-_STORAGE_TYPES = {
+STORAGE_TYPES = {
     "torch.FloatStorage": torch.float32,
     "torch.DoubleStorage": torch.float64,
     "torch.HalfStorage": torch.float16,
@@ -60,7 +60,7 @@ class _Record:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Storage:
+class Storage:
     """Holds the bytes of a storage, which stay in the file."""
 
     data: memoryview
@@ -75,7 +75,7 @@ class _Storage:
 class StoredTensor:
     """Stands for a tensor that is still in the file: a part of a storage without gaps, its axes in any order."""
 
-    storage: _Storage
+    storage: Storage
     start: int  # elements
     shape: tuple[int, ...]
     order: tuple[int, ...]  # axes, the one with the longest stride first
@@ -100,13 +100,13 @@ class StoredTensor:
 # ---------------------------------------------------------------- what the names of a file do
 
 
-def _load_from_bytes(data: Any) -> _Storage:
+def _load_from_bytes(data: Any) -> Storage:
     """Opens what torch.save wrote: three headers, a record of type and length, a list of keys, the numbers."""
     if not isinstance(data, memoryview):
         raise RefusedPickle("a storage that is not made of bytes")
     parts, at = [], 0
     for _ in range(5):
-        part, used = restricted_pickle.load(data[at:], {}, _STORAGE_TYPES.__contains__, _storage_record)
+        part, used = restricted_pickle.load(data[at:], {}, STORAGE_TYPES.__contains__, _storage_record)
         parts.append(part)
         at += used
     magic, version, system, record, keys = parts
@@ -120,7 +120,7 @@ def _load_from_bytes(data: Any) -> _Storage:
     left = max(len(data) - at - 8, 0)
     if declared != record.numel or record.numel * record.dtype.itemsize != left:
         raise RefusedPickle(f"a storage that declares {declared:,} numbers of {record.dtype} and has {left:,} bytes")
-    return _Storage(data[at + 8 :], record.dtype)
+    return Storage(data[at + 8 :], record.dtype)
 
 
 def _storage_record(identity: Any) -> _Record:
@@ -130,14 +130,14 @@ def _storage_record(identity: Any) -> _Record:
     _, kind, key, _device, count, view = identity
     if not isinstance(kind, Global) or not isinstance(key, str) or type(count) is not int or view is not None:
         raise RefusedPickle("a storage with an unknown record")
-    return _Record(_STORAGE_TYPES[kind.name], key, count)
+    return _Record(STORAGE_TYPES[kind.name], key, count)
 
 
 def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, _requires_grad: Any, _hooks: Any, _metadata: Any = None
 ) -> StoredTensor:
     """Checks that a tensor lies in its storage, without gaps."""
-    if not isinstance(storage, _Storage):
+    if not isinstance(storage, Storage):
         raise RefusedPickle("a tensor without a storage")
     numbers = (offset, *size, *stride)
     if not len(size) == len(stride) <= MAX_AXES or any(type(n) is not int or n < 0 for n in numbers) or 0 in size:
@@ -209,14 +209,21 @@ def _inert(name: str) -> Callable[..., Instance]:
     return lambda *_: Instance(name)
 
 
+# Of everything that torch.save writes.
+TENSOR_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "collections.OrderedDict": _empty_dict,
+    "__builtin__.set": _set,  # as protocol 2 calls it
+    "torch.device": _inert("device"),
+}
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **TENSOR_FUNCTIONS,
     "torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
     "eg3d.torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
     "src.torch_utils.persistence._reconstruct_persistent_obj": _reconstruct,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch.storage._load_from_bytes": _load_from_bytes,
-    "collections.OrderedDict": _empty_dict,
     "dnnlib.util.EasyDict": _empty_dict,
     "eg3d.dnnlib.util.EasyDict": _empty_dict,
     "src.dnnlib.util.EasyDict": _empty_dict,
@@ -283,6 +290,10 @@ class StoredFile:
         self.path, self.records = path, records
         self._bytes_left = COPIES * size  # that its tensors may still take
         self._networks: dict[str, StoredNetwork] = {}
+
+    def add(self, name: str, network: StoredNetwork) -> None:
+        """Adds a network whose tensors a record holds without their names."""
+        self._networks[name] = network
 
     def network(self, name: str) -> StoredNetwork | None:
         """Lists the network in the record `name`; None where the file has none. Raises RefusedPickle."""

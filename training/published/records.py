@@ -26,7 +26,9 @@ from torch_utils import random
 from training.config import TrainingConfig
 from training.families import FAMILIES
 from training.families.base import Family, PublishedFormat, PublishedRun
-from training.published.pickle_file import StoredFile, StoredNetwork, StoredTensor, file_of, is_published, open_file
+from training.published import pickle_file
+from training.published.module_files import is_module_file, open_modules
+from training.published.pickle_file import StoredFile, StoredNetwork, StoredTensor, file_of, open_file
 from training.published.restricted_pickle import RefusedPickle
 
 __all__ = ["is_published", "read_published"]
@@ -40,6 +42,11 @@ _OPTIMIZER_KEYS = {"step", "exp_avg", "exp_avg_sq"}
 _SNAPSHOT = re.compile(r"(?:network-snapshot-(?=\d{6})|checkpoint-)(\d{1,9})\.pkl")
 
 
+def is_published(path: str | os.PathLike) -> bool:
+    """Says whether a file is a bare pickle, or holds a module, as published checkpoints do and ours do not."""
+    return pickle_file.is_published(path) or is_module_file(path)
+
+
 def read_published(
     path: str | os.PathLike,
     stated: Mapping[str, Any] | None = None,  # what the file may leave open: target of the family's option -> value
@@ -51,8 +58,11 @@ def read_published(
     not on the list of what a published file holds, and OSError.
     """
     try:
-        path = file_of(path)
-        file = open_file(path, {name for _, layout in _layouts() for name in layout.classes})
+        path, classes = file_of(path), {name for _, layout in _layouts() for name in layout.classes}
+        if is_module_file(path):
+            file = open_modules(path, [layout.files for _, layout in _layouts() if layout.files], classes)
+        else:
+            file = open_file(path, classes)
         family, layout = _family_of(file)
         _check_stated(family, layout, stated or {})
         return _Import(file, family, layout, stated or {}, ema_only).records()

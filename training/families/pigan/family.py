@@ -7,6 +7,7 @@ from training.families.pigan.discriminator import Discriminator, DiscriminatorCo
 from training.families.pigan.generator import Generator, GeneratorConfig
 from training.families.pigan.objective import PiganObjective, PiganObjectiveConfig
 from training.families.pigan.presets import PRESETS
+from training.families.pigan.published import PUBLISHED
 
 # fmt: off
 OPTIONS = (
@@ -59,4 +60,5 @@ FAMILY = Family(
     options=OPTIONS,
     alarms=ALARMS,
     curves=CURVES,
+    published=PUBLISHED,
 )
