@@ -65,6 +65,10 @@ class GeneratorConfig(base.GeneratorConfig):
         for name, legal in (("variant", WARPS), ("activation", ACTIVATIONS), ("grid", GRIDS)):
             if getattr(self, name) not in legal:
                 raise ValueError(f"generator.{name}={getattr(self, name)}: legal are {', '.join(legal)}")
+        if not 0 <= self.near < self.far:
+            raise ValueError(
+                f"--ray-start={self.near} and --ray-end={self.far}: the first must be 0 or more, and be less"
+            )
         try:
             self.march()
         except ValueError as error:
