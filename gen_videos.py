@@ -19,7 +19,7 @@ from training.checkpoint import CheckpointError, load_generator
 from training.families.base import Generator
 from training.families.inspection import Inspection
 from training.visualization import grids, latents, video
-from training.visualization.camera_paths import PATHS, camera_path, read_cameras
+from training.visualization.camera_paths import PATHS, breathing, camera_path, read_cameras
 from training.visualization.latents import Heads
 from training.visualization.look_options import ABOVE_0, LOOKS
 
@@ -58,6 +58,8 @@ FILM = group(
     option("--turns", type=AT_LEAST_1, default=1, help="times round the path"),
     option("--w-frames", type=AT_LEAST_1, default=120, help="frames from one head of a cell to its next"),
     option("--fps", type=ABOVE_0, default=30, help="frames a second"),
+    option("--fov-breathing", type=float, default=0, metavar="DEG",
+           help="the field of view widens, by up to twice so many degrees, and narrows again"),
     option("--show", default="image", metavar="LIST", type=ChoiceList(video.PANELS),
            help=f"side by side, of {','.join(video.PANELS)}"),
     option("--resolution", type=AT_LEAST_1, show_default="the generator's own", help="pixels of one head"),
@@ -105,6 +107,7 @@ class CameraChoice:
     path: str  # one of PATHS, or a file of cameras
     w_frames: int  # frames from one head of a cell to its next
     turns: int  # times round the path
+    fov_breathing: float  # degrees by twice which, at most, the field of view widens
     given: frozenset[str]  # names of the options that the user gave
 
     @property
@@ -114,6 +117,10 @@ class CameraChoice:
 
     def cameras(self, G: Generator, heads_per_cell: int) -> Cameras:
         """Returns cameras [F], one per frame. Raises ValueError for an unknown path or a file of no cameras."""
+        cameras = self._path(G, heads_per_cell)
+        return breathing(cameras, self.fov_breathing) if self.fov_breathing else cameras
+
+    def _path(self, G: Generator, heads_per_cell: int) -> Cameras:
         if self.path.endswith(".json"):
             for name in ("w_frames", "turns"):
                 if name in self.given:
@@ -140,8 +147,8 @@ def main(
     ctx: click.Context,
     network: str, outdir: str, device: str,
     seeds: str, w_file: str | None, trunc: float, grid: str, interpolate: str, mapping_camera: str,
-    path: str, turns: int, w_frames: int, fps: float, show: tuple[str, ...], resolution: int | None, enlarge: int,
-    background: str | None,
+    path: str, turns: int, w_frames: int, fps: float, fov_breathing: float, show: tuple[str, ...],
+    resolution: int | None, enlarge: int, background: str | None,
     **looks: Any,
 ) -> None:  # fmt: skip
     """Film generated heads as an .mp4 whose last frame leads back to its first.
@@ -153,7 +160,7 @@ def main(
     ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
     head_choice = HeadChoice(seeds, w_file, trunc, interpolate, mapping_camera, given)
-    camera_choice = CameraChoice(path, w_frames, turns, given)
+    camera_choice = CameraChoice(path, w_frames, turns, fov_breathing, given)
     try:
         columns, rows = dnnlib.parse_flag("--grid", grid, dnnlib.parse_grid)
         if interpolate == "none" and columns * rows > 1:

@@ -13,6 +13,7 @@ SLOW = {
     "tests/benchmarks/test_gpu.py": 45,
     "tests/families/test_gghead.py::": 40,
     "tests/families/test_augmentation.py::": 10,
+    "tests/families/test_pigan.py::": 30,
     "tests/families/test_runs.py::": 25,
     "tests/faults/": 123,
     "tests/gaussian/test_backend_torch.py::test_every_single_derivative_is_that_of_finite_differences": 3,

@@ -96,8 +96,7 @@ class ImageDataset:
             return stored, scaled, measured.to_model_units()
         if known and (why := law.contradiction(cameras, measured)) is not None:
             raise DatasetError(
-                f"--pose={law.name} contradicts the labels in {layout.label_source}: {why}; "
-                "--pose=labels takes the cameras from there"
+                f"--pose={law.name} contradicts the labels of {path}: {why}; --pose=labels takes the cameras from there"
             )
         if known:
             self.notes.append(f"{layout.label_source}: is not used, as cameras are drawn by --pose={law.name}")

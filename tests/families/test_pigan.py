@@ -33,13 +33,16 @@ from training.data.poses import PoseLaw, angles_of
 from training.dataset import ImageDataset
 from training.families import FAMILIES
 from training.families.base import Preset, RunFields
+from training.families.inspection import Inspection
 from training.families.pigan.config import GeneratorConfig
 from training.families.pigan.discriminator import Discriminator, DiscriminatorConfig
 from training.families.pigan.generator import Generator
+from training.families.pigan.siren import inspect_field
 from training.presets import resolve
 from training.safety.requests import EXIT_STOPPED
 from training.samples import SampleStream, Stage
 from training.step import GanStep
+from training.visualization.camera_paths import breathing, camera_path
 
 TINY = FAMILIES["pigan"].presets["pigan-tiny"]
 STAGES = (Stage(0, 8, 8, 4, 0.001, 0.002), Stage(32, 16, 4, 2, 0.001, 0.001))
@@ -121,6 +124,8 @@ def test_it_is_measured_filmed_drawn_converted_and_reported(whole: Path, tmp_pat
     film = (f"--network={network}", f"--outdir={tmp_path}", "--device=cpu", "--seeds=0-1", "--w-frames=2", "--grid=2x1")
     assert "orbit" in run(gen_videos.main, *film, "--show=image,alpha,depth,normals")
     assert "no splats to show" in run(gen_videos.main, *film, "--opaque", code=1)
+    run(gen_videos.main, *film, "--path=front", "--colors-from=0", "--fov-breathing=5")
+    assert "--fov-breathing=200: the field" in run(gen_videos.main, *film, "--fov-breathing=200", code=1)
     run(gen_samples.main, f"--network={network}", f"--outdir={tmp_path}", "--seeds=3", "--trunc=0.7", "--images")
     page = Path(run(report.main, whole, f"--out={tmp_path / 'page.html'}").strip()).read_text()
     assert "Guesses of latent and pose" in page
@@ -129,6 +134,28 @@ def test_it_is_measured_filmed_drawn_converted_and_reported(whole: Path, tmp_pat
     assert written["variant"] == "spatial" and torch.equal(
         written["G_ema"]["siren.final_layer.weight"], load_checkpoint(network)["G_ema"]["siren.final_layer.weight"]
     )
+
+
+def test_locked_colours_follow_no_view(whole: Path) -> None:
+    G = load_generator(snapshots(whole)[LENGTH])
+    scene = G.synthesis(G.mapping(torch.randn(1, G.z_dim)))
+    locked = inspect_field(G, Inspection(colors_from=(0.0,)))(scene)
+    points, ways = torch.rand(1, 5, 3) - 0.5, torch.nn.functional.normalize(torch.randn(2, 1, 5, 3), dim=-1)
+    assert torch.equal(locked.sample(points, ways[0])[0], locked.sample(points, ways[1])[0])
+    assert not torch.equal(scene.sample(points, ways[0])[0], scene.sample(points, ways[1])[0])
+    torch.testing.assert_close(scene.sample(points, None)[0], locked.sample(points, ways[0])[0])
+    aside = inspect_field(G, Inspection(colors_from=(90.0,)))(scene)
+    assert aside.view == pytest.approx((-1, 0, 0), abs=1e-6)  # looks from +x
+    with pytest.raises(ValueError, match="--opaque: the scenes of this network have no splats"):
+        inspect_field(G, Inspection(opaque=True))
+
+
+def test_a_breathing_film_widens_by_twice_as_much(geometry: Any) -> None:
+    still = camera_path("front", geometry, 4)
+    found = breathing(still, 5.0)
+    across = [math.degrees(2 * math.atan(0.5 / c.intrinsics[..., 0, 0])) for c in (still, found) for c in c]
+    assert across[4:] == pytest.approx([across[0] + a for a in (5, 10, 5, 0)], abs=1e-3)
+    assert torch.equal(found.cam2world, still.cam2world)
 
 
 def test_truncation_pulls_all_seeds_to_one_field(whole: Path) -> None:
@@ -198,7 +225,7 @@ def test_a_law_may_take_the_place_of_labels_that_agree_with_it(heads: Path) -> N
         ({"theta_std": 1.5}, r"their spread of theta is"),
         ({"phi_mean": 0.7}, r"their mean phi is"),
     ):
-        with pytest.raises(ValueError, match=f"--pose=gaussian contradicts the labels in .*: .*{reason}"):
+        with pytest.raises(ValueError, match=f"--pose=gaussian contradicts the labels of .*: .*{reason}"):
             ImageDataset(heads, pose_law=SMALL.objective.changed(pose="gaussian", **change).pose_law)
 
 

@@ -35,7 +35,7 @@ _STATE = _CLASS + b"collections\n"  # that of a state dict does too
 
 def is_module_file(path: str | os.PathLike) -> bool:
     """Says whether torch.save wrote an object of a class of its own to the file, and no dictionary as ours are."""
-    with contextlib.suppress(OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError):
+    with contextlib.suppress(Exception):  # a damaged file can make the reader of zips stumble over anything
         with zipfile.ZipFile(path) as archive, archive.open(_pickle_name(archive)) as file:
             start = file.read(len(_STATE))
         return start.startswith(_CLASS) and start != _STATE
@@ -81,10 +81,12 @@ def _open(path: Path, classes: Collection[str]) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             return _Archive(archive, classes).load()
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
-        raise RefusedPickle(f"{path.name} is damaged or cut short ({error})") from None
     except RefusedPickle as error:
         raise RefusedPickle(f"{path.name}: {error}") from None
+    except OSError:
+        raise
+    except Exception as error:  # likewise
+        raise RefusedPickle(f"{path.name} is damaged or cut short ({type(error).__name__})") from None
 
 
 def _pickle_name(archive: zipfile.ZipFile) -> str:

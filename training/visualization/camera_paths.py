@@ -54,6 +54,22 @@ def camera_path(
     return cameras.to(dtype=torch.float32)
 
 
+def breathing(cameras: Cameras, degrees: float) -> Cameras:
+    """Returns cameras [F] of a film whose field of view widens and narrows once, as pi-GAN's films do.
+
+    The angle across the image grows by `degrees` times 1 + sin over the film: between 0 and twice as much.
+    Raises ValueError for a field of view that leaves 0..180 degrees.
+    """
+    phase = torch.arange(len(cameras), dtype=torch.float64) * (2 * math.pi / len(cameras))
+    half = torch.atan(0.5 / cameras.intrinsics[:, 0, 0].double())
+    wider = half + math.radians(degrees) / 2 * (1 + phase.sin())
+    if not bool(((wider > 0) & (wider < math.pi / 2)).all()):
+        raise ValueError(f"--fov-breathing={degrees:g}: the field of view must stay within 0 to 180 degrees")
+    intrinsics = cameras.intrinsics.clone()
+    intrinsics[:, :2, :2] *= (half.tan() / wider.tan()).to(intrinsics)[:, None, None]
+    return Cameras(cameras.cam2world, intrinsics)
+
+
 def look_at_angles(h: Tensor, v: Tensor, geometry: Geometry) -> Cameras:
     """Returns cameras of h's and v's (broadcast) shape by the angles of EG3D's sampler, looking at the pivot.
 

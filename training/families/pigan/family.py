@@ -8,6 +8,7 @@ from training.families.pigan.generator import Generator, GeneratorConfig
 from training.families.pigan.objective import PiganObjective, PiganObjectiveConfig
 from training.families.pigan.presets import PRESETS
 from training.families.pigan.published import PUBLISHED
+from training.families.pigan.siren import inspect_field
 
 # fmt: off
 OPTIONS = (
@@ -58,6 +59,7 @@ FAMILY = Family(
     objective=PiganObjective,
     presets=PRESETS,
     options=OPTIONS,
+    inspect=inspect_field,
     alarms=ALARMS,
     curves=CURVES,
     published=PUBLISHED,

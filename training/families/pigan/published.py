@@ -69,7 +69,9 @@ def from_published(
     """
     shapes = shapes_of(tensors)
     inputs = lengths(shapes, r"siren\.mapping_network\.network\.0\.weight", 1)
-    config = PRESETS[preset].generator.changed(
+    released = PRESETS[preset].generator
+    assert isinstance(released, GeneratorConfig)
+    config = released.changed(
         variant=variant,
         width=commonest(lengths(shapes, r"siren\.network\.\d+\.layer\.\w+", 0), "the width of siren.network"),
         layers=count_entries(shapes, r"siren\.network\.(\d{1,5})\.layer\.\w+"),

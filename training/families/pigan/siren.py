@@ -6,14 +6,17 @@ and parameters carry the names of the published checkpoints.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.families.inspection import Inspection, View, inspect_splats
 from training.families.pigan.config import WARPS, GeneratorConfig
 from training.fields.field import RadianceField
 
@@ -137,6 +140,16 @@ class FilmField(RadianceField):
     def raw_density(self, points: Tensor) -> Tensor:
         """Returns raw densities [B, P] without colours."""
         return self.siren.density(self.siren.hidden(points, self.frequencies, self.phases))
+
+
+def inspect_field(G: Any, inspection: Inspection) -> View:
+    """Views fields in the colours of one direction, --colors-from. Raises ValueError for every other option."""
+    unchanged = inspect_splats(G, dataclasses.replace(inspection, colors_from=None))
+    if inspection.colors_from is None:
+        return unchanged
+    yaw, pitch = (math.radians(angle) for angle in (*inspection.colors_from, 0.0)[:2])
+    x, y, z = G.geometry.orbit(yaw, pitch).cam2world[..., :3, 2].flatten().tolist()  # where the camera looks
+    return lambda scene: dataclasses.replace(scene, view=(x, y, z))
 
 
 def sample_reference(siren: Siren, points: Tensor, directions: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
