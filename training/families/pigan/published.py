@@ -7,7 +7,6 @@ stands in no file: it is the curriculum's, which the discriminator tells, and th
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from training.published.state_dicts import (
     count_entries,
     lengths,
     shapes_of,
-    without_memory,
+    tensors_of,
 )
 
 VARIANTS = {"siren.siren.SPATIALSIRENBASELINE": "spatial", "siren.siren.TALLSIREN": "tall"}
@@ -80,14 +79,8 @@ def from_published(
         grid="corners",
         last_back=PRESETS[preset].run["background"] == "black",  # as the published scripts have it
     )
-    check_tensors(tensors, expected_tensors(config), {})
+    check_tensors(tensors, tensors_of(Generator, config), {})
     return config, dict(tensors)
-
-
-@functools.lru_cache(maxsize=8)
-def expected_tensors(config: GeneratorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Generator(config))
 
 
 def discriminator_from_published(
@@ -102,14 +95,8 @@ def discriminator_from_published(
         config = DiscriminatorConfig(kind, widths, latent=max(outputs - 1 - ANGLES, 0))
     except ValueError as error:
         raise ValueError(f"not a published discriminator: {error}") from None
-    check_tensors(tensors, expected_discriminator(config), {})
+    check_tensors(tensors, tensors_of(Discriminator, config), {})
     return config, dict(tensors)
-
-
-@functools.lru_cache(maxsize=8)
-def expected_discriminator(config: DiscriminatorConfig) -> dict[str, Tensor]:
-    """Returns the state dict that the configuration has, without memory for it."""
-    return without_memory(lambda: Discriminator(config))
 
 
 # ---------------------------------------------------------------- files
@@ -201,9 +188,9 @@ class PiganPublished(PublishedFormat):
             try:
                 if name == "D":
                     check_room(discriminator.to_dict(), discriminator.changed(published_keys=True).to_dict())
-                    check_tensors(state_dict, expected_discriminator(discriminator), {})
+                    check_tensors(state_dict, tensors_of(Discriminator, discriminator), {})
                 else:
-                    check_tensors(state_dict, expected_tensors(generator), {})
+                    check_tensors(state_dict, tensors_of(Generator, generator), {})
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             content[name] = dict(state_dict)
