@@ -8,6 +8,7 @@ On a busy machine look at the processor time, with --threads=1. `--parts` says w
 from __future__ import annotations
 
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import click
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import now
 from benchmarks.training_step import FFHQ
+from gaussian import Cameras
 from gaussian.scene import Scene
 from torch_utils import memory
 from torch_utils import precision as precisions
@@ -96,6 +99,17 @@ def learning_tensors(scene: Scene) -> list[Tensor]:
     return [tensor for tensor in found if tensor.requires_grad]
 
 
+def matrix_flop(make: Callable[[Any], Generator], config: Any, batch: int) -> float:
+    """Counts the operations of a generator's matrix products and convolutions, forward and backward, and runs none."""
+    with torch.device("meta"):
+        G = make(config)
+        z, cameras = torch.zeros(batch, G.z_dim), Cameras.from_labels(torch.zeros(batch, 25))
+    with FlopCounterMode(display=False) as counter:
+        outputs = learning_tensors(G.synthesis(G.mapping(z, cameras)))
+        torch.autograd.backward(outputs, [torch.empty_like(output) for output in outputs])
+    return float(counter.get_total_flops())
+
+
 def parts_of(network: nn.Module) -> Iterator[nn.Module]:
     """Yields the parts of a network: what is no container and holds no more than half of all parameters."""
 
@@ -113,8 +127,8 @@ def parts_of(network: nn.Module) -> Iterator[nn.Module]:
 def part_times(network: nn.Module, run: Callable[[], None]) -> tuple[float, dict[str, float]]:
     """Returns the processor seconds of `run`, and those that the parts of a network take in it, by their classes.
 
-    Forward and backward; what is in no part, such as functions between them, is left over. Autograd must keep to one
-    thread.
+    Forward and backward; what is in no part, such as functions between them, is left over, and so is the way back
+    through a part that returns a list. Autograd must keep to one thread.
     """
     spent: dict[str, float] = defaultdict(float)
     begun: dict[tuple[nn.Module, str], float] = {}
@@ -136,7 +150,9 @@ def part_times(network: nn.Module, run: Callable[[], None]) -> tuple[float, dict
         hooks.append(part.register_full_backward_hook(end("backward")))
     start = time.process_time()
     try:
-        run()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Full backward hook|For backward hooks")
+            run()
     finally:
         for hook in hooks:
             hook.remove()
@@ -177,6 +193,10 @@ def main(
         except ValueError as error:
             raise click.ClickException(f"--preset: {error}") from error
         of = family(config.family)
+        if parts:
+            flop = matrix_flop(of.generator, config.generator, batch) / batch
+            splats = of.generator(config.generator).scene_numbers
+            print(f"{name}: matrix products of {flop / 1e9:.1f} GFLOP a scene, {flop / splats / 1e3:.0f} a million splats")
         for kind in precision.split(","):
             G, D = of.generator(config.generator).to(device), of.discriminator(config.discriminator).to(device)
             G.low_dtype = D.low_dtype = precisions.resolve(kind, device)

@@ -5,7 +5,9 @@ import time
 import torch
 from torch import Tensor, nn
 
-from benchmarks.networks import part_times, parts_of
+from benchmarks.networks import matrix_flop, part_times, parts_of
+from training.families import family
+from training.presets import resolve
 
 
 class Slow(nn.Module):
@@ -73,3 +75,13 @@ def test_shares_of_forward_and_backward_passes() -> None:
     assert abs(spent["Slow"] - 0.08) < 0.02 and abs(spent["Slower"] - 0.12) < 0.02
     assert abs(total - sum(spent.values()) - 0.04) < 0.03
     assert not network.listed[0]._forward_hooks and not network.listed[0]._backward_hooks
+
+
+def test_matrix_products_are_counted_without_any() -> None:
+    """Of every family with splats; what a scene takes does not depend on the batch, what weights take is little."""
+    for name in ("micro", "gsgan-tiny", "gghead-tiny"):
+        config = resolve(name, data="")
+        make = family(config.family).generator
+        one, four = (matrix_flop(make, config.generator, batch) for batch in (1, 4))
+        parameters = sum(p.numel() for p in make(config.generator).parameters())
+        assert one > 2 * parameters and 3.5 < four / one < 4.01, name
