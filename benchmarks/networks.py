@@ -195,8 +195,8 @@ def main(
         of = family(config.family)
         if parts:
             flop = matrix_flop(of.generator, config.generator, batch) / batch
-            splats = of.generator(config.generator).scene_numbers
-            print(f"{name}: matrix products of {flop / 1e9:.1f} GFLOP a scene, {flop / splats / 1e3:.0f} a million")
+            numbers = of.generator(config.generator).scene_numbers
+            print(f"{name}: matrix products of {flop / 1e9:.1f} GFLOP a scene, {flop / numbers / 1e3:.0f} a million")
         for kind in precision.split(","):
             G, D = of.generator(config.generator).to(device), of.discriminator(config.discriminator).to(device)
             G.low_dtype = D.low_dtype = precisions.resolve(kind, device)
