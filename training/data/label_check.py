@@ -20,6 +20,7 @@ from training.data.world_axes import other_up
 _ORTHONORMAL_TOLERANCE = 1e-3  # on the entries of R^T R; float32 labels written with 4 digits pass
 _EXACT_TOLERANCE = 1e-5  # on numbers that must be 0 or 1
 _PIXEL_FOCAL = 50.0  # image widths: a field of view of 1.1 degrees; focal lengths in pixels are above
+_LEAST_FOCAL = 0.1  # image widths: a field of view of 157 degrees; focal lengths that were divided twice are below
 _PIXEL_CENTRE = 2.0  # image widths; principal points in pixels are above
 _VIEW_MARGIN = 0.5  # image widths by which the middle of the set may miss the picture
 # The median angle (rad) between the optical axes and the middle may be the floor plus the ratio times that of the
@@ -30,11 +31,17 @@ _LARGEST = 1e6  # limit on any number in a label; float32 positions beyond resol
 Label = object  # what dataset.json holds for an image: 25 numbers where all is well, else any JSON value, or None
 
 
-def label_problems(labels: Sequence[Label]) -> dict[int | None, str]:
+_AXES = {
+    "OpenCV": "OpenCV axes (x right, y down, z forward)",
+    "OpenGL": "OpenGL axes (x right, y up, z backward)",
+}  # of cameras
+
+
+def label_problems(labels: Sequence[Label], axes: str = "OpenCV") -> dict[int | None, str]:
     """Returns what is wrong with labels, by their position; None stands for all of them. Empty if nothing is wrong.
 
     labels: per image its 25 numbers, or None where there are none. Where the cameras look is checked when each label is
-    well formed.
+    well formed. axes: those of the poses before they became labels, which messages are about.
     """
     problems: dict[int | None, str] = {}
     for i, label in enumerate(labels):
@@ -46,13 +53,13 @@ def label_problems(labels: Sequence[Label]) -> dict[int | None, str]:
         values = np.array([labels[i] for i in well_formed], dtype=np.float64)  # [M, 25]
         problems |= {well_formed[row]: what for row, what in _check_matrices(values)}
         if not problems:
-            problems |= _check_aim(torch.from_numpy(values))
+            problems |= _check_aim(torch.from_numpy(values), axes)
     return {i: problems[i] for i in sorted(problems, key=lambda i: -1 if i is None else i)}
 
 
-def check_labels(source: str, names: Sequence[str], labels: Sequence[Label]) -> list[str]:
+def check_labels(source: str, names: Sequence[str], labels: Sequence[Label], axes: str = "OpenCV") -> list[str]:
     """Returns `label_problems` as lines; `names` are the labels' images, `source` is the file they come from."""
-    return problem_lines(source, names, label_problems(labels))
+    return problem_lines(source, names, label_problems(labels, axes))
 
 
 def problem_lines(source: str, names: Sequence[str], problems: dict[int | None, str]) -> list[str]:
@@ -141,8 +148,11 @@ def _check_matrices(values: np.ndarray) -> list[tuple[int, str]]:
             ),
         ),
         (
-            np.minimum(fx, fy) <= 0.0,
-            lambda i: f"intrinsics (label[16:25]): fx and fy must be positive, got {_numbers((fx[i], fy[i]))}",
+            np.minimum(fx, fy) < _LEAST_FOCAL,
+            lambda i: (
+                f"intrinsics (label[16:25]): fx and fy must be at least {_LEAST_FOCAL:g} image widths, "
+                f"got {_numbers((fx[i], fy[i]))}"
+            ),
         ),
         (
             off(intrinsics[:, [0, 1], [1, 0]], 0.0) | off(intrinsics[:, 2], unit[1:]),
@@ -155,7 +165,7 @@ def _check_matrices(values: np.ndarray) -> list[tuple[int, str]]:
     return [(i, next(message(i) for bad, message in checks if bad[i])) for i in wrong]
 
 
-def _check_aim(values: torch.Tensor) -> dict[int | None, str]:
+def _check_aim(values: torch.Tensor, axes: str) -> dict[int | None, str]:
     """Returns problems by row for cameras that look away from the middle of the set; row None is the whole set."""
     cameras = Cameras.from_labels(values)
     inverses = Cameras(cameras.world2cam, cameras.intrinsics)
@@ -163,16 +173,17 @@ def _check_aim(values: torch.Tensor) -> dict[int | None, str]:
     middle, inverse_middle, flipped_middle = (_middle(c) for c in (cameras, inverses, flipped))
     # World-to-camera matrices of an orbit put all cameras at one place, where a narrow spread still sees the middle.
     bound = _MISS_FLOOR + _MISS_RATIO * _miss(inverses, inverse_middle).median()
-    expected = "camera-to-world with OpenCV axes (x right, y down, z forward) is expected"
+    expected = f"camera-to-world with {_AXES[axes]} is expected"
     if _miss(cameras, middle).median() > bound and _miss(flipped, flipped_middle).median() > bound:
         return {None: f"pose (label[0:16]): is world-to-camera (the inverses look at one point); {expected}"}
     seen = _sees(cameras, middle)
-    opengl = _sees(flipped, middle) | _sees(flipped, flipped_middle)
+    others = next(name for name in _AXES if name != axes)
+    other = _sees(flipped, middle) | _sees(flipped, flipped_middle)
     inverted = _sees(inverses, middle) | _sees(inverses, inverse_middle)
     point = _numbers(middle.tolist())
     found: dict[int | None, str] = {}
     for i in torch.nonzero(~seen).flatten().tolist():
-        guess = "OpenGL axes?" if opengl[i] else "world-to-camera?" if inverted[i] else "another convention?"
+        guess = f"{others} axes?" if other[i] else "world-to-camera?" if inverted[i] else "another convention?"
         what = f"the camera looks away from the middle of the set at {point}: {guess}"
         found[i] = f"pose (label[0:16]): {what} {expected}"
     return found

@@ -150,6 +150,10 @@ def test_orientation_tags_of_a_set_are_noted(tmp_path):
     images = dots.write_set(tmp_path, dots.arc(NUM), saver=saver)
     (note,) = inspect_set(images).notes
     assert "2 pictures carry an EXIF orientation" in note and "as they are stored" in note
+    for command, source in (("convert", ()), ("import", ("--from=eg3d",))):
+        code, output = tool(command, images, *source, f"--dest={tmp_path}/{command}")
+        assert code == 0 and "note: 2 pictures carry an EXIF orientation" in output and "00002.png" in output
+        assert inspect_set(tmp_path / command / "64").notes == []
 
 
 # ---- up

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from training.data.image_store import DatasetError
+from training.data.making.lens import require_pixels
 from training.data.making.reshape import Distortion
 
 T = TypeVar("T")
@@ -212,6 +213,7 @@ def _camera(file: Path, identity: int, model: str, width: int, height: int, valu
         raise DatasetError(f"{where}: is for pictures of {width}x{height} pixels")
     first = values[:1] if model in _ONE_FOCAL else []
     fx, fy, cx, cy, *distortion = first + values
+    require_pixels(where, (width, height), cx, cy)
     k = np.array([[fx / width, 0.0, cx / width], [0.0, fy / height, cy / height], [0.0, 0.0, 1.0]])
     if not (np.isfinite(k).all() and fx > 0 and fy > 0 and all(map(math.isfinite, distortion))):
         raise DatasetError(f"{where}: focal lengths must be positive and all numbers finite")

@@ -94,7 +94,7 @@ def import_transforms(
         if place in [mask.parent for mask in masks]:
             own += [mask for mask in masks if mask.parent == place]
         notes += _unused(beside, own, "is in no frame", "are in no frame", flat=True)
-    return _write(shots, notes, dest, resolution, crop, up, progress, distortion)
+    return _write(shots, notes, dest, resolution, crop, up, progress, distortion, axes="OpenGL")
 
 
 def _project(source: Path, images: Path | None) -> tuple[Path, Path]:
@@ -140,6 +140,7 @@ def _write(
     up: str,
     progress: Progress,
     distortion: str,
+    axes: str = "OpenCV",  # of the cameras in the file
 ) -> Report:
     """Brings cameras and pictures into the form of a set, and writes it."""
     names = [str(shot.picture) for shot in shots]
@@ -156,7 +157,7 @@ def _write(
         torch.from_numpy(np.stack([each.cam2world for each in ready.views])),
         torch.from_numpy(np.stack([each.intrinsics for each in ready.views])),
     )
-    problems = check_labels("imported cameras", names, cameras.labels.tolist())
+    problems = check_labels("imported cameras", names, cameras.labels.tolist(), axes)
     if problems:
         raise DatasetError(f"{problems[0]} ({len(problems)} of {len(names)} cameras)")
     labels = (cameras if up == "keep" else align(cameras, up)).labels.numpy()

@@ -18,6 +18,7 @@ _FOCAL = ("fl_x", "fl_y", *_DEGREES, *_DEGREES.values())
 _MATRICES = ("K", "intrinsic_matrix", "intrinsics")
 _SAME = 0.01  # relative difference up to which two widths over heights, or two focal lengths, are the same
 _CENTRED, _OFF = 0.1, 0.2  # distances of the principal point from the middle, in sizes, that tell which size is meant
+_LEAST_SIZE = 8  # pixels of a side from which on a principal point within the first pixel means something else
 _OPENCV = ("k1", "k2", "p1", "p2", "k3")
 _OTHERS = ("k4", "k5", "k6", "s1", "s2", "s3", "s4")  # programs do not agree on what these do
 _PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
@@ -67,8 +68,6 @@ class _Level:
         rest = [(0, 1), (1, 0), (2, 0), (2, 1)]
         if k.shape != (3, 3) or not np.isfinite(k).all() or any(k[place] for place in rest) or k[2, 2] != 1:
             raise DatasetError(f"{self.where}: {name} must be fx 0 cx, 0 fy cy, 0 0 1 in pixels (no skew)")
-        if max(k[0, 0], k[1, 1]) < 10 and max(k[0, 2], k[1, 2]) < 2:
-            raise DatasetError(f"{self.where}: {name} must be in pixels, and seems to be divided by the picture's size")
         return k
 
     def pixel(self, key: str, place: tuple[int, int]) -> float | None:
@@ -120,8 +119,22 @@ def read_lens(where: str, own: Mapping[str, Any], shared: Mapping[str, Any], rea
         base = size if _near(base, size) or _centre_fits(centre, size) > _centre_fits(centre, base) else base
         px, py = centre.pixel("cx", (0, 2)), centre.pixel("cy", (1, 2))
         cx, cy = (0.5 if px is None else px / base[0]), (0.5 if py is None else py / base[1])
+    if centre is not None:
+        require_pixels(where, size, cx * size[0], cy * size[1])
     k = np.array([[fx / size[0], 0.0, cx], [0.0, fy / size[1], cy], [0.0, 0.0, 1.0]])
     return Lens((round(size[0]), round(size[1])), k, _distortion(where, levels), tuple(remarks))
+
+
+def require_pixels(where: str, size: tuple[float, float], cx: float, cy: float) -> None:
+    """Raises DatasetError for a principal point that seems to be divided by the size of its picture, or left at 0.
+
+    Focal lengths that are, and these alone, are found by `label_check`, as they come of any file.
+    """
+    if min(size) >= _LEAST_SIZE and max(abs(cx), abs(cy)) <= 1:
+        raise DatasetError(
+            f"{where}: the principal point {cx:g}, {cy:g} must be in pixels of a picture of "
+            f"{size[0]:g}x{size[1]:g}, and seems to be divided by the picture's size"
+        )
 
 
 def check_meaning(where: str, values: Mapping[str, Any]) -> None:
@@ -131,6 +144,11 @@ def check_meaning(where: str, values: Mapping[str, Any]) -> None:
             raise DatasetError(
                 f"{where}: {name} is {value if not isinstance(value, list | dict) else 'set'}: its pictures are no "
                 "pinhole's, whatever the coefficients; undistorted pictures are legal"
+            )
+        if "distort" in name.lower().replace("undistort", "") and name != "distortion_params" and _is_set(value):
+            raise DatasetError(
+                f"{where}: {name} is set, and says in no way that is known here how the lens distorts; k1, k2, k3, p1, "
+                "p2 and distortion_params are legal, and undistorted pictures"
             )
     rolling = values.get(_ROLLING)
     if _is_set(rolling):
@@ -152,8 +170,8 @@ def check_meaning(where: str, values: Mapping[str, Any]) -> None:
 
 def _is_set(value: Any) -> bool:
     """Tells whether a flag or coefficient is other than absent, false and 0."""
-    if isinstance(value, list):
-        return any(map(_is_set, value))
+    if isinstance(value, list | dict):
+        return any(map(_is_set, value.values() if isinstance(value, dict) else value))
     if isinstance(value, str):
         return value.strip().lower() not in ("", "0", "false", "no", "none", "off")
     return bool(value)

@@ -29,7 +29,8 @@ from training.data.image_store import DatasetError, printable
 from training.data.making.mask_files import read_mask_as_stored
 from training.data.making.reshape import Size, Step, Turn
 from training.data.mask_check import MaskLook
-from training.data.pixels import eight_bits, has_alpha, open_image, split_alpha
+from training.data.names import some
+from training.data.pixels import eight_bits, has_alpha, open_image, orientation, split_alpha
 
 CENTRE = "centre"
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -81,6 +82,7 @@ def write_set(
     """
     dropped: list[str] = []
     looks: dict[str, MaskLook] = {}
+    turned: set[str] = set()
     boxes = list(_in_threads(lambda item: _attempt(lambda: _box_of(item, crop), tolerant, dropped), items))
     found = [(item, *box) for item, box in zip(items, boxes, strict=True) if box is not None]
     if not found:
@@ -89,7 +91,7 @@ def write_set(
     with _Destination(Path(dest), size) as place:
 
         def add(job: tuple[Item, tuple[int, int], Box]) -> Entry | None:
-            entry = _attempt(lambda: _add(place, *job, size, looks), tolerant, dropped)
+            entry = _attempt(lambda: _add(place, *job, size, looks, turned), tolerant, dropped)
             if progress is not None:
                 progress(1)
             return entry
@@ -101,6 +103,12 @@ def write_set(
         verdict = mask_check.judge([looks[source] for source in sources], sources, f"masks of {_root(sources)}")
         if verdict.problems:
             raise DatasetError(verdict.problems[0])
+        tagged = [item.source for item in items if item.source in turned]
+        if tagged:
+            verdict.notes.append(
+                f"{len(tagged)} pictures carry an EXIF orientation ({some(tagged)}): their pixels are taken as they "
+                "are stored, as their labels must be, and the tags are left out"
+            )
         place.put("dataset.json", json.dumps({"labels": entries, **(extra or {})}).encode())
     return Report(place.images, len(entries), size, sorted(dropped), verdict.notes)
 
@@ -192,10 +200,14 @@ def _add(
     box: Box,
     resolution: int,
     looks: dict[str, MaskLook],  # gets what the mask holds
+    turned: set[str],  # gets the image, if it carries an orientation tag that nothing is done about
 ) -> Entry | None:
     """Writes an image and its mask, and returns the entry of dataset.json."""
     data = item.read()
-    picture = eight_bits(open_image(data, item.source))
+    picture = open_image(data, item.source)
+    if item.turn is None and not item.steps and orientation(picture) > 1:
+        turned.add(item.source)
+    picture = eight_bits(picture)
     mask: Image.Image | None = None
     if item.read_mask is not None:
         mask = read_mask_as_stored(item.read_mask(), f"mask of {item.source}", picture.size, item.turn)
@@ -247,10 +259,17 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def require_free(dest: str | os.PathLike[str]) -> None:
-    """Raises DatasetError if there is something already where a set is to be written: before any work, and after it."""
+    """Raises DatasetError if no set can be written there: something is there already, or its folder is closed.
+
+    Called before any work, which may take hours, and again when the set is written.
+    """
     dest = Path(dest)
     if dest.exists() and (dest.suffix.lower() == ".zip" or not dest.is_dir() or any(dest.iterdir())):
         raise DatasetError(f"{printable(str(dest))}: exists already; choose another --dest or remove it")
+    dnnlib.require_place(dest, "--dest")
+    above = next((folder for folder in dest.absolute().parents if folder.is_dir()), dest)
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise DatasetError(f"{printable(str(dest))}: cannot be written: {printable(str(above))} is closed to this user")
 
 
 class _Destination:
@@ -265,7 +284,6 @@ class _Destination:
         self._lock = threading.Lock()
 
     def __enter__(self) -> "_Destination":
-        dnnlib.require_place(self.dest, "--dest")
         try:
             self.dest.parent.mkdir(parents=True, exist_ok=True)
             self._building = Path(tempfile.mkdtemp(prefix=f"{self.dest.name}.partial-", dir=self.dest.parent))

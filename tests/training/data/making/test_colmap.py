@@ -192,6 +192,7 @@ def test_a_model_number_that_is_not_known_is_named(project, tmp_path, number):
         ("PINHOLE 256 256 200 200 128 128 0", "has 5 parameters; PINHOLE has 4"),
         ("OPENCV 256 256 200 200 128 128 0 0 nan 0", "all numbers finite"),
         ("PINHOLE 256 0 200 200 128 128", "pictures of 256x0 pixels"),
+        ("PINHOLE 256 256 200 200 0.5 0.5", "the principal point 0.5, 0.5 must be in pixels"),
     ],
 )
 def test_cameras_that_cannot_be_used_are_named(project, tmp_path, camera, message):

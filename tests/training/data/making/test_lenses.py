@@ -212,16 +212,30 @@ def test_a_lens_that_folds_the_picture_is_refused(tmp_path):
         ({"from_mitsuba": True}, "from_mitsuba is set: its matrices have other axes"),
         ({"from_na": 1}, "from_na is set"),
         ({"transform_matrix_start": [[1.0]], "transform_matrix_end": [[2.0]]}, "its camera moves"),
+        ({"distortion": {"k1": 0.1}}, "distortion is set, and says in no way that is known"),
+        ({"radial_distortion": [0.1, 0.0]}, "radial_distortion is set"),
+        ({"cx": 0.5, "cy": 0.5}, "the principal point 0.5, 0.5 must be in pixels of a picture of 256x256"),
+        ({"cx": 0, "cy": 0}, "the principal point 0, 0 must be in pixels"),
         ({"x_fov": 180}, r"x_fov must lie between 0 and 180 \(degrees\), got 180"),
         ({"x_fov": -3.0}, "x_fov must lie between"),
     ],
 )
 @pytest.mark.parametrize("level", ["frame", "file"])
-def test_keys_of_instant_ngp_that_change_the_meaning_are_refused(keys, word, level):
+def test_keys_that_change_the_meaning_are_refused(keys, word, level):
     own, shared = ({"fl_x": 200}, {}) if "x_fov" not in keys else ({}, {})
     (own if level == "frame" else shared).update(keys)
     with pytest.raises(DatasetError, match=rf"^t\.json: frames\[0\]: {word}"):
         own_lens(own, shared)
+
+
+def test_keys_that_say_that_nothing_is_distorted_are_no_reason():
+    for keys in (
+        {"distortion": {"k1": 0.0}},
+        {"is_undistorted": True},
+        {"distortion": None},
+        {"distortion_model": "none"},
+    ):
+        assert own_lens({"fl_x": WIDE, **keys}).distortion == Distortion()
 
 
 def test_an_angle_in_degrees_that_disagrees_is_told():
@@ -235,3 +249,21 @@ def test_colours_that_stand_for_transparency_are_told(tmp_path, switch):
     dots.write_frames(tmp_path / "t", dots.arc(3), {"fl_x": 200, **switch})
     (note,) = import_transforms(tmp_path / "t", tmp_path / "set").notes
     assert f"{next(iter(switch))} is set" in note and "here all pixels stay" in note
+
+
+def test_cameras_with_other_axes_are_told_by_the_name_of_theirs(tmp_path):
+    """The file's axes are OpenGL's, also in the message: its numbers as they stand are what a user can change."""
+    dots.write_frames(
+        tmp_path / "t", dots.arc(6), {"fl_x": 200}, lambda i: {"transform_matrix": dots.arc(6)[i].tolist()}
+    )
+    with pytest.raises(
+        DatasetError, match=r"OpenCV axes\? camera-to-world with OpenGL axes \(x right, y up, z backward\)"
+    ):
+        import_transforms(tmp_path / "t", tmp_path / "set")
+
+
+@pytest.mark.parametrize("focal", [0.8, 5.0])
+def test_focal_lengths_that_were_divided_by_the_width_are_refused(tmp_path, focal):
+    dots.write_frames(tmp_path / "t", dots.arc(6), {"fl_x": focal})
+    with pytest.raises(DatasetError, match=r"fx and fy must be at least 0\.1 image widths"):
+        import_transforms(tmp_path / "t", tmp_path / "set")

@@ -184,3 +184,12 @@ def test_a_dest_in_use_is_refused_before_any_work(folder, tmp_path, dest):
     with pytest.raises(DatasetError, match="exists already; choose another --dest"):
         import_photos(folder, tmp_path / dest, SIDE, landmarks_command=command)
     assert not (tmp_path / "called").exists() and not any("partial" in name for name in os.listdir(tmp_path))
+
+
+def test_a_dest_that_cannot_be_written_is_refused_before_any_work(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    with pytest.raises(DatasetError, match=rf"set: cannot be written: {tmp_path} is closed to this user"):
+        import_photos(
+            folder, tmp_path / "new" / "set", SIDE, landmarks_command=f"touch {tmp_path}/called {{in}} {{out}}"
+        )
+    assert not (tmp_path / "called").exists()
