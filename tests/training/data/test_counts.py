@@ -156,6 +156,19 @@ def test_orientation_tags_of_a_set_are_noted(tmp_path):
         assert inspect_set(tmp_path / command / "64").notes == []
 
 
+def test_a_copy_is_advised_only_where_it_would_help(tmp_path):
+    images = dots.write_set(tmp_path / "set", dots.arc(NUM))
+    (images / "00003.png").write_bytes(b"")
+    assert "--fix --dest" in tool("validate", images)[1]
+    content = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps({"labels": [["x.png", content["labels"][0][1]]]}))
+    code, output = tool("validate", images)
+    assert code == 1 and "names an image here" in output and "--fix" not in output
+    (tmp_path / "bare").mkdir()
+    code, output = tool("validate", tmp_path / "bare")
+    assert code == 1 and f"not found (nor is there one in {tmp_path}/bare)" in output and "--fix" not in output
+
+
 # ---- up
 
 

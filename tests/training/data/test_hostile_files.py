@@ -202,6 +202,7 @@ NUMBERS = "[" + ",".join(["1e308"] * 25) + "]"
         ('{"labels": [["00000.png", ' + NUMBERS + "]]}", r"00000\.png: label\[0\]: must lie within 1e\+06"),
         ('{"labels": [["00000.png", [' + "9" * 400 + ",1" * 24 + "]]]}", r"00000\.png: label: holds something"),
         ('{"labels": [["00000.png", [' + "true," * 24 + "true]]]}", r"00000\.png: label: holds something"),
+        ('{"labels": [["00000.png", [' + "0.5," * 24 + "true]]]}", r"00000\.png: label: holds something"),
         ('{"labels": [["00000.png", [' + '"1",' * 24 + '"1"]]]}', r"00000\.png: label: holds something"),
         ('{"labels": [["00000.png", {"a": 1}]]}', r"00000\.png: label: must be 25 numbers"),
     ],
