@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from dnnlib import ROOT
+from tests.training.families.epigraf import small as epigraf
 from tests.training.families.gghead import file_writer as gghead
 from tests.training.families.gsgan import small as gsgan
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -28,6 +29,7 @@ ROWS = [  # system, their command, ours
 SMALL = {  # networks of 32 px, in the sections of the systems that have no other
     "GSGAN": ("gsgan-tiny", gsgan.generator_config, gsgan.discriminator_config),
     "GGHead": ("gghead-tiny", gghead.small_generator, gghead.small_discriminator),
+    "EpiGRAF": ("epigraf-tiny", epigraf.for_heads, lambda: epigraf.discriminator_config(resolution=32)),
 }
 SHORT = {  # put behind the command's own options, of which the last one given holds
     "train": ("--dry-run",),  # whole runs: tests/test_train_options.py

@@ -59,8 +59,8 @@ def test_what_a_step_keeps_is_counted(published):
 
 
 def distinct_networks() -> list[str]:
-    """Names one preset for each pair of networks."""
-    configs = {name: resolve(name, data="") for name in presets()}
+    """Names one preset for each pair of networks whose scenes are splats."""
+    configs = {name: resolve(name, data="") for name, (of, _) in presets().items() if of.generator.makes_splats}
     return list({(c.generator, c.discriminator): name for name, c in configs.items()}.values())
 
 

@@ -16,6 +16,7 @@ from training.families import family
 from training.families.epigraf.discriminator import DiscriminatorConfig
 from training.families.epigraf.generator import GeneratorConfig
 from training.families.epigraf.objective import EpigrafObjectiveConfig
+from training.families.epigraf.presets import unit
 from training.presets import resolve
 from training.samples import MicroBatch, SampleStream
 from training.step import GanStep
@@ -28,6 +29,11 @@ def generator_config(**changes: Any) -> GeneratorConfig:
         "hidden_dim": 8, "samples": 4, "backdrop_samples": 3, "backdrop_max": 8,
     }  # fmt: skip
     return GeneratorConfig(16, **{**values, **changes})
+
+
+def for_heads() -> GeneratorConfig:
+    """The same for synthetic heads of 32 px."""
+    return dataclasses.replace(generator_config(), resolution=32, unit=unit(13.37), cube_scale=0.22)
 
 
 def discriminator_config(**changes: Any) -> DiscriminatorConfig:
