@@ -42,6 +42,7 @@ class GeneratorConfig(base.GeneratorConfig):
     ray_end: float = 1.12  # and where they end; those of others as much nearer or farther
     samples: int = 48  # of a ray in each of two passes
     density: str = "softplus"  # what makes a raw density a density: softplus or relu
+    density_gain: float = 1.0  # factor on what the decoder says of density: how fast it becomes opaque, and learns
     density_shift: float = 0.0  # added to raw densities
     density_noise: float = 1.0  # standard deviation of the noise on raw densities at the start of a run,
     noise_fade_kimg: float = 5000.0  # and thousands of images over which it fades
@@ -76,6 +77,8 @@ class GeneratorConfig(base.GeneratorConfig):
         for flag, value, legal in (("--clamp-mode", self.density, DENSITIES), ("--bg-model", self.backdrop, BACKDROPS)):
             if value not in legal:
                 raise ValueError(f"{flag}={value}: legal are {', '.join(legal)}")
+        if not 0 < self.density_gain < float("inf"):
+            raise ValueError(f"generator.density_gain={self.density_gain}: must be finite and greater than 0")
         for name in ("density_noise", "noise_fade_kimg"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"generator.{name}={getattr(self, name)}: must be finite and 0 or greater")

@@ -163,6 +163,7 @@ class Generator(base.Generator):
             activation=config.density,
             shift=config.density_shift,
             cube_scale=config.cube_scale,
+            gain=config.density_gain,
             planes=image[:, :features].unflatten(1, (3, -1)),
             decoder=self.network.tri_plane_mlp,
             backdrop=behind,

@@ -135,7 +135,7 @@ def generator_from_published(
 
 def generator_to_published(config: GeneratorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverts `generator_from_published`. Raises ValueError for one that the published layout cannot hold."""
-    legal = dataclasses.replace(config, use_noise=True, published_keys=True, unit=1.0, opaque=True)
+    legal = dataclasses.replace(config, use_noise=True, published_keys=True, unit=1.0, opaque=True, density_gain=1.0)
     check_room(config.to_dict(), legal.to_dict())
     check_tensors(state_dict, tensors_of(Generator, config), {})
     return {published_name(name): value for name, value in state_dict.items()}

@@ -30,6 +30,7 @@ class TriPlanes(RadianceField):
     """Holds B fields."""
 
     cube_scale: float  # half the edge of the cube, units of the field
+    gain: float  # factor on the decoder's density
     planes: Tensor  # [B, 3, F, R, R]
     decoder: Decoder
     backdrop: Tensor | None = None  # [B, 3, R, R] RGB in -1..1, or [B, 4, w_dim] ws of the network of a sphere
@@ -41,4 +42,5 @@ class TriPlanes(RadianceField):
     def sample(self, points: Tensor, directions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns RGB [B, P, 3], in 0..1 and somewhat beyond, and raw densities [B, P]; directions do not matter."""
         values = self.decoder(self.features(points))
-        return (values[..., :3] + 1) / 2, values[..., 3]
+        density = values[..., 3]
+        return (values[..., :3] + 1) / 2, density if self.gain == 1 else density * self.gain

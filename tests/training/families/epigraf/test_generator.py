@@ -291,6 +291,7 @@ def test_frusta() -> None:
         ({"backdrop": "cylinder"}, "--bg-model=cylinder: legal are none, plane, sphere"),
         ({"density": "elu"}, "--clamp-mode=elu: legal are softplus, relu"),
         ({"unit": 0.0}, "generator.unit=0.0: must be finite and greater than 0"),
+        ({"density_gain": 0.0}, "generator.density_gain=0.0"),
         ({"density_noise": -1.0}, "generator.density_noise=-1.0"),
         ({"camera_dropout": 1.0}, "generator.camera_dropout=1.0"),
         ({"plane_resolution": 48}, "not of 48"),
