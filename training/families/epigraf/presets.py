@@ -48,8 +48,8 @@ PRESETS = {
     "epigraf-tiny": Preset(
         generator=GeneratorConfig(
             64, z_dim=128, w_dim=128, plane_resolution=64, feature_dim=12, hidden_dim=32, channel_base=2048,
-            channel_max=128, samples=12, opaque=False, unit=unit(13.37), cube_scale=0.22, noise_fade_kimg=5.0,
-            use_noise=False, published_keys=False,
+            channel_max=128, samples=12, opaque=False, unit=unit(13.37), cube_scale=0.22, density_gain=30.0,
+            noise_fade_kimg=5.0, use_noise=False, published_keys=False,
         ),
         discriminator=DiscriminatorConfig(
             resolution=64, patch_resolution=32, channel_base=2048, channel_max=128, camera="raw", camera_dropout=0.2,
