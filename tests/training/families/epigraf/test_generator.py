@@ -29,8 +29,11 @@ from training.families.epigraf import backdrop, patches, poses
 from training.families.epigraf.config import reach
 from training.families.epigraf.generator import Generator, GeneratorConfig
 from training.fields.marching import RayDraws
-from training.fields.rays import camera_rays, stratified
+from training.fields.rays import camera_rays, importance, stratified
 from training.fields.triplanes import EG3D, PROPER, plane_features, plane_features_reference
+from training.fields.volume import absorption, composite
+from training.images import quantize
+from training.visualization.latents import seed_latents
 
 Z = noise((2, 512), 1000)
 GREY = torch.tensor(0.5)  # what published images without a white background show where there is nothing
@@ -98,6 +101,53 @@ def test_published_rays() -> None:
     check(t, "member/rays/depths_unjittered", EXACT)
     jittered = stratified(0.88, 1.12, 12, uniform((2, 16, 12, 1), 1010)[..., 0], "inside")
     check(jittered[..., None], "member/rays/jitter/depths", EXACT)
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "last", "back", "shift"),
+    [
+        ("softplus_inf", "softplus", 1e10, False, 0.0),
+        ("relu_inf", "relu", 1e10, False, 0.0),
+        ("softplus_1e3", "softplus", 1e-3, False, 0.0),
+        ("white", "softplus", 1e10, False, 0.0),
+        ("white_1e3", "softplus", 1e-3, False, 0.0),
+        ("last_back_1e3", "softplus", 1e-3, True, 0.0),
+        ("shift_m1", "softplus", 1e10, False, -1.0),
+    ],
+)
+def test_published_sums_along_rays(name: str, activation: str, last: float, back: bool, shift: float) -> None:
+    t, colors, sigma = golden_rays()
+    sums = composite(colors, absorption(sigma, activation, shift), t, last, back)
+    rgb = sums.features + ((1 - sums.alpha)[..., None] if "white" in name else 0)
+    check(rgb, f"member/composite/{name}/rgb")
+    check(sums.distance[..., None], f"member/composite/{name}/depth")
+    check(sums.through, f"member/composite/{name}/T_last")
+    if "weights_ray0" in entry(f"member/composite/{name}"):
+        check(sums.weights[0, 0], f"member/composite/{name}/weights_ray0")
+
+
+def test_published_second_samples() -> None:
+    t, colors, sigma = golden_rays()
+    weights = composite(colors, absorption(sigma, "softplus"), t).weights
+    for name, u in (("random_u1014", uniform((6, 12), 1014)), ("det_linspace", torch.linspace(0, 1, 12).expand(6, 12))):
+        check(importance(t.flatten(0, 1), weights.flatten(0, 1), u), f"member/sample_pdf/{name}")
+
+
+def golden_rays() -> tuple[Tensor, Tensor, Tensor]:
+    """Distances, colours and raw densities of six rays."""
+    values = noise((2, 3, 12, 4), 1012)
+    values[..., 3] *= 8
+    values[0, 1, 11, 3] = -30
+    t = (0.88 + 0.24 * uniform((2, 3, 12, 1), 1013))[..., 0].sort(dim=-1).values
+    return t, values[..., :3], values[..., 3]
+
+
+def test_published_pixels_and_latents() -> None:
+    """What metrics see of an image, and the latent of a seed."""
+    for value, expected in entry("schedules_and_laws/metric_quantisation").items():
+        assert int(quantize(torch.tensor([[[[float(value)]]]]))) == expected
+    golden = torch.tensor(entry("schedules_and_laws/z_of_seed_3_first_4"))
+    torch.testing.assert_close(seed_latents([3], 512)[0, :4].float(), golden, rtol=0, atol=EXACT)
 
 
 def test_published_images() -> None:
@@ -177,6 +227,8 @@ def test_published_sphere() -> None:
     check(rendering.image[:, 0], "member/bg_sphere/two_pass_det/rgb", 1e-4)
     assert bool((rendering.alpha == 1).all())
     ws = G.mapping(Z)[:, -4:]
+    behind = 2 * G._sphere(camera_rays(seen[:, None], 64), ws, None) - 1
+    check(behind.transpose(1, 2).unflatten(2, (64, 64)), "member/bg_sphere/two_pass_det/bg_only", 1e-4)
     four = camera_rays(patches.crop(seen, torch.tensor([[1.0, 0, 0]] * 2), 2, 64)[:, None], 2)
     origins, directions = poses.to_field(four.origins), poses.to_field(four.directions)
     points = backdrop.outside(origins, directions, torch.linspace(1, 0, 4))
