@@ -64,7 +64,7 @@ def reason() -> str:
 @functools.cache
 def _load() -> ctypes.CDLL | str:
     """Returns the library, or the reason why it could not be built."""
-    sources = [SOURCE_DIR / "splat.cpp", *sorted(SOURCE_DIR.glob("*.h"))]
+    sources = [SOURCE_DIR / "splat.cpp", *sorted(SOURCE_DIR.glob("*.h")), native.POOL]
     try:
         library = native.load_library("splat", sources, FLAGS)
     except native.BuildError as error:
@@ -80,16 +80,8 @@ def _load() -> ctypes.CDLL | str:
     library.splat_release.restype = None
     library.splat_use_openmp.argtypes = [pointer]
     library.splat_use_openmp.restype = None
-    library.splat_use_openmp(_torch_openmp())
+    library.splat_use_openmp(native.torch_openmp())
     return library
-
-
-def _torch_openmp() -> ctypes.c_void_p | None:
-    """Returns the entry point of the GNU OpenMP runtime if torch has loaded that one, else None."""
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-    except (AttributeError, OSError):
-        return None
 
 
 def _library() -> ctypes.CDLL:

@@ -37,6 +37,7 @@ HEARTBEAT = 1.0  # seconds after which a builder touches its lock file again
 LOCK_SILENCE = 20.0  # seconds without a heartbeat after which a lock's holder, on whatever machine, is taken to hang
 ANNOUNCE_AFTER = 5.0  # seconds that another package's build takes before it is announced
 POLL = 0.1  # seconds between two looks at a lock
+POOL = Path(__file__).parent / "csrc" / "pool.h"  # threads for loops, for libraries that include it
 HEADER_SUFFIXES = {".h", ".hpp", ".inc"}
 MESSAGE_TAIL = 2000  # characters of compiler output kept
 
@@ -113,6 +114,14 @@ def exclusive_build(name: str, announcement: str) -> Iterator[None]:
 def is_locked(name: str) -> bool:
     """Tells whether some process holds the lock `name` of `exclusive_build`, or has left it behind."""
     return (cache_dir() / f"{name}.lock").exists()
+
+
+def torch_openmp() -> ctypes.c_void_p | None:
+    """Returns the entry point of the GNU OpenMP runtime if torch has loaded that one, else None: threads for POOL."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError):
+        return None
 
 
 def _load_cached(folder: Path, stem: str) -> ctypes.CDLL | None:

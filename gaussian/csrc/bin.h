@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "pool.h"
+#include "../../torch_utils/csrc/pool.h"
 #include "project.h"
 
 namespace splat {

@@ -24,9 +24,7 @@ struct State {
 };
 
 struct Globals {
-  OpenMpParallel openmp = nullptr;
-  Pool pool;
-  std::mutex pool_busy;
+  Threads threads;
   std::mutex states_mutex;
   std::vector<std::unique_ptr<State>> free_states;
 };
@@ -35,24 +33,7 @@ constexpr size_t MAX_FREE_STATES = 4, MAX_FREE_BYTES = size_t(256) << 20;  // th
 
 Globals* globals = new Globals;  // never freed: its threads sleep until the process ends
 
-// A forked child has none of the threads (nor does its copy of the OpenMP runtime, which would wait for them) and perhaps
-// a locked mutex, so it starts with a pool of its own.
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] { globals = new Globals; });
-
-// The threads for one call. The pool serves one caller at a time; another one meanwhile works alone.
-class TeamLease {
- public:
-  explicit TeamLease(int threads) : lock_(globals->pool_busy, std::defer_lock) {
-    team_.openmp = globals->openmp;
-    team_.pool = &globals->pool;
-    team_.threads = threads > 1 && (team_.openmp || lock_.try_lock()) ? threads : 1;
-  }
-  const Team& team() const { return team_; }
-
- private:
-  std::unique_lock<std::mutex> lock_;
-  Team team_;
-};
 
 const Team ALONE;
 
@@ -294,7 +275,7 @@ void backward(const Problem& p, const State& state, const Team& team, const Grad
 extern "C" {
 
 // Takes the address of GOMP_parallel, or null for threads of our own. Not while another thread renders.
-void splat_use_openmp(splat::OpenMpParallel parallel) { splat::globals->openmp = parallel; }
+void splat_use_openmp(splat::OpenMpParallel parallel) { splat::globals->threads.openmp = parallel; }
 
 // Renders all images into rgb [B, V, C, H, W], alpha and depth [B, V, 1, H, W]. Returns the state for splat_backward
 // if problem->keep is set (give it back with splat_release), else null. Sets *failed if memory ran out.
@@ -306,7 +287,7 @@ void* splat_forward(const splat::Problem* problem, float* rgb, float* alpha, flo
     std::unique_ptr<State> state = take_state();
     while (state->scenes.size() < static_cast<size_t>(p.scenes)) state->scenes.emplace_back(new SceneState);
     while (state->images.size() < static_cast<size_t>(p.scenes) * p.views) state->images.emplace_back(new ImageState);
-    TeamLease lease(p.threads);
+    TeamLease lease(globals->threads, p.threads);
     const Planes out = {rgb, alpha, depth};
     (p.channels <= 3 ? forward<3> : p.channels <= 9 ? forward<9> : forward<16>)(p, *state, lease.team(), out);
     if (p.keep) return state.release();
@@ -321,7 +302,7 @@ int splat_backward(const void* state, const splat::Problem* problem, const splat
   using namespace splat;
   try {
     const Problem& p = *problem;
-    TeamLease lease(p.threads);
+    TeamLease lease(globals->threads, p.threads);
     (p.channels <= 3 ? backward<3> : p.channels <= 9 ? backward<9> : backward<16>)(
         p, *static_cast<const State*>(state), lease.team(), *gradients);
   } catch (const std::bad_alloc&) {

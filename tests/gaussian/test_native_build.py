@@ -72,7 +72,7 @@ def test_the_reference_takes_over_with_one_line(fresh, monkeypatch, defect, reas
 @pytest.mark.skipif(not backend_cpu.available(), reason="no native back end")
 def test_is_built_in_time_in_spite_of_a_stale_lock_and_a_spoilt_library(fresh, capfd):
     """Leaves the lock of a dead process and a truncated library in the cache, and expects one line for each."""
-    sources = [backend_cpu.SOURCE_DIR / "splat.cpp", *sorted(backend_cpu.SOURCE_DIR.glob("*.h"))]
+    sources = [backend_cpu.SOURCE_DIR / "splat.cpp", *sorted(backend_cpu.SOURCE_DIR.glob("*.h")), native.POOL]
     key = native._content_key(sources, native.find_compiler(), backend_cpu.FLAGS)
     native.cache_dir().mkdir(parents=True)
     (native.cache_dir() / f"splat-{key}-{20 * '0'}.so").write_bytes(b"\x7fELF")

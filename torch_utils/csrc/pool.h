@@ -1,6 +1,7 @@
 // Threads that share the items of a loop. Results never depend on which thread takes an item.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -113,6 +114,29 @@ struct Team {
       }
     }
   };
+};
+
+// The threads of a library: one set for all of its calls. A forked child has none of them (nor does its copy of the
+// OpenMP runtime, which would wait for them) and perhaps a locked mutex, so that it must start with a set of its own.
+struct Threads {
+  OpenMpParallel openmp = nullptr;
+  Pool pool;
+  std::mutex pool_busy;
+};
+
+// The threads for one call. The pool serves one caller at a time; another one meanwhile works alone.
+class TeamLease {
+ public:
+  TeamLease(Threads& of, int threads) : lock_(of.pool_busy, std::defer_lock) {
+    team_.openmp = of.openmp;
+    team_.pool = &of.pool;
+    team_.threads = threads > 1 && (team_.openmp || lock_.try_lock()) ? threads : 1;
+  }
+  const Team& team() const { return team_; }
+
+ private:
+  std::unique_lock<std::mutex> lock_;
+  Team team_;
 };
 
 }  // namespace splat
