@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torch_utils import ops
+from torch_utils import convolution, ops
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -58,7 +58,7 @@ def test_activation_matches_the_twin(activate, clamp):
         lambda x: ops.blur(x, 2),
         lambda x: ops.lrelu_clamp_(x * 1.0, 0.7),
         lambda x: ops.lrelu_clamp_(x * 1.0),
-        lambda x: ops.conv2d(x, image(3, 2, 3, 3), image(3), padding=1),
+        lambda x: convolution.conv2d(x, image(3, 2, 3, 3), image(3), padding=1),
     ],
     ids=["downsample", "upsample", "blur1", "blur2", "lrelu_clamp", "lrelu", "conv2d"],
 )
@@ -73,7 +73,7 @@ def test_gradients_of_gradients(operation):
 )
 def test_convolution_matches_the_twin_twice(monkeypatch, size, kernel, stride, padding):
     """Forces the bfloat16 path of CPUs in float64: value, gradients, and those of a squared gradient."""
-    monkeypatch.setattr(ops, "COLUMNS_LIMIT", 2 * 81 * 9 * 3)  # two samples at a time
+    monkeypatch.setattr(convolution, "COLUMNS_LIMIT", 2 * 81 * 9 * 3)  # two samples at a time
     weight, bias = image(5, 3, kernel, kernel), image(5)
 
     def results(convolution):
@@ -83,7 +83,7 @@ def test_convolution_matches_the_twin_twice(monkeypatch, size, kernel, stride, p
         penalty = first[0].square().sum() + first[1].square().sum()
         return y, *first, *torch.autograd.grad(penalty, (x, weight, bias))
 
-    for fast, slow in zip(results(ops._Conv2d.apply), results(ops.conv2d_reference), strict=True):
+    for fast, slow in zip(results(convolution._Conv2d.apply), results(convolution.conv2d_reference), strict=True):
         torch.testing.assert_close(fast, slow, rtol=0, atol=1e-11)  # worst seen 7e-13 (values reach 1e3)
 
 
@@ -91,7 +91,7 @@ def test_convolution_in_bfloat16_is_close_to_float32():
     x, weight, bias = image(4, 16, 9, 9).float().detach(), image(32, 16, 3, 3).float().detach(), image(32).float()
     low = [t.detach().bfloat16().requires_grad_() for t in (x, weight, bias)]
     full = [t.detach().float().requires_grad_() for t in low]
-    y_low, y_full = ops.conv2d(*low, stride=2), ops.conv2d(*full, stride=2)
+    y_low, y_full = convolution.conv2d(*low, stride=2), convolution.conv2d(*full, stride=2)
     assert y_low.grad_fn.name().startswith("_Conv2d") and not y_full.grad_fn.name().startswith("_Conv2d")
     for a, b in zip(
         (y_low, *torch.autograd.grad(y_low.sum(), low)), (y_full, *torch.autograd.grad(y_full.sum(), full)), strict=True

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from torch_utils import native_ops, ops
+from torch_utils import convolution, native_ops, ops
 from training.networks import base
 from training.networks.base import Conditioning, DiscriminatorOutput
 from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork, WeightAndBias, scaled_parameters
@@ -166,7 +166,7 @@ class ConvLayer(nn.Module):
         elif self.down:
             x, stride, padding = ops.blur(x, padding=2), 2, 0
         if not self.activate:
-            return ops.conv2d(x, weight, bias, stride, padding)
+            return convolution.conv2d(x, weight, bias, stride, padding)
         return ops.conv2d_lrelu(x, weight, bias, self.clamp, stride, padding)
 
 
@@ -224,9 +224,9 @@ class DiscriminatorBlock(nn.Module):
             scaled[layer] or scaled_parameters([(layer, x.dtype)])[0] for layer in (self.conv0, self.conv1, self.skip)
         )
         x, half = ops.with_downsample(x)
-        y = ops.lrelu_clamp_blur(ops.conv2d(x, weight0, bias0, padding=1), self.conv0.clamp, padding=2)
-        y = ops.conv2d(y, weight1, bias1, stride=2)
-        return ops.lrelu_clamp_add(y, ops.conv2d(half, weight), self.conv1.clamp)
+        y = ops.lrelu_clamp_blur(convolution.conv2d(x, weight0, bias0, padding=1), self.conv0.clamp, padding=2)
+        y = convolution.conv2d(y, weight1, bias1, stride=2)
+        return ops.lrelu_clamp_add(y, convolution.conv2d(half, weight), self.conv1.clamp)
 
 
 def minibatch_std(x: Tensor, num_groups: int) -> Tensor:

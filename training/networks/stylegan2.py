@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_utils import ops
+from torch_utils import convolution, ops
 from training.networks.layers import FullyConnected
 
 _MASK = 0xFFFFFFFF
@@ -93,7 +93,7 @@ def modulated_conv(x: Tensor, weight: Tensor, styles: Tensor, up: bool = False, 
         y = F.conv_transpose2d(x, weight.to(x.dtype).transpose(0, 1), stride=2)
         y, gain = ops.blur(y, padding=1), 4 * gain
     else:
-        y = ops.conv2d(x, weight.to(x.dtype), padding=weight.shape[-1] // 2)
+        y = convolution.conv2d(x, weight.to(x.dtype), padding=weight.shape[-1] // 2)
     return y * (scale * gain).to(x.dtype)[:, :, None, None]
 
 
