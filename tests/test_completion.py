@@ -43,7 +43,10 @@ def test_train(words, typed, found, files):
 
 def test_data():
     assert offered("splatgan-data", [], "re") == ({"rebalance"}, set())
-    assert offered("splatgan-data", ["import", "--from"], "") == ({"colmap", "transforms", "eg3d", "photos"}, set())
+    assert offered("splatgan-data", ["import", "--from"], "") == (
+        {"colmap", "transforms", "eg3d", "epigraf", "photos"},
+        set(),
+    )
     assert offered("splatgan-data", ["validate", "--like"], "x")[1] == {"file"}
 
 

@@ -56,9 +56,8 @@ def test_train_options_stand_in_groups_with_their_defaults():
 
 
 def test_stated_defaults_are_those_of_the_presets():
-    assert stated_default("objective.gamma") == "1; micro: 2; tiny, small, gghead-tiny, gsgan-tiny: 4"
-    assert stated_default("generator.map_depth") == "2"
+    assert stated_default("objective.gamma", FAMILIES["cgs"]) == "1; micro: 2; tiny, small: 4"
+    assert stated_default("generator.map_depth", FAMILIES["cgs"]) == "2"
     assert (
-        stated_default("discriminator.channel_base")
-        == "32768; micro: 1024; small: 4096; tiny, gghead-tiny, gsgan-tiny: 2048"
+        stated_default("discriminator.channel_base", FAMILIES["cgs"]) == "32768; micro: 1024; tiny: 2048; small: 4096"
     )

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from dnnlib import ROOT
 
-LONGEST_MESSAGE = 400  # characters, after the paths of the test are out: a line that can be read
+LONGEST_MESSAGE = 500  # characters, after the paths of the test are out: a line that can be read
 INTERNALS = (
     r"\[Errno|Error\(|<urlopen|\b[A-Z]\w+Error\b|PytorchStreamReader|to unpack|load_state_dict|\(\d+\)$|\btorch\.\w"
 )

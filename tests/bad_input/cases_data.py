@@ -76,7 +76,7 @@ _LABELS = [
     _train("world-to-camera poses", "is world-to-camera", _matrices(lambda m, k: _set(m, np.linalg.inv(m)))),
     _train("OpenGL axes", "OpenGL axes\\?", _matrices(lambda m, k: _set(m[:, 1:3], -m[:, 1:3]))),
     _train("intrinsics in pixels", "these look like pixels", _matrices(lambda m, k: _set(k[:2], 512 * k[:2]))),
-    _train("a negative focal length", "fx and fy must be positive", spoil.number(16, -4.0)),
+    _train("a negative focal length", "fx and fy must be at least 0.1 image widths", spoil.number(16, -4.0)),
     _train("intrinsics with skew", "no skew", spoil.number(17, 0.1)),
 ]  # fmt: skip
 

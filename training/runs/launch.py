@@ -41,22 +41,23 @@ class Gpu:
     memory_bytes: int
 
 
-def stated_default(target: str, of: Family | None = None) -> str:
-    """Returns what --help says of a value of the presets: that of the last one, then those that differ.
+def stated_default(target: str, of: Family) -> str:
+    """Returns what --help says of a value of the presets: that of most of them, then those that differ.
 
     target: a field of TrainingConfig, or of a record in it as in "generator.map_depth".
-    of: whose presets are listed; None: those of all families.
+    of: whose presets are listed.
     """
     owner, _, name = target.rpartition(".")
     values: dict[str, list[str]] = {}
-    table = {n: f for n, (f, _) in presets.presets().items() if of is None or f is of}
+    table = {n: f for n, (f, _) in presets.presets().items() if f is of}
     for preset in reversed(table):
         config = presets.resolve(preset, data="")
         value = getattr(getattr(config, owner) if owner else config, name)
         value = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
         values.setdefault(str(value), []).insert(0, preset)
-    (usual, _), *others = values.items()
-    return "; ".join([usual, *(f"{', '.join(names)}: {value}" for value, names in reversed(others))])
+    usual = max(values, key=lambda value: len(values[value]))
+    others = [f"{', '.join(names)}: {value}" for value, names in reversed(values.items()) if value != usual]
+    return "; ".join([usual, *others])
 
 
 def resolve_pose_law(preset: str | None, base: TrainingConfig | None, fields: dict[str, Any]) -> PoseLaw | None:
