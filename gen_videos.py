@@ -14,7 +14,7 @@ from tqdm import tqdm
 import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
 from gaussian import Cameras
-from torch_utils import distributed
+from torch_utils import distributed, memory
 from training.checkpoint import CheckpointError, load_generator
 from training.families.base import Generator
 from training.families.inspection import Inspection
@@ -167,6 +167,7 @@ def main(
             raise ValueError(f"--interpolate=none makes a film of each head, so --grid={grid} means nothing")
         inspection = Inspection(**looks)
         G = load_generator(network, distributed.initialise(device))
+        memory.keep_freed_memory()  # frames are all of one size
         look = video.Look(resolution, video.shown_background(G, background), show, video.view_of(G, inspection))
         heads = head_choice.heads(G)
         heads_per_cell, rest = divmod(len(heads.names), columns * rows)

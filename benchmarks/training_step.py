@@ -2,26 +2,30 @@
 
     python -m benchmarks.training_step --preset=tiny
     python -m benchmarks.training_step --preset=cgs256 --batch=4 --batch-gpu=4 --steps=2
+    python -m benchmarks.training_step --preset=tiny --against=../other-checkout
 
 Runs real steps on random images under orbiting cameras. A phase that is not due in every step, such as R1, is timed
 apart and charged at its share of a step. On one machine compare ratios taken in one run; the 2048^3 float32 product is
-the yardstick.
+the yardstick. With --against, two processes take turns at ordinary steps: one over this checkout, one over the other.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import machine, turns
 from benchmarks.machine import now
 from gaussian import Geometry, resolve_backend
 from torch_utils import distributed, memory, precision
@@ -110,6 +114,22 @@ def random_batch(config: TrainingConfig, labels: Tensor) -> Batch:
     return Batch(images, torch.full_like(images[:, :1], 255), labels[torch.arange(config.batch) % len(labels)])
 
 
+def take_turns(config: TrainingConfig, device: torch.device) -> None:
+    """Serves as a worker of `turns`: an ordinary step each time, after the initial blur."""
+    labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
+    gan, batch = make_step(config, labels, device), random_batch(config, labels)
+    stream = SampleStream(config, labels, gan.G.z_dim, device)
+    first = 1000 * config.total_kimg // 2 // config.batch * config.batch
+    gan.run(0, first, stream.micro_batches(first, batch))
+    steps = itertools.count(1)
+
+    def turn() -> None:
+        nimg = first + next(steps) * config.batch
+        gan.run(ORDINARY_STEP, nimg, stream.micro_batches(nimg, batch))
+
+    turns.serve(turn)
+
+
 def measure(config: TrainingConfig, device: torch.device, steps: int) -> dict[str, Any]:
     """Returns the mean seconds of a step and of its parts, and the peak memory."""
     labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
@@ -151,8 +171,25 @@ def measure(config: TrainingConfig, device: torch.device, steps: int) -> dict[st
 @click.option("--steps", default=15, show_default=True, type=click.IntRange(min=1), help="timed steps")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--json", "json_path", type=click.Path(), help="also write the figures there")
-def main(preset: str, batch: int | None, batch_gpu: int | None, steps: int, device: str, json_path: str | None) -> None:
+@click.option("--against", type=click.Path(), help="compare with this checkout instead, in as many turns as --steps")
+def main(
+    preset: str,
+    batch: int | None,
+    batch_gpu: int | None,
+    steps: int,
+    device: str,
+    json_path: str | None,
+    against: str | None,
+) -> None:
     """Print time and memory of a training step."""
+    if against and not turns.is_worker():
+        try:
+            result = turns.compare(__file__, sys.argv[1:], Path(against), steps)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        turns.report(result, f"{preset}, a step")
+        _write(json_path, result)
+        return
     try:
         chosen = distributed.initialise(device)
         config = presets.resolve(preset, data="")
@@ -162,6 +199,9 @@ def main(preset: str, batch: int | None, batch_gpu: int | None, steps: int, devi
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     memory.keep_freed_memory()  # as the training loop does
+    if turns.is_worker():
+        take_turns(config, chosen)
+        return
     unit = yardstick(chosen)
     figures = measure(config, chosen, steps)
     figures |= {"preset": preset, "batch": config.batch, "machine": machine.in_one_line()}
@@ -174,8 +214,12 @@ def main(preset: str, batch: int | None, batch_gpu: int | None, steps: int, devi
         print(f"    {value * 1e3:9.1f} ms  {value / total:6.1%}  {name}")
     peak = f"{figures['cpu_peak_gib']:.2f} GiB of process memory"
     print(f"peak {peak}" + (f", {figures['gpu_peak_gib']:.2f} GiB on the GPU" if figures["gpu_peak_gib"] else ""))
-    if json_path:
-        with open(json_path, "w", encoding="utf-8") as file:
+    _write(json_path, figures)
+
+
+def _write(path: str | None, figures: dict[str, Any]) -> None:
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
             json.dump(figures, file, indent=1)
 
 

@@ -332,6 +332,20 @@ def test_a_film_that_breaks_off_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_fails_in_the_writing_thread_is_raised(tmp_path, monkeypatch):
+    def broken(*args):
+        raise OSError("ffmpeg is gone")
+
+    monkeypatch.setattr(video, "_open_ffmpeg", broken)
+    with pytest.raises(OSError, match="ffmpeg is gone"), video.VideoWriter(tmp_path / "film.mp4", fps=30) as film:
+        film.write(np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(OSError, match="ffmpeg is gone"), video.VideoWriter(tmp_path / "film.mp4", fps=30) as film:
+        for _ in range(video.FRAMES_WAITING + 1):
+            film.write(np.zeros((32, 32, 3), np.uint8))
+        raise AssertionError("goes on without a writer")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def toy(monkeypatch, geometry):
     """Lets the script load a network of a family of its own, whose scenes are no splats."""

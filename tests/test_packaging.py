@@ -64,6 +64,7 @@ def test_wheel_holds_all_sources_and_nothing_else(wheel):
         names = [name for name in file.namelist() if ".dist-info/" not in name]
     assert sorted(names) == sorted([*SOURCES, *SCRIPTS])
     assert {"gaussian/csrc/splat.cpp", "gaussian/csrc/types.h", "training/data/csrc/unfilter.cpp"} <= set(names)
+    assert {"torch_utils/csrc/pool.h", "torch_utils/csrc/image_ops.cpp"} <= set(names)
 
 
 def test_wheel_says_what_it_is(wheel):

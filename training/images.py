@@ -46,4 +46,4 @@ def quantize(image: Tensor) -> Tensor:
     Undoes x / 127.5 - 1 exactly. The published code truncates in some places and rounds in others; metrics and pictures
     here use this function only.
     """
-    return ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return (image + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)

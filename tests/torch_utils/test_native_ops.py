@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torch_utils import native_ops, ops
+from torch_utils import block_ops, native_ops, ops
 
 pytestmark = pytest.mark.skipif(not native_ops.available(), reason="no C++ compiler, or SPLATGAN_NATIVE=0")
 
@@ -12,11 +12,11 @@ OPERATIONS = {
     "blur": lambda x, y: ops.blur(x, 2),
     "downsample": lambda x, y: ops.downsample(x),
     "upsample": lambda x, y: ops.upsample(x),
-    "activation and blur": lambda x, y: ops.lrelu_clamp_blur(x * 1, None, 2),
-    "activation with clamp and blur": lambda x, y: ops.lrelu_clamp_blur(x * 1, 0.7, 1),
-    "activation and sum": lambda x, y: ops.lrelu_clamp_add(x * 1, y * 1),
-    "activation with clamp and sum": lambda x, y: ops.lrelu_clamp_add(x * 1, y * 1, 0.7),
-    "fork": lambda x, y: torch.cat([part.flatten(1) for part in ops.with_downsample(x * y)], 1),
+    "activation and blur": lambda x, y: block_ops.lrelu_clamp_blur(x * 1, None, 2),
+    "activation with clamp and blur": lambda x, y: block_ops.lrelu_clamp_blur(x * 1, 0.7, 1),
+    "activation and sum": lambda x, y: block_ops.lrelu_clamp_add(x * 1, y * 1),
+    "activation with clamp and sum": lambda x, y: block_ops.lrelu_clamp_add(x * 1, y * 1, 0.7),
+    "fork": lambda x, y: torch.cat([part.flatten(1) for part in block_ops.with_downsample(x * y)], 1),
 }
 
 
@@ -51,7 +51,7 @@ def test_matches_the_twin_twice(name, dtype, height):
 def test_a_clamped_number_has_no_gradient():
     x = torch.tensor([-9.0, -1.0, 1.0, 9.0]).repeat(8, 1)[None, :, None].contiguous(memory_format=torch.channels_last)
     x = x.requires_grad_()
-    y = ops.lrelu_clamp_add(x, torch.zeros_like(x), 0.7)
+    y = block_ops.lrelu_clamp_add(x, torch.zeros_like(x), 0.7)
     assert torch.allclose(y[0, 0, 0], torch.tensor([-0.7, -0.2, 0.7, 0.7]), rtol=0, atol=1e-7)
     y.sum().backward()
     assert torch.allclose(x.grad[0, 0, 0], torch.tensor([0.0, 0.2, 0.0, 0.0]), rtol=0, atol=1e-7)
@@ -80,7 +80,12 @@ def test_what_is_not_finite_shows(value):
     for dtype in native_ops.DTYPES:
         x = image(4, dtype, 1, 8, 8, 8).detach()
         x[0, 3, 4, 4] = value
-        for y in (ops.blur(x, 2), ops.lrelu_clamp_blur(x, None, 2), ops.lrelu_clamp_add(x, x), ops.upsample(x)):
+        for y in (
+            ops.blur(x, 2),
+            block_ops.lrelu_clamp_blur(x, None, 2),
+            block_ops.lrelu_clamp_add(x, x),
+            ops.upsample(x),
+        ):
             assert not y[0, 3].isfinite().all() and y[0, 2].isfinite().all()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from torch_utils import convolution, native_ops, ops
+from torch_utils import block_ops, convolution, native_ops, ops
 from training.networks import base
 from training.networks.base import Conditioning, DiscriminatorOutput
 from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork, WeightAndBias, scaled_parameters
@@ -223,10 +223,10 @@ class DiscriminatorBlock(nn.Module):
         (weight0, bias0), (weight1, bias1), (weight, _) = (
             scaled[layer] or scaled_parameters([(layer, x.dtype)])[0] for layer in (self.conv0, self.conv1, self.skip)
         )
-        x, half = ops.with_downsample(x)
-        y = ops.lrelu_clamp_blur(convolution.conv2d(x, weight0, bias0, padding=1), self.conv0.clamp, padding=2)
+        x, half = block_ops.with_downsample(x)
+        y = block_ops.lrelu_clamp_blur(convolution.conv2d(x, weight0, bias0, padding=1), self.conv0.clamp, padding=2)
         y = convolution.conv2d(y, weight1, bias1, stride=2)
-        return ops.lrelu_clamp_add(y, convolution.conv2d(half, weight), self.conv1.clamp)
+        return block_ops.lrelu_clamp_add(y, convolution.conv2d(half, weight), self.conv1.clamp)
 
 
 def minibatch_std(x: Tensor, num_groups: int) -> Tensor:

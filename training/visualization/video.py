@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import abc
+from collections import abc, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ PANELS = ("image", "alpha", "depth", "normals")
 DEPTH_PROBES, DEPTH_PROBE_PIXELS = 6, 64  # frames of a film, and their size, that its depth colours are fitted to
 PIXELS_PER_CALL = 1 << 21  # rendered at once; about 0.1 GiB of images, and enough views to fill the cores
 NUMBERS_PER_CALL = 1 << 21  # splats, or values of like cost, synthesised at once where heads change in every frame
+FRAMES_WAITING = 8  # frames that are made before the writer has done with the first of them
 FrameSink = abc.Generator[None, np.ndarray | None, None]  # is sent one frame after the other
 CRF = 17  # x264's constant rate factor; 18 and below are called visually lossless
 
@@ -77,8 +79,8 @@ def render_panels(G: Generator, scene: Scene, cameras: Cameras, look: Look) -> T
     depth, alpha = out.depth.flatten(0, 1), out.alpha.flatten(0, 1)  # [B V, 1, R, R]
     panels = []
     for name in look.show:
-        if name == "image":
-            panel = quantize(out.image.flatten(0, 1)).cpu()
+        if name == "image":  # one by one: on a CPU an image stays in the cache meanwhile
+            panel = torch.stack([quantize(2 * rgb - 1) for rgb in out.rgb.flatten(0, 1)]).cpu()
         elif name == "alpha":
             panel = quantize(2 * alpha - 1).cpu().expand(-1, 3, -1, -1)
         elif name == "depth":
@@ -141,7 +143,8 @@ class VideoWriter:
     """Writes frames to `path` (.mp4, H.264), or to numbered PNGs in a folder of that name where there is no ffmpeg.
 
     A context manager. `target` is what exists after it ends well: the file, or the folder. A film that breaks off
-    leaves no file. Odd widths and heights gain a white column or row, which H.264's chroma subsampling needs.
+    leaves no file. Odd widths and heights gain a white column or row, which H.264's chroma subsampling needs. A thread
+    does the work, while the caller makes the next frames.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
@@ -149,6 +152,8 @@ class VideoWriter:
         self._partial = self._path.with_name(f".{self._path.stem}.partial{self._path.suffix}")
         self._ffmpeg: FrameSink | None = None
         self._count = 0
+        self._thread = ThreadPoolExecutor(1, "film")
+        self._under_way: deque[Future[None]] = deque()
         self.has_ffmpeg = ffmpeg_available()
         self.target = self._path if self.has_ffmpeg else self._path.with_suffix("")
 
@@ -161,25 +166,41 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        """Adds a frame, uint8 [H, W, 3], all of one size. Raises OSError if ffmpeg fails."""
-        if not self.has_ffmpeg:
-            Image.fromarray(frame).save(self.target / f"frame{self._count:05d}.png")
-        else:
-            height, width = frame.shape[:2]
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
-            if self._ffmpeg is None:
-                self._ffmpeg = _open_ffmpeg(self._partial, (frame.shape[1], frame.shape[0]), self._fps)
-            self._ffmpeg.send(np.ascontiguousarray(frame))
+        """Adds a frame, uint8 [H, W, 3], all of one size, not to be changed from then on.
+
+        Raises OSError if ffmpeg, or a file, failed over one of the frames so far; leaving the context does so too.
+        """
+        if len(self._under_way) == FRAMES_WAITING:
+            self._under_way.popleft().result()
+        self._under_way.append(self._thread.submit(self._write, frame, self._count))
         self._count += 1
+
+    def _write(self, frame: np.ndarray, number: int) -> None:
+        if not self.has_ffmpeg:
+            Image.fromarray(frame).save(self.target / f"frame{number:05d}.png")
+            return
+        height, width = frame.shape[:2]
+        if height % 2 or width % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+        if self._ffmpeg is None:
+            self._ffmpeg = _open_ffmpeg(self._partial, (frame.shape[1], frame.shape[0]), self._fps)
+        self._ffmpeg.send(np.ascontiguousarray(frame))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._ffmpeg is not None:
-            self._ffmpeg.close()
-        if kind is None and self._ffmpeg is not None:
-            self._partial.replace(self._path)
-        self._partial.unlink(missing_ok=True)
+        try:
+            self._thread.shutdown(cancel_futures=kind is not None)
+            try:
+                for frame in self._under_way if kind is None else ():
+                    frame.result()
+            finally:
+                if self._ffmpeg is not None:
+                    self._ffmpeg.close()
+            if kind is None and self._ffmpeg is not None:
+                self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 def ffmpeg_available() -> bool:
