@@ -29,6 +29,7 @@ from training.published.restricted_pickle import Global, Instance, RefusedPickle
 AVERAGE = "torch_ema.ema.ExponentialMovingAverage"
 MAX_ENTRIES = 10_000  # of a zip
 _PICKLE = "/data.pkl"
+_ZIP = b"PK\x03\x04"
 _CLASS = b"\x80\x02c"  # how the pickle of an object of a class begins, in torch's protocol;
 _STATE = _CLASS + b"collections\n"  # that of a state dict does too
 
@@ -36,6 +37,9 @@ _STATE = _CLASS + b"collections\n"  # that of a state dict does too
 def is_module_file(path: str | os.PathLike) -> bool:
     """Says whether torch.save wrote an object of a class of its own to the file, and no dictionary as ours are."""
     with contextlib.suppress(Exception):  # a damaged file can make the reader of zips stumble over anything
+        with open(path, "rb") as whole:
+            if whole.read(len(_ZIP)) != _ZIP:  # a zip may hide behind other bytes
+                return False
         with zipfile.ZipFile(path) as archive, archive.open(_pickle_name(archive)) as file:
             start = file.read(len(_STATE))
         return start.startswith(_CLASS) and start != _STATE

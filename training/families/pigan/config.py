@@ -9,7 +9,7 @@ from gaussian.geometry import REFERENCE_HALF_EXTENT
 from training.families import base
 from training.fields.marching import March
 from training.fields.rays import GRIDS
-from training.fields.volume import ACTIVATIONS
+from training.fields.volume import ACTIVATIONS, ENDLESS
 
 WARPS = {"spatial": 2 / 0.24, "tall": 1.0}  # variant -> factor on points: a cube of 0.24 becomes -1..1, or nothing does
 CAMERA_DISTANCE = 1.0  # of the published cameras from the origin, units of the field
@@ -45,6 +45,7 @@ class GeneratorConfig(base.GeneratorConfig):
     samples: int = 12  # along a ray in the first pass
     fine_samples: int = 12  # in the second, where the first found something; 0: there is no second pass
     activation: str = "relu"  # of the density: relu or softplus
+    last_delta: float = ENDLESS  # that the last sample stands for: without end it is a wall where its density is not 0
     last_back: bool = False  # the last sample takes all light that is left
     grid: str = "centres"  # where rays go through pixels; "corners" as published
     density_noise: float = 1.0  # standard deviation of the noise on densities at the start of a run,
@@ -59,7 +60,7 @@ class GeneratorConfig(base.GeneratorConfig):
         for name in ("map_depth", "density_noise", "noise_kimg"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be finite and 0 or more")
-        for name in ("unit", "half_width"):
+        for name in ("unit", "half_width", "last_delta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be finite and greater than 0")
         for name, legal in (("variant", WARPS), ("activation", ACTIVATIONS), ("grid", GRIDS)):
@@ -88,6 +89,7 @@ class GeneratorConfig(base.GeneratorConfig):
             fine_samples=self.fine_samples,
             jitter="centred",
             grid=self.grid,
+            last_delta=self.last_delta,
             last_back=self.last_back,
             distance=CAMERA_DISTANCE,
             points=self.points,

@@ -37,7 +37,7 @@ ALARMS = (
     Alarm(
         "field empty",
         "the field is transparent nearly everywhere, and what is transparent does not learn; lower --glr, begin anew",
-        {"Field/opacity": (0.0, 1e-4)},
+        {"Field/opacity": (0.0, 1e-5)},
     ),
 )
 

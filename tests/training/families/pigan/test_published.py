@@ -56,7 +56,8 @@ def test_a_folder_of_files_is_read(variant: str, kind: str, preset: str, tmp_pat
     expected = Generator(loaded.config)
     expected.load_state_dict(average.state_dict())
     with torch.no_grad():
-        assert torch.equal(loaded(z, seen).rgb, expected(z, seen).rgb)
+        small = [G.render(G.synthesis(G.mapping(z)), seen, 8).rgb for G in (loaded, expected)]
+    assert torch.equal(*small)
 
 
 def test_without_a_discriminator_the_variant_tells_the_curriculum(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from training.step import GanStep
 
 GOLDEN: dict[str, Any] = WHOLE["training"]
 BATCH, SPLIT, SIZE, SAMPLES, FIRST = 8, 2, 32, 6, 1000
-LONG = pytest.mark.skipif(not os.environ.get("SPLATGAN_LONG"), reason="two minutes: SPLATGAN_LONG=1 runs it")
+LONG = pytest.mark.skipif(not os.environ.get("SPLATGAN_LONG"), reason="two minutes; SPLATGAN_LONG=1 runs it")
 LAW = PiganObjectiveConfig(pose="gaussian").pose_law
 assert LAW is not None
 
@@ -93,6 +93,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RayDraws]]:
 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=LONG)])
 def test_iterations(count: int, drawn: list[RayDraws]) -> None:
+    """Of one iteration D's step alone, which takes a tenth of the time of both iterations."""
     config = run_config()
     G = Generator(GeneratorConfig(SIZE, unit=1.0, samples=SAMPLES, fine_samples=SAMPLES, grid="corners",
                                   points=2**14, recompute=True))  # fmt: skip
@@ -120,9 +121,12 @@ def test_iterations(count: int, drawn: list[RayDraws]) -> None:
     for i in range(count):
         batches, rays = iterations.micro_batches(i)
         drawn += rays
+        if count == 1:
+            gan.phases = gan.phases[:1]
+            del drawn[SPLIT:]
         gan.run(FIRST + i, (FIRST + i) * BATCH, batches)
     expected = [call["total_norm"] for call in GOLDEN["clip_calls_D_G_alternating"]]
-    check(torch.tensor(norms[:2]), expected[:2], 1e-6, relative=True)
+    check(torch.tensor(norms[:2]), expected[: len(norms)][:2], 1e-6, relative=True)
     frame = GOLDEN["first_D_frame"]
     check(torch.cat(reported["Logits/real"][:SPLIT]), frame["r_preds"])
     check(torch.cat(reported["Logits/fake"][:SPLIT]), frame["g_preds"])
