@@ -45,6 +45,7 @@ class GeneratorConfig(base.GeneratorConfig):
     samples: int = 12  # along a ray in the first pass
     fine_samples: int = 12  # in the second, where the first found something; 0: there is no second pass
     activation: str = "relu"  # of the density: relu or softplus
+    density_gain: float = 1.0  # factor on what the layers say of density: how fast it becomes opaque, and learns
     last_delta: float = ENDLESS  # that the last sample stands for: without end it is a wall where its density is not 0
     last_back: bool = False  # the last sample takes all light that is left
     grid: str = "centres"  # where rays go through pixels; "corners" as published
@@ -60,7 +61,7 @@ class GeneratorConfig(base.GeneratorConfig):
         for name in ("map_depth", "density_noise", "noise_kimg"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be finite and 0 or more")
-        for name in ("unit", "half_width", "last_delta"):
+        for name in ("unit", "half_width", "density_gain", "last_delta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be finite and greater than 0")
         for name, legal in (("variant", WARPS), ("activation", ACTIVATIONS), ("grid", GRIDS)):

@@ -69,7 +69,7 @@ class Siren(nn.Module):
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         width = config.width
-        self.warp = WARPS[config.variant]
+        self.warp, self.gain = WARPS[config.variant], config.density_gain
         self.network = nn.ModuleList([FilmLayer(width if i else 3, width) for i in range(config.layers)])
         self.final_layer = nn.Linear(width, 1)
         self.color_layer_sine = FilmLayer(width + 3, width)
@@ -104,7 +104,7 @@ class Siren(nn.Module):
     def density(self, hidden: Tensor) -> Tensor:
         """Returns raw densities [B, P]."""
         result: Tensor = self.final_layer(hidden)
-        return result[..., 0]
+        return result[..., 0] * self.gain
 
     def color(self, hidden: Tensor, directions: Tensor, frequencies: Tensor, phases: Tensor) -> Tensor:
         """Returns RGB [B, P, 3] in 0..1, seen along directions [B, P, 3]; frequencies and phases as for `hidden`."""
@@ -161,7 +161,7 @@ def sample_reference(siren: Siren, points: Tensor, directions: Tensor, raw: Tens
     x = points * siren.warp
     for i, film in enumerate(siren.films):
         x = torch.sin(frequencies[:, i, None] * film.layer(x) + phases[:, i, None])
-    sigma = siren.final_layer(x)[..., 0]
+    sigma = siren.gain * siren.final_layer(x)[..., 0]
     x = siren.color_layer_sine.layer(torch.cat([directions, x], dim=-1))
     x = torch.sin(frequencies[:, -1, None] * x + phases[:, -1, None])
     return F.sigmoid(siren.color_layer_linear(x)), sigma

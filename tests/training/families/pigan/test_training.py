@@ -60,8 +60,8 @@ class Iterations:
             batches.append(
                 MicroBatch(
                     draws=Draws(0, range(share)), real=images, real_labels=labels[:, 0], g_z=g_z, g_cameras=g_cameras,
-                    g_labels=labels, g_others=g_cameras[:, 0], g_background=black[:, None], d_z=d_z,
-                    d_cameras=d_cameras, d_labels=labels[:, 0], d_others=g_cameras[:, 0], d_background=black,
+                    g_labels=labels, g_background=black[:, None], d_z=d_z,
+                    d_cameras=d_cameras, d_labels=labels[:, 0], d_background=black,
                     first=False,
                 )
             )  # fmt: skip
