@@ -119,7 +119,7 @@ def take_turns(config: TrainingConfig, device: torch.device) -> None:
     labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
     gan, batch = make_step(config, labels, device), random_batch(config, labels)
     stream = SampleStream(config, labels, gan.G.z_dim, device)
-    first = 1000 * config.total_kimg // 2 // config.batch * config.batch
+    first = int(500 * config.total_kimg) // config.batch * config.batch
     gan.run(0, first, stream.micro_batches(first, batch))
     steps = itertools.count(1)
 
