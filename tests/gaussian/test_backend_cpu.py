@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from gaussian import Cameras, Gaussians, backend_cpu, backend_torch
+from torch_utils import native
 
 pytestmark = pytest.mark.skipif(not backend_cpu.available(), reason=f"no native back end: {backend_cpu.reason()}")
 
@@ -153,7 +154,7 @@ def runtime(request):
     if request.param == "own pool":
         library.splat_use_openmp(None)
     yield
-    library.splat_use_openmp(backend_cpu._torch_openmp())
+    library.splat_use_openmp(native.torch_openmp())
 
 
 @pytest.mark.usefixtures("runtime")

@@ -46,18 +46,20 @@ def test_gradients_of_every_phase_are_the_eager_ones():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(not cpu_has_bfloat16(), reason="no bfloat16 in hardware")
-def test_gradients_in_bfloat16_are_near_the_eager_ones():
-    def low(step):
-        step.G.low_dtype = network(step, "D").low_dtype = torch.bfloat16
+def test_gradients_in_bfloat16_are_as_near_to_float32_as_the_eager_ones():
+    """The eager D rounds at other places, as native code does several operations in one pass."""
 
-    def gradient(step, micro):
-        low(step)
+    def gradient(step, micro, dtype=torch.bfloat16):
+        step.G.low_dtype = network(step, "D").low_dtype = dtype
         step.objective.synthesis = None  # traced in the test above; half of the time goes there
         step.accumulate(next(p for p in step.phases if p.name == "D"), 0, micro)
         return torch.cat([p.grad.flatten() for p in network(step, "D").parameters() if p.grad is not None])
 
-    expected, found = gradient(*small_step(torch.float32)), gradient(*compiled_step(torch.float32))
-    assert (found - expected).norm() < 0.02 * expected.norm()  # 0 seen without the code generator
+    exact = gradient(*small_step(torch.float32), dtype=None)
+    eager, compiled = (
+        float((gradient(*make(torch.float32)) - exact).norm() / exact.norm()) for make in (small_step, compiled_step)
+    )
+    assert compiled < 1.3 * eager < 0.13  # 0.061 and 0.064 seen
 
 
 @pytest.mark.filterwarnings("ignore")
