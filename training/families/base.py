@@ -334,16 +334,16 @@ class PublishedFormat(abc.ABC):
     ) -> PublishedRun:
         """Returns the settings of the run."""
 
-    @abc.abstractmethod
     def optimizer_record(self, file: StoredFile, network: str) -> str | None:
-        """Names the record with the state of the optimiser of "G" or "D"; None where the file has none."""
+        """Names the record with the state of the optimiser of "G" or "D"; None, the default, where files have none."""
+        return None
 
-    @abc.abstractmethod
     def optimizer_order(self, parameters: Sequence[str], sizes: Sequence[int]) -> Sequence[str] | None:
         """Returns the parameters, given in module order, as an optimiser with groups of such sizes numbers them.
 
-        None if these are no sizes of groups that the published code makes.
+        None if these are no sizes of groups that the published code makes; the default, for files without optimisers.
         """
+        return None
 
     @abc.abstractmethod
     def to_published(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -140,14 +140,6 @@ class Eg3dPublished(PublishedFormat):
             yaw_limit=YAW_LIMIT,
             fields=RunFields(background="white" if white else "black"),
         )
-
-    def optimizer_record(self, file: StoredFile, network: str) -> str | None:
-        """Returns None: these files have no state of an optimiser."""
-        return None
-
-    def optimizer_order(self, parameters: Sequence[str], sizes: Sequence[int]) -> Sequence[str] | None:
-        """Returns None: there is no optimiser."""
-        return None
 
     def to_published(
         self, generator: GeneratorConfig, discriminator: Any, networks: Mapping[str, Mapping[str, Tensor]]

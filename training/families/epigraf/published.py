@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -271,14 +271,6 @@ class EpigrafPublished(PublishedFormat):
                 g_lr=G_LR, d_lr=D_LR,
             ),
         )  # fmt: skip
-
-    def optimizer_record(self, file: StoredFile, network: str) -> str | None:
-        """Returns None: these files hold whole optimisers, whose state belongs to tensors without names."""
-        return None
-
-    def optimizer_order(self, parameters: Sequence[str], sizes: Sequence[int]) -> Sequence[str] | None:
-        """Returns None: no state of an optimiser is read."""
-        return None
 
     def to_published(
         self,

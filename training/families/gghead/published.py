@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -292,14 +292,6 @@ class GgHeadPublished(PublishedFormat):
                 background="white", mirror=False, batch=BATCH, batch_gpu=BATCH_GPU, g_lr=G_LR, d_lr=D_LR
             ),
         )  # fmt: skip
-
-    def optimizer_record(self, file: StoredFile, network: str) -> str | None:
-        """Returns None: these files have no state of an optimiser."""
-        return None
-
-    def optimizer_order(self, parameters: Sequence[str], sizes: Sequence[int]) -> Sequence[str] | None:
-        """Returns None: there is no optimiser."""
-        return None
 
     def to_published(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -200,14 +200,6 @@ class GsganPublished(PublishedFormat):
             yaw_limit=YAW,
             fields=presets.run_fields(size if known else 512),
         )
-
-    def optimizer_record(self, file: StoredFile, network: str) -> str | None:
-        """Names none: the published code does not store them."""
-        return None
-
-    def optimizer_order(self, parameters: Sequence[str], sizes: Sequence[int]) -> Sequence[str] | None:
-        """Knows no order, as there is no record."""
-        return None
 
     def to_published(
         self,
