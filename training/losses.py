@@ -76,9 +76,9 @@ def blur_sigma_at(nimg: int, sigma: float, fade_nimg: float) -> float:
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Filters with separable taps 2^-(t/sigma)^2, |t| <= floor(3 sigma), sum 1, zero padding: [N,C,H,W] -> same.
 
-    One banded matrix product for each axis: convolutions of one channel are slow everywhere (PyTorch's backward on CPUs
-    takes 10 to 30 times as long), and cuDNN would search anew at every length, which falls during the first images of a
-    run. Below sigma = 1/3 there is nothing to blur and the input itself is returned.
+    One banded matrix product for each axis: convolutions of one channel are slow everywhere, their backward on CPUs
+    most of all, and cuDNN would search anew at every length, which falls during the first images of a run. Below
+    sigma = 1/3 there is nothing to blur and the input itself is returned.
     """
     if floor(3 * sigma) < 1:
         return images

@@ -56,6 +56,7 @@ class StepContext:
 
 
 AT_REST = StepContext()
+W_AVG_DECAY = 0.998  # of the running mean of w, per `Generator.w_avg_batch` images
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Generator(nn.Module, abc.ABC):
     has_background: bool = False  # its scenes have a background of their own, which their `foreground()` leaves out
     colors_follow_view: bool = False  # a splat's colour depends on where it is seen from
     mapping_follows_camera: bool = False  # `mapping` heeds the cameras that it is told
+    w_avg_buffer: str = ""  # name of the buffer [w_dim] with the running mean of w, the truncation centre; "": none
+    w_avg_batch: int = 8  # images in which that mean keeps W_AVG_DECAY of its past
     rasterizer: str = "auto"  # back end of `gaussian.render`; set by the owner
     low_dtype: torch.dtype | None = None  # of large matrix products, set by the owner; None is the parameters' type
     info: CheckpointInfo | None = None  # set by the owner
@@ -115,8 +118,19 @@ class Generator(nn.Module, abc.ABC):
     ) -> Rendering:
         """Renders scenes in float32. Training, metrics and scripts all render through this."""
 
+    @property
+    def w_avg(self) -> Tensor:
+        """The running mean of w [w_dim], of a generator that names its buffer."""
+        return self.get_buffer(self.w_avg_buffer)
+
+    @torch.no_grad()
     def update_average(self, mean_ws: Tensor, batch: int) -> None:
-        """Moves the truncation centre, if any, towards mean_ws [num_ws, w_dim], the mean over `batch` samples."""
+        """Moves the truncation centre, if any, towards the first of mean_ws [num_ws, w_dim], means of `batch` samples.
+
+        Styles may be mixed in the other rows. The decay is 0.998^(batch / w_avg_batch).
+        """
+        if self.w_avg_buffer:
+            self.w_avg.lerp_(mean_ws[0].to(self.w_avg.dtype), 1 - W_AVG_DECAY ** (batch / self.w_avg_batch))
 
     def scene_size(self) -> str:
         """Says how large a scene is, for people: "5,440 splats"."""

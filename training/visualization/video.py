@@ -79,8 +79,8 @@ def render_panels(G: Generator, scene: Scene, cameras: Cameras, look: Look) -> T
     depth, alpha = out.depth.flatten(0, 1), out.alpha.flatten(0, 1)  # [B V, 1, R, R]
     panels = []
     for name in look.show:
-        if name == "image":  # one by one: on a CPU an image stays in the cache meanwhile
-            panel = torch.stack([quantize(2 * rgb - 1) for rgb in out.rgb.flatten(0, 1)]).cpu()
+        if name == "image":
+            panel = quantize(out.image.flatten(0, 1)).cpu()
         elif name == "alpha":
             panel = quantize(2 * alpha - 1).cpu().expand(-1, 3, -1, -1)
         elif name == "depth":

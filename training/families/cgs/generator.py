@@ -20,8 +20,6 @@ from training.networks.layers import CAMERA_DIM, MappingNetwork, normalize_secon
 
 __all__ = ["Generator", "GeneratorConfig", "HierarchicalGaussians", "published_constants"]
 
-W_AVG_DECAY = 0.998  # per W_AVG_BATCH images
-W_AVG_BATCH = 8
 POINT_RADIUS = 0.3  # rms coordinate of the initial points, before the tanh
 SCENE_HALF_WIDTH = 0.5  # splat centres are limited to this cube, world units
 
@@ -35,6 +33,8 @@ class HierarchicalGaussians(Gaussians):
 
 class Generator(base.Generator):
     """Maps latents to hierarchies of splats. No call changes the module; w_avg moves through update_average only."""
+
+    w_avg_buffer, w_avg_batch = "mapping_network.w_avg", 8
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
@@ -56,17 +56,6 @@ class Generator(base.Generator):
     def initial_points(self) -> Tensor:
         """Returns where the hierarchy starts, the same for every latent: [num_points, 3] in -1..1."""
         return torch.tanh(self._xyz)
-
-    @property
-    def w_avg(self) -> Tensor:
-        """Returns the running mean of w, [w_dim]."""
-        average: Tensor = self.mapping_network.get_buffer("w_avg")
-        return average
-
-    @torch.no_grad()
-    def update_average(self, mean_ws: Tensor, batch: int) -> None:
-        """Moves w_avg towards mean_ws [1, w_dim], the mean over `batch` samples, with decay 0.998^(batch/8)."""
-        self.w_avg.lerp_(mean_ws[0].to(self.w_avg.dtype), 1 - W_AVG_DECAY ** (batch / W_AVG_BATCH))
 
     @property
     def scene_numbers(self) -> int:

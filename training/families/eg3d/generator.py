@@ -24,8 +24,6 @@ from training.fields.volume import Composite
 from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork
 from training.networks.stylegan2 import SynthesisNetwork, channel_counts
 
-W_AVG_DECAY = 0.998  # per W_AVG_BATCH images: published, a GPU's share of a batch
-W_AVG_BATCH = 4
 NOISE_KEYS = 2**31  # of the noise of a sample
 OVERSHOOT = 0.001  # of colours beyond 0..1, so that these are reached
 
@@ -71,6 +69,7 @@ class TriPlanes(RadianceField):
 class Generator(base.Generator):
     """Maps latents to radiance fields. No call changes the module; only `update_average` does."""
 
+    w_avg_buffer, w_avg_batch = "backbone.mapping.w_avg", 4  # published, a GPU's share of a batch
     makes_splats = False
 
     def __init__(self, config: GeneratorConfig):
@@ -81,17 +80,6 @@ class Generator(base.Generator):
         self.backbone = Backbone(config)
         self.decoder = Decoder(config.feature_dim, config.hidden_dim)
         self.num_ws = self.backbone.synthesis.num_ws
-
-    @property
-    def w_avg(self) -> Tensor:
-        """Returns the running mean of w, [w_dim]."""
-        average: Tensor = self.backbone.mapping.get_buffer("w_avg")
-        return average
-
-    @torch.no_grad()
-    def update_average(self, mean_ws: Tensor, batch: int) -> None:
-        """Moves w_avg towards mean_ws [num_ws, w_dim], the mean over `batch` samples, with decay 0.998^(batch/4)."""
-        self.w_avg.lerp_(mean_ws[0].to(self.w_avg.dtype), 1 - W_AVG_DECAY ** (batch / W_AVG_BATCH))
 
     @property
     def scene_numbers(self) -> int:

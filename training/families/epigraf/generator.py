@@ -27,8 +27,6 @@ from training.networks.stylegan2 import SynthesisNetwork, channel_counts
 
 __all__ = ["Generator", "GeneratorConfig"]
 
-W_AVG_DECAY = 0.998  # per W_AVG_BATCH images: a published step
-W_AVG_BATCH = 64
 NOISE_KEYS = 2**31  # of the noise of a sample
 CLAMP = 256.0  # of activations
 CLASS_SAMPLES = 256  # latents whose mean w stands for a class
@@ -52,6 +50,7 @@ class Network(nn.Module):
 class Generator(base.Generator):
     """Maps latents to radiance fields. No call changes the module; only `update_average` does."""
 
+    w_avg_buffer, w_avg_batch = "mapper.w_avg", 64  # a published step
     makes_splats = False
 
     def __init__(self, config: GeneratorConfig):
@@ -67,17 +66,6 @@ class Generator(base.Generator):
         self.mapper.register_buffer("mean_camera_pose", torch.tensor([*poses.FRONT, 0.0]))  # yaw, pitch, roll
 
     # ------------------------------------------------------------ latents
-
-    @property
-    def w_avg(self) -> Tensor:
-        """Returns the running mean of w, [w_dim]."""
-        average: Tensor = self.mapper.get_buffer("w_avg")
-        return average
-
-    @torch.no_grad()
-    def update_average(self, mean_ws: Tensor, batch: int) -> None:
-        """Moves w_avg towards mean_ws [num_ws, w_dim], the mean over `batch` samples, with decay 0.998^(batch/64)."""
-        self.w_avg.lerp_(mean_ws[0].to(self.w_avg.dtype), 1 - W_AVG_DECAY ** (batch / W_AVG_BATCH))
 
     def mapping(
         self,

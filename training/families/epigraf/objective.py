@@ -150,14 +150,10 @@ class EpigrafObjective(BlurredObjective):
         return ws
 
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        """Does what the usual game does, over scenes that are made for their own or another sample's camera."""
-        for loss in super().generator_losses(self.prepared(micro, at), at):
+        """Does what the usual game does, and reports how large the windows are."""
+        for loss in super().generator_losses(micro, at):
             scales = self.windows(at, "G")[:, 0]
             yield dataclasses.replace(loss, report={**loss.report, "Patch/scale": scales})
-
-    def fakes(self, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
-        """Does the same for the images of the discriminator phase."""
-        return super().fakes(self.prepared(micro, at), at)
 
     def prepared(self, micro: MicroBatch, at: StepContext) -> MicroBatch:
         """Returns the micro-batch with the cameras that the mapping is told: own ones, or those of the samples before.

@@ -22,8 +22,6 @@ from training.networks.stylegan2 import SynthesisNetwork, channel_counts
 
 __all__ = ["Generator", "GeneratorConfig"]
 
-W_AVG_DECAY = 0.998  # per W_AVG_BATCH images: published, one GPU and its batch
-W_AVG_BATCH = 32
 NOISE_KEYS = 2**31  # of the noise of a sample
 
 
@@ -50,6 +48,8 @@ class Backbone(nn.Module):
 class Generator(base.Generator):
     """Maps latents to splats on a template. No call changes the module; the two methods that do say so."""
 
+    w_avg_buffer, w_avg_batch = "backbone.mapping.w_avg", 32  # published, one GPU and its batch
+
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
@@ -71,17 +71,6 @@ class Generator(base.Generator):
             self.register_buffer("_refined", torch.tensor(False))
         if config.published_keys:  # published training stored it and never read it
             self.register_buffer("dataset_label_std", torch.zeros(CAMERA_DIM))
-
-    @property
-    def w_avg(self) -> Tensor:
-        """Returns the running mean of w, [w_dim]."""
-        average: Tensor = self.backbone.mapping.get_buffer("w_avg")
-        return average
-
-    @torch.no_grad()
-    def update_average(self, mean_ws: Tensor, batch: int) -> None:
-        """Moves w_avg towards mean_ws [num_ws, w_dim], the mean over `batch` samples, with decay 0.998^(batch/32)."""
-        self.w_avg.lerp_(mean_ws[0].to(self.w_avg.dtype), 1 - W_AVG_DECAY ** (batch / W_AVG_BATCH))
 
     def note_progress(self, nimg: int) -> None:
         """Remembers, for when the network is at rest, which grid a run uses after nimg images."""

@@ -24,8 +24,6 @@ from training.networks.layers import CAMERA_DIM, MappingNetwork, normalize_secon
 
 __all__ = ["Generator", "GeneratorConfig", "published_constants", "seen_by"]
 
-W_AVG_DECAY = 0.998  # per W_AVG_BATCH images
-W_AVG_BATCH = 8
 POINT_RADIUS = 0.5  # rms coordinate of the initial points, before the tanh
 SCENE_HALF_WIDTH = 1.0  # centres of splats are limited to this cube, world units; those of the background are not
 
@@ -55,6 +53,8 @@ def seen_by(cameras: Cameras, conventions: Conventions) -> Cameras:
 class Generator(base.Generator):
     """Maps latents and cameras to hierarchies of splats and a background of splats."""
 
+    w_avg_buffer, w_avg_batch = "mapping_network.w_avg", 8
+
     def __init__(self, config: GeneratorConfig):
         super().__init__()
         self.config = config
@@ -78,20 +78,6 @@ class Generator(base.Generator):
     def initial_points(self) -> Tensor:
         """Returns where the hierarchy starts, the same for every latent: [num_points, 3] in -1..1."""
         return torch.tanh(self._xyz)
-
-    @property
-    def w_avg(self) -> Tensor:
-        """Returns the running mean of w, [w_dim]."""
-        average: Tensor = self.mapping_network.get_buffer("w_avg")
-        return average
-
-    @torch.no_grad()
-    def update_average(self, mean_ws: Tensor, batch: int) -> None:
-        """Moves w_avg towards mean_ws [num_ws, w_dim], the mean over `batch` samples, with decay 0.998^(batch/8).
-
-        Only the first row counts, which style mixing leaves alone.
-        """
-        self.w_avg.lerp_(mean_ws[0].to(self.w_avg.dtype), 1 - W_AVG_DECAY ** (batch / W_AVG_BATCH))
 
     @property
     def scene_numbers(self) -> int:
