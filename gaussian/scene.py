@@ -57,7 +57,7 @@ class Splats(Scene, Protocol):
 
 @runtime_checkable
 class Density(Scene, Protocol):
-    """Describes a scene with a volume density, as mesh extraction needs it."""
+    """Describes a scene with a volume density and a colour everywhere, as mesh extraction needs it."""
 
     @property
     def half_width(self) -> float:
@@ -66,6 +66,10 @@ class Density(Scene, Protocol):
 
     def density(self, points: Tensor) -> Tensor:
         """Returns the density [B, P] per world unit at points [B, P, 3] in world units."""
+        ...
+
+    def color(self, points: Tensor) -> Tensor:
+        """Returns RGB [B, P, 3], 0..1 and perhaps somewhat beyond, at points [B, P, 3] in world units."""
         ...
 
 

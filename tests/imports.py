@@ -41,7 +41,7 @@ FLOORS = (
     ("config",),
     ("presets",),
     ("dataset", "step"),
-    ("visualization",),
+    ("visualization", "meshes"),
     ("published.records",),
     ("checkpoint",),
     ("runs",),

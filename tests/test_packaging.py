@@ -32,6 +32,7 @@ COMMANDS = {
     "splatgan-convert": "convert_checkpoint:main",
     "splatgan-report": "report:main",
     "splatgan-compare": "compare:main",
+    "splatgan-mesh": "extract_mesh:main",
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -35,6 +35,9 @@ class Ball:
     def density(self, points):
         return 10 * (points.norm(dim=-1) < self.radii[:, None]).float()
 
+    def color(self, points):
+        return torch.ones_like(points)
+
 
 def typed(scene: Gaussians) -> Splats:
     """Returns the scene; mypy, unlike isinstance, compares the signatures here."""

@@ -43,6 +43,10 @@ class RadianceField(SceneRecord, abc.ABC):
         """Returns the density [B, P] per world unit at points [B, P, 3] in world units."""
         return absorption(self.raw_density(points * self.unit), self.activation, self.shift) * self.unit
 
+    def color(self, points: Tensor) -> Tensor:
+        """Returns RGB [B, P, 3], 0..1 and perhaps somewhat beyond, from no direction, at points in world units."""
+        return self.sample(points * self.unit, None)[0][..., :3]
+
     def normals(self, points: Tensor) -> Tensor:
         """Returns directions of length 1 in which the raw density falls, or 0 where it is even, [B, P, 3].
 
