@@ -102,7 +102,7 @@ class HeadChoice:
             numbers = dnnlib.parse_flag("--seeds", self.seeds, dnnlib.parse_ints)
             z = latents.seed_latents(numbers, G.z_dim)
             return [f"seed{number:04d}" for number in numbers], latents.frontal_ws(G, z, self.trunc)
-        for name in {"seeds", "trunc"} & self.given:
+        for name in (n for n in ("seeds", "trunc") if n in self.given):
             raise ValueError(f"--w-file={self.w_file} holds finished heads, so --{name} means nothing; leave it out")
         ws = latents.load_ws(self.w_file, G)
         return [f"w{i:04d}" for i in range(len(ws))], ws
