@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.fields import native_fields
+
 Axes = Sequence[tuple[int, int]]  # of every plane: the coordinate that runs along its columns, and along its rows
 
 PROPER: Axes = ((0, 1), (0, 2), (1, 2))
@@ -20,6 +22,8 @@ def plane_features(planes: Tensor, points: Tensor, axes: Axes = PROPER, align_co
     planes: [B, 3, F, R, R]; points: [B, P, 3], -1..1 across the planes. align_corners: -1 and 1 are the middles of
     the outermost texels, else their outer edges. Outside of a plane its features are 0.
     """
+    if native_fields.usable(points, planes):
+        return native_fields.read_planes(planes, points, axes, align_corners)
     batch, count, features = planes.shape[:3]
     across = [torch.stack([points[..., column], points[..., row]], dim=-1) for column, row in axes]  # [B, P, 2] each
     where = torch.stack(across, dim=1).flatten(0, 1)[:, None]  # [3 B, 1, P, 2]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from training.families.epigraf import poses
+from training.fields import native_fields
 from training.fields.field import RadianceField
 from training.fields.triplanes import plane_features
-from training.networks.layers import FullyConnected
+from training.networks.layers import FullyConnected, scaled_parameters
 
 
 class Decoder(nn.Module):
@@ -23,6 +24,14 @@ class Decoder(nn.Module):
         """Returns [..., 4] for features x [..., F]: RGB, raw density."""
         y: Tensor = self.model(x)
         return y
+
+    def fused(self, x: Tensor) -> Tensor:
+        """Returns what `forward` does for x [B, P, F], by native code in one go."""
+        hidden, last = self.model
+        (weights, bias), (shown, rest) = (
+            (w.t()[None], b[None]) for w, b in scaled_parameters([(hidden, x.dtype), (last, x.dtype)])
+        )
+        return native_fields.run(x, [native_fields.Layer(weights, bias, shown)], rest, "lrelu")
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class TriPlanes(RadianceField):
 
     def sample(self, points: Tensor, directions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns RGB [B, P, 3], in 0..1 and somewhat beyond, and raw densities [B, P]; directions do not matter."""
-        values = self.decoder(self.features(points))
+        fused = native_fields.usable(points, self.planes)
+        values = (self.decoder.fused if fused else self.decoder)(self.features(points))
         density = values[..., 3]
         return (values[..., :3] + 1) / 2, density if self.gain == 1 else density * self.gain
