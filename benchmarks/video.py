@@ -49,10 +49,10 @@ def keeps_memory() -> bool:
     return "keep_freed_memory" in Path("gen_videos.py").read_text(encoding="utf-8")
 
 
-def film(G: Generator, ws: Tensor, cameras: Cameras) -> None:
+def film(G: Generator, ws: Tensor, cameras: Cameras, look: video.Look | None = None) -> None:
     """Renders and encodes a film."""
     with tempfile.TemporaryDirectory() as folder, video.VideoWriter(Path(folder) / "film.mp4", fps=30) as writer:
-        for frame in video.render_frames(G, ws, cameras, 1):
+        for frame in video.render_frames(G, ws, cameras, 1, look or video.Look()):
             writer.write(frame)
 
 

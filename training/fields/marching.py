@@ -149,6 +149,7 @@ def two_passes(field: RadianceField, rays: Rays, march: March, draws: RayDraws) 
     t = stratified(near, far, march.samples, draws.jitter, march.jitter, like=rays.cosines)
     t = t.expand(*rays.cosines.shape, -1)  # [B, R, S]
     features, sigma = _sample(field, rays, t)
+    order = None
     if march.fine_samples:
         with torch.no_grad():
             first = absorption(sigma, field.activation, field.shift, draws.first_noise)
@@ -161,9 +162,8 @@ def two_passes(field: RadianceField, rays: Rays, march: March, draws: RayDraws) 
         t, order = torch.cat([second, t], dim=-1).sort(dim=-1)
         sigma = torch.cat([fine_sigma, sigma], dim=-1).gather(-1, order)
         features = torch.cat([fine_features, features], dim=-2)
-        features = features.gather(-2, order[..., None].expand_as(features))
     density = absorption(sigma, field.activation, field.shift, draws.noise)
-    return composite(features, density, t, march.last_delta, march.last_back)
+    return composite(features, density, t, march.last_delta, march.last_back, order)
 
 
 def _sample(field: RadianceField, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,16 +52,31 @@ def ray_weights(density: Tensor, t: Tensor, last_delta: float = ENDLESS) -> tupl
 
 
 def composite(
-    features: Tensor, density: Tensor, t: Tensor, last_delta: float = ENDLESS, last_back: bool = False
+    features: Tensor,
+    density: Tensor,
+    t: Tensor,
+    last_delta: float = ENDLESS,
+    last_back: bool = False,
+    order: Tensor | None = None,
 ) -> Composite:
     """Adds up features [..., K, C] of samples with densities [..., K] (see `absorption`) at ascending t [..., K].
 
     last_back: all light that is left goes to the last sample, so alpha is 1 (pi-GAN).
+    order: [..., K] int64 whose features are in an order of their own: sample k has number order[k]. None: in that of t.
     """
     weights, through = ray_weights(density, t, last_delta)
     if last_back:
         rest = 1 - weights.sum(-1, keepdim=True)
         weights = torch.cat([weights[..., :-1], weights[..., -1:] + rest], dim=-1)
-    alpha = weights.sum(-1)
-    total = (weights[..., None, :] @ features).squeeze(-2)  # [..., C]
-    return Composite(total, (weights * t).sum(-1), alpha, weights, through)
+    total = weighted(features, weights, order)
+    return Composite(total, (weights * t).sum(-1), weights.sum(-1), weights, through)
+
+
+def weighted(features: Tensor, weights: Tensor, order: Tensor | None = None) -> Tensor:
+    """Returns the sum [..., C] of weights [..., K] times features [..., K, C]; for `order` see `composite`.
+
+    Weights are brought into the order of the features, which are C times as many.
+    """
+    if order is not None:
+        weights = torch.zeros_like(weights).scatter(-1, order, weights)
+    return (weights[..., None, :] @ features).squeeze(-2)

@@ -191,7 +191,7 @@ class Generator(base.Generator):
         t, order = torch.cat([t, second], dim=-1).sort(dim=-1)
         sigma = torch.cat([sigma, fine_sigma], dim=-1).gather(-1, order)
         features = torch.cat([features, fine_features], dim=-2)
-        return composite_intervals(features.gather(-2, order[..., None].expand_as(features)), sigma, t)
+        return composite_intervals(features, sigma, t, order)
 
 
 def _sample(scene: TriPlanes, rays: Rays, t: Tensor) -> tuple[Tensor, Tensor]:

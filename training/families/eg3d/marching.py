@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.fields.rays import inverse_cdf
-from training.fields.volume import Composite, absorption, ray_weights
+from training.fields.volume import Composite, absorption, ray_weights, weighted
 
 SHIFT = -1.0  # added to raw densities before the softplus
 SPARE = 0.01  # added to the weights that place the second samples,
@@ -24,11 +24,13 @@ def interval_weights(sigma: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return weights[..., :-1], 1 - weights[..., :-1].sum(-1)
 
 
-def composite_intervals(features: Tensor, sigma: Tensor, t: Tensor) -> Composite:
-    """Adds up features [..., K, C] and distances over the intervals between samples."""
+def composite_intervals(features: Tensor, sigma: Tensor, t: Tensor, order: Tensor | None = None) -> Composite:
+    """Adds up features [..., K, C] and distances over the intervals between samples; for `order` see `composite`.
+
+    An interval has the mean of the features at its ends, so that a sample's weight is the mean of those beside it.
+    """
     weights, through = interval_weights(sigma, t)
-    middles = (features[..., 1:, :] + features[..., :-1, :]) / 2
-    total = (weights[..., None, :] @ middles).squeeze(-2)
+    total = weighted(features, (F.pad(weights, (0, 1)) + F.pad(weights, (1, 0))) / 2, order)
     distance = (weights * (t[..., 1:] + t[..., :-1]) / 2).sum(-1)
     return Composite(total, distance, weights.sum(-1), weights, through)
 
