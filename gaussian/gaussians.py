@@ -90,9 +90,9 @@ class Gaussians(SceneRecord):
         basis = spherical_harmonics.basis(directions, self.sh_degree)  # [B, V, N, K]
         return torch.relu(torch.einsum("bvnk,bnkc->bvnc", basis, self.sh) + 0.5)
 
-    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+    def statistics(self, cameras: Cameras, resolution: int) -> dict[str, Tensor]:
         """Returns the scenes' statistics under cameras [B, V]; see `gaussian.statistics.scene_statistics`."""
-        return scene_statistics(self, cameras)
+        return scene_statistics(self, cameras, resolution)
 
     def as_gaussians(self, viewpoint: Tensor | None = None) -> Gaussians:
         """Returns the scene itself: its colours are spherical harmonics, so the viewpoint [B, 3] changes nothing."""

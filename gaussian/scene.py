@@ -30,10 +30,10 @@ class Scene(Protocol):
         """Returns the same scene with `fn` applied to every tensor in it, e.g. to move, detach or slice them."""
         ...
 
-    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+    def statistics(self, cameras: Cameras, resolution: int) -> dict[str, Tensor]:
         """Returns named tensors to be averaged over a run's reporting interval, without gradient; may be empty.
 
-        cameras: [B, V], those that the scenes are rendered from.
+        cameras: [B, V], those that the scenes are rendered from, in pictures of `resolution` pixels.
         """
         ...
 
@@ -120,6 +120,6 @@ class SceneRecord:
         b %= self.batch_size
         return self.map(lambda t: t[b : b + 1])
 
-    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+    def statistics(self, cameras: Cameras, resolution: int) -> dict[str, Tensor]:
         """Returns no statistics; see `Scene.statistics`."""
         return {}

@@ -28,6 +28,7 @@ def run_dir(tmp_path):
         for i in range(10_000):
             record = {"step": i, "nimg": 8 * i, "Logits/real": 0.1, "Loss/D/r1_penalty": 99.0 if i == 5000 else 0.5}
             record |= {"Gaussians/level0/opacity": None if i == 7 else 0.4, "Gaussians/level1/opacity": 0.6}
+            record |= {"Gaussians/level1/subpixel": 0.9, "Gaussians/per_pixel": 3.0}
             file.write(json.dumps(record) + "\n")
         file.write('{"step": 10')
     result = {"results": {"swd200": 40.5}, "metric": "swd200", "snapshot_pkl": "network-snapshot-000010_00010472.pkl"}
@@ -49,6 +50,8 @@ def test_page_holds_everything_and_needs_nothing(run_dir):
         "Logits",
         "R1 penalty",
         "Opacity by level",
+        "Share of splats under half a pixel by level",
+        "Splats over a pixel, by their opacity",
         "level1",
         "swd200",
         "z_dim",

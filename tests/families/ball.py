@@ -21,7 +21,7 @@ class Balls(SceneRecord):
 
     values: Tensor  # [B, 7] centre in world units, RGB before the sigmoid, ln of the radius
 
-    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+    def statistics(self, cameras: Cameras, resolution: int) -> dict[str, Tensor]:
         return {"Balls/radius": self.values[:, 6].exp()}
 
 

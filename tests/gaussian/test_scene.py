@@ -29,7 +29,7 @@ class Ball:
     def map(self, fn):
         return Ball(fn(self.radii), self.half_width)
 
-    def statistics(self, cameras):
+    def statistics(self, cameras, resolution):
         return {}
 
     def density(self, points):
@@ -60,8 +60,8 @@ def test_a_field_is_a_density_and_not_splats():
 
 def test_statistics_are_those_of_the_function():
     scene, cameras = anchored(), make_cameras(2, 1)
-    expected = scene_statistics(scene, cameras)
-    assert isinstance(scene, Gaussians) and scene.statistics(cameras).keys() == expected.keys()
+    expected = scene_statistics(scene, cameras, 64)
+    assert isinstance(scene, Gaussians) and scene.statistics(cameras, 64).keys() == expected.keys()
     assert "Gaussians/level1/opacity" in expected
-    for name, values in scene.statistics(cameras).items():
+    for name, values in scene.statistics(cameras, 64).items():
         torch.testing.assert_close(values, expected[name], rtol=0, atol=0)

@@ -7,7 +7,7 @@ import torch
 
 from gaussian import Cameras, Gaussians
 from gaussian.spherical_harmonics import Y00
-from gaussian.statistics import flatness, scene_statistics, visible
+from gaussian.statistics import flatness, scene_statistics, splats_per_pixel, visible
 
 
 def scene_of(means, logits=0.0, levels=()):
@@ -56,7 +56,7 @@ def test_visible_counts_what_the_camera_sees():
 def test_statistics_of_a_scene():
     means = torch.zeros(2, 10, 3)
     means[:, 4:, 0] = 0.1
-    stats = scene_statistics(scene_of(means, logits=math.log(0.01 / 0.99), levels=(4, 6)), frontal(2))
+    stats = scene_statistics(scene_of(means, logits=math.log(0.01 / 0.99), levels=(4, 6)), frontal(2), 64)
     figures = {name: float(values.mean()) for name, values in stats.items()}
     assert figures["Gaussians/near_transparent"] == 1 and figures["Gaussians/visible"] == 1
     assert abs(figures["Gaussians/level0/opacity"] - 0.01) < 1e-6
@@ -70,6 +70,32 @@ def test_black_splats_are_counted_by_level():
     sh = scene.sh.clone()
     sh[:, :2], sh[:, 4] = -0.5 / Y00, -5.0
     sh[:, 5, 0, :2] = -5.0
-    stats = scene_statistics(dataclasses.replace(scene, sh=sh), frontal())
+    stats = scene_statistics(dataclasses.replace(scene, sh=sh), frontal(), 64)
     assert float(stats["Gaussians/level0/black"].mean()) == 0.5
     assert abs(float(stats["Gaussians/level1/black"].mean()) - 1 / 6) < 1e-6
+
+
+def test_small_and_transparent_splats_are_counted_by_level():
+    """At distance 2 and focal 4 a world unit is 128 of 64 pixels: e^-4 is 2.3 px. The longest axis decides."""
+    scene = scene_of(torch.zeros(1, 10, 3), levels=(4, 6))
+    log_scales, logits = scene.log_scales.clone(), scene.opacity_logits.clone()
+    log_scales[:, 4:7] = math.log(0.4 / 128)
+    log_scales[:, 7] = torch.tensor([math.log(0.6 / 128), -9.0, -9.0])
+    logits[:, 0] = -4.0
+    stats = scene_statistics(dataclasses.replace(scene, log_scales=log_scales, opacity_logits=logits), frontal(), 64)
+    figures = {name: float(values.mean()) for name, values in stats.items()}
+    assert figures["Gaussians/level0/subpixel"] == 0 and abs(figures["Gaussians/level1/subpixel"] - 0.5) < 1e-6
+    assert figures["Gaussians/level0/near_transparent"] == 0.25 and figures["Gaussians/level1/near_transparent"] == 0
+
+
+def test_splats_per_pixel_are_the_mean_of_their_alpha():
+    """A sum over pixels stands for the integral; a splat that is out of sight, or larger than the picture, is cut."""
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    drawn = sum(a * torch.exp(-((x - 32) ** 2 + (y - 32) ** 2) / (2 * s**2)) for a, s in ((0.5, 3.0), (0.9, 5.0)))
+    opacity, size = torch.tensor([[0.5, 0.9, 0.0]]), torch.tensor([[3.0, 5.0, 9.0]])
+    torch.testing.assert_close(splats_per_pixel(opacity, size, 64), drawn.mean()[None], rtol=1e-3, atol=0)
+    assert splats_per_pixel(torch.ones(1, 2), torch.full((1, 2), 1e3), 64).tolist() == [2.0]
+    means = torch.tensor([[[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]])
+    stats = scene_statistics(scene_of(means), frontal(), 64)
+    expected = 0.5 * 2 * math.pi * (128 * math.exp(-4)) ** 2 / 64**2
+    assert abs(float(stats["Gaussians/per_pixel"]) - expected) < 1e-4

@@ -335,7 +335,7 @@ class AdversarialObjective(Objective):
             total = total + weight * values
             report[f"Loss/G/{name}"] = values
         if micro.first:
-            report |= scene.statistics(micro.g_cameras)
+            report |= scene.statistics(micro.g_cameras, micro.resolution)
         yield Loss(total, report)
 
     def discriminator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:

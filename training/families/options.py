@@ -26,6 +26,8 @@ STYLEGAN2_DISCRIMINATOR = (
     ),
 )
 
+MOST_LEVELS = 8  # of a hierarchy that has alarms of its own
+
 SPLATS_TRANSPARENT = Alarm(
     "splats transparent",
     "nearly all splats hardly show, and what does not show does not learn; lower --glr",
@@ -45,7 +47,29 @@ def depth_flat(remedy: str) -> Alarm:
     return Alarm("depth flat", meaning, {"Gaussians/flatness": (0.97, 1.0)})
 
 
+def level_alarms(kind: str, share: float, name: str, meaning: str) -> tuple[Alarm, ...]:
+    """Returns an alarm for each level, for more than a share of splats of one kind; `name` names it for people."""
+    return tuple(
+        Alarm(f"level {level} {name}", meaning, {f"Gaussians/level{level}/{kind}": (share, 1.0)})
+        for level in range(MOST_LEVELS)
+    )
+
+
+LEVELS_BLACK = level_alarms(
+    "black",
+    0.5,
+    "black",
+    "most of its splats are black; where the colours' rule is the published one they can only fade; lower --glr",
+)
+LEVELS_TRANSPARENT = level_alarms(
+    "near_transparent",
+    0.95,
+    "transparent",
+    "nearly all of its splats hardly show, and the other levels draw the picture alone; lower --glr",
+)
+
 PENALTY_CURVE = ("R1 penalty, and R2", ("Loss/D/r1_penalty", "Loss/D/r2_penalty"))
+DENSITY_CURVE = ("Splats over a pixel, by their opacity", ("Gaussians/per_pixel",))
 SPLAT_CURVE = (
     "Shares of the splats, and flatness",
     ("Gaussians/visible", "Gaussians/near_transparent", "Gaussians/flatness"),

@@ -59,7 +59,7 @@ class RadianceField(SceneRecord, abc.ABC):
         return -slope / (slope.norm(dim=-1, keepdim=True) + 1e-7)
 
     @torch.no_grad()
-    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+    def statistics(self, cameras: Cameras, resolution: int) -> dict[str, Tensor]:
         """Returns, over a lattice that fills the cube, the mean opacity [B] of a twelfth of its edge, and how much of
         it is opaque, over one half.
         """

@@ -30,6 +30,8 @@ LEVEL_CURVES = (  # title, last part of the names of statistics by level
     ("ln of the scale by level", "log_scale"),
     ("Distance from the origin by level", "distance"),
     ("Share of black splats by level", "black"),
+    ("Share of nearly transparent splats by level", "near_transparent"),
+    ("Share of splats under half a pixel by level", "subpixel"),
 )
 
 

@@ -205,9 +205,9 @@ def test_a_field_is_a_scene_with_a_density():
     points = torch.rand(2, 7, 3, dtype=torch.float64) - 0.5
     raw = field.sample(points, None)[1]
     torch.testing.assert_close(field.density(points), torch.nn.functional.softplus(raw - 0.5))
-    assert [tuple(values.shape) for values in field.statistics(cameras()).values()] == [(2,), (2,)]
+    assert [tuple(values.shape) for values in field.statistics(cameras(), 64).values()] == [(2,), (2,)]
     solid = Balls(0.3, 1.0, "relu", 0.0, torch.tensor([[0.0, 0.0, 0.0, 0.3, 1e3], [9.0, 9.0, 9.0, 0.3, 1e3]]))
-    opaque = solid.statistics(cameras())["Field/opaque"]
+    opaque = solid.statistics(cameras(), 64)["Field/opaque"]
     assert abs(float(opaque[0]) - torch.pi / 6) < 0.05 and float(opaque[1]) == 0
 
 

@@ -51,7 +51,8 @@ def test_parsing():
 
 
 HEALTHY = {"Logits/real/sign": 0.6, "Logits/fake/sign": -0.6, "Loss/D/real": 0.4, "Gaussians/near_transparent": 0.5,
-           "Gaussians/visible": 0.85, "Gaussians/flatness": 0.5}  # fmt: skip
+           "Gaussians/visible": 0.85, "Gaussians/flatness": 0.5, "Gaussians/level3/black": 0.02,
+           "Gaussians/level2/near_transparent": 0.3}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ HEALTHY = {"Logits/real/sign": 0.6, "Logits/fake/sign": -0.6, "Loss/D/real": 0.4
         ("splats transparent", {"Gaussians/near_transparent": 0.99}),
         ("splats off-screen", {"Gaussians/visible": 0.02}),
         ("depth flat", {"Gaussians/flatness": 0.99}),
+        ("level 3 black", {"Gaussians/level3/black": 0.82}),
+        ("level 2 transparent", {"Gaussians/level2/near_transparent": 0.97}),
     ],
 )
 def test_alarms(name, sick):

@@ -40,7 +40,7 @@ class Fog:
         """Applies `fn` to the colours."""
         return type(self)(fn(self.colors))
 
-    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+    def statistics(self, cameras: Cameras, resolution: int) -> dict[str, Tensor]:
         """Returns nothing."""
         return {}
 

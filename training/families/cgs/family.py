@@ -12,6 +12,9 @@ from training.families.cgs.presets import PRESETS
 from training.families.cgs.published import PUBLISHED
 from training.families.inspection import inspect_hierarchy
 from training.families.options import (
+    DENSITY_CURVE,
+    LEVELS_BLACK,
+    LEVELS_TRANSPARENT,
     PENALTY_CURVE,
     SPLAT_CURVE,
     SPLATS_TRANSPARENT,
@@ -33,12 +36,19 @@ OPTIONS = (
     *BLUR_OPTIONS,
 )
 
-ALARMS = (SPLATS_TRANSPARENT, splats_off_screen("raise --center-dists"), depth_flat("keep --use-multiview-reg on"))
+ALARMS = (
+    SPLATS_TRANSPARENT,
+    splats_off_screen("raise --center-dists"),
+    depth_flat("keep --use-multiview-reg on"),
+    *LEVELS_BLACK,
+    *LEVELS_TRANSPARENT,
+)
 
 CURVES = (
     ("Regularisers of G", ("Loss/G/center", "Loss/G/knn")),
     PENALTY_CURVE,
     SPLAT_CURVE,
+    DENSITY_CURVE,
 )
 # fmt: on
 

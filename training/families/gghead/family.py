@@ -11,6 +11,8 @@ from training.families.gghead.objective import GgHeadObjective, GgHeadObjectiveC
 from training.families.gghead.presets import PRESETS
 from training.families.gghead.published import PUBLISHED
 from training.families.options import (
+    DENSITY_CURVE,
+    LEVELS_BLACK,
     PENALTY_CURVE,
     SPLAT_CURVE,
     SPLATS_TRANSPARENT,
@@ -39,12 +41,13 @@ OPTIONS = (
     Option(("--grow-kimg",), "objective.grow_kimg", "kimg over which the discriminator's new block fades in"),
 )
 
-ALARMS = (SPLATS_TRANSPARENT, splats_off_screen("lower --position-range"))
+ALARMS = (SPLATS_TRANSPARENT, splats_off_screen("lower --position-range"), *LEVELS_BLACK)
 
 CURVES = (
     ("Regularisers of G", ("Loss/G/position", "Loss/G/scale", "Loss/G/beta", "Loss/G/tv_uv")),
     PENALTY_CURVE,
     SPLAT_CURVE,
+    DENSITY_CURVE,
 )
 # fmt: on
 

@@ -13,6 +13,8 @@ from training.families.gsgan.presets import PRESETS
 from training.families.gsgan.published import PUBLISHED
 from training.families.inspection import inspect_hierarchy
 from training.families.options import (
+    DENSITY_CURVE,
+    LEVELS_BLACK,
     PENALTY_CURVE,
     SPLAT_CURVE,
     SPLATS_TRANSPARENT,
@@ -37,13 +39,19 @@ OPTIONS = (
     *BLUR_OPTIONS,
 )
 
-ALARMS = (SPLATS_TRANSPARENT, splats_off_screen("raise --center-dists"), depth_flat("raise --contrastive"))
+ALARMS = (
+    SPLATS_TRANSPARENT,
+    splats_off_screen("raise --center-dists"),
+    depth_flat("raise --contrastive"),
+    *LEVELS_BLACK,
+)
 
 CURVES = (
     ("Regularisers of G", ("Loss/G/center", "Loss/G/knn")),
     ("Contrast of images with cameras", ("Loss/G/contrastive", "Loss/D/contrastive")),
     PENALTY_CURVE,
     SPLAT_CURVE,
+    DENSITY_CURVE,
 )
 # fmt: on
 

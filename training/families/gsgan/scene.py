@@ -66,9 +66,9 @@ class ViewedGaussians(Gaussians):
         sh = self.viewed_sh(directions[:, None])[:, 0, :, None]
         return Gaussians(self.means, self.log_scales, self.quats, self.opacity_logits, sh, self.level_sizes)
 
-    def statistics(self, cameras: Cameras) -> dict[str, Tensor]:
+    def statistics(self, cameras: Cameras, resolution: int) -> dict[str, Tensor]:
         """Returns the statistics of the levels, without the background, in the colours of the first view."""
-        return scene_statistics(self.foreground().as_gaussians(cameras.positions[:, 0]), cameras)
+        return scene_statistics(self.foreground().as_gaussians(cameras.positions[:, 0]), cameras, resolution)
 
     def select(self, which: Tensor | slice | int) -> Self:
         """Returns some of the splats of every scene. Raises ValueError for an order that mixes their levels."""

@@ -212,7 +212,7 @@ class PiganObjective(Objective):
         for name, (weight, values) in self.guess_errors(output, micro.g_z, micro.g_cameras[:, 0]).items():
             total, report[f"Loss/G/{name}"] = total + weight * values, values
         if micro.first:
-            report |= scene.statistics(micro.g_cameras)
+            report |= scene.statistics(micro.g_cameras, micro.resolution)
         yield Loss(total, report)
 
 

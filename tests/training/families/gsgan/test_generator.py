@@ -159,7 +159,7 @@ def test_colours_as_one_camera_sees_them(G: Generator, scene: ViewedGaussians, m
 
 
 def test_statistics_are_of_the_foreground(scene: ViewedGaussians) -> None:
-    found = scene.statistics(FFHQ.orbit(torch.zeros(2, 1)))
+    found = scene.statistics(FFHQ.orbit(torch.zeros(2, 1)), 64)
     assert "Gaussians/level3/opacity" in found and "Gaussians/level4/opacity" not in found
     assert found["Gaussians/visible"].shape == (2, 1020)
 
