@@ -20,7 +20,8 @@ from click.core import ParameterSource
 from torch import Tensor
 
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, in_a_folder, option, version
-from gaussian import Gaussians, Scene, Splats, save_ply
+from gaussian import Gaussians, Scene, Splats, save_splats
+from gaussian.export import FORMATS, check_format
 from gaussian.ply import UPS
 from torch_utils import distributed
 from training.checkpoint import CheckpointError, load_generator
@@ -75,13 +76,15 @@ PICTURES = group(
 
 SPLATS = group(
     "Splats",
-    option("--ply", type=click.Choice(["scene", "levels", "both", "none"]), default="scene",
+    option("--splats", "--ply", "splats", type=click.Choice(["scene", "levels", "both", "none"]), default="scene",
            show_default="scene; none where scenes are no splats",
-           help="for any splat viewer (see --ply-up): a .ply per head, one per head and level of the hierarchy, both, "
+           help="files for viewers of splats (see --up): one per head, one per head and level of the hierarchy, both, "
            "or none"),
-    option("--ply-up", type=click.Choice(UPS), default="y",
-           help="axis of a .ply that is up; -y turns the scene by half a turn about z, as viewers expect that are made "
-           "for splats from photographs"),
+    option("--formats", default="ply", metavar="LIST", type=ChoiceList(tuple(FORMATS)),
+           help=f"a file each, of {','.join(FORMATS)}"),
+    option("--up", "--ply-up", "up", type=click.Choice(UPS), default="y",
+           help="axis of the files' world that is up; -y turns the scene by half a turn about z, as viewers "
+           "expect that are made for splats from photographs. Not in .spz and .glb: their descriptions say y"),
 )
 # fmt: on
 
@@ -130,34 +133,42 @@ class HeadChoice:
 
 @dataclass(frozen=True)
 class SplatChoice:
-    """Says which .ply files are written."""
+    """Says which files of splats are written."""
 
-    ply: str  # "scene", "levels", "both" or "none"
-    given: bool  # whether the user asked for it
-    turned: bool = False  # whether the user said which axis is up
+    which: str  # "scene", "levels", "both" or "none"
+    formats: Sequence[str] = ("ply",)  # of `gaussian.export.FORMATS`
+    up: str = "y"  # as in `save_ply`
+    given: frozenset[str] = frozenset()  # names of the options that the user gave
 
     def check(self, G: Generator) -> None:
         """Raises ValueError if the user asks for splats of a network that makes none, or says how not to write any."""
-        if self.turned and self.ply == "none":
-            raise ValueError("--ply-up says how a .ply is written, and --ply=none that none is; leave one of them out")
-        if self.turned and not G.makes_splats:
-            raise ValueError("--ply-up: the scenes of this network are no splats; leave it out")
-        if not G.makes_splats and self.given and self.ply != "none":
-            raise ValueError(f"--ply={self.ply}: the scenes of this network are no splats; leave --ply out")
+        how = [f"--{name}" for name in ("formats", "up") if name in self.given]
+        if how and self.which == "none":
+            raise ValueError(f"{how[0]} says how splats are written, and --splats=none that none are; leave out one")
+        if how and not G.makes_splats:
+            raise ValueError(f"{how[0]}: the scenes of this network are no splats; leave it out")
+        if not G.makes_splats and "splats" in self.given and self.which != "none":
+            raise ValueError(f"--splats={self.which}: the scenes of this network are no splats; leave --splats out")
 
     def splats(self, G: Generator, scene: Scene) -> Gaussians | None:
         """Returns the splats to write, in the world units of the data set's own labels; None if there are none.
 
         A colour that depends on the place of the camera is the one that the data's frontal camera sees.
-        Raises ValueError if levels are asked for and there are none.
+        Raises ValueError if levels are asked for and there are none, or if a format cannot hold the splats.
         """
-        if self.ply == "none" or not G.makes_splats:
+        if self.which == "none" or not G.makes_splats:
             return None
         assert isinstance(scene, Splats)  # G.makes_splats promises it
         viewpoint = G.geometry.frontal().positions.to(scene.device).expand(scene.batch_size, 3)
         splats = scene.as_gaussians(viewpoint)
-        if self.ply in ("levels", "both") and not splats.level_sizes:
-            raise ValueError(f"--ply={self.ply}: the scenes of this network have no levels; give --ply=scene")
+        if self.which in ("levels", "both") and not splats.level_sizes:
+            raise ValueError(f"--splats={self.which}: the scenes of this network have no levels; give --splats=scene")
+        for name in self.formats:
+            try:
+                check_format(name, splats, self.up)
+            except ValueError as error:
+                hint = " (--colors-from=0: the front's)" if splats.sh_degree > FORMATS[name].max_degree else ""
+                raise ValueError(f"--formats={name}: {error}{hint}") from None
         return splats.transformed(translation=G.geometry.origin, scale=G.geometry.world_scale)
 
 
@@ -185,19 +196,22 @@ class Output:
                 save_image_grid(view[None], paths[-1], 1, self.enlarge)
         return paths
 
-    def save_splats(self, splats: Gaussians, which: str, up: str = "y") -> list[Path]:
-        """Writes a .ply per head ("scene"), one per head and level ("levels"), or both; `up` as in `save_ply`."""
+    def save_splats(self, splats: Gaussians, choice: SplatChoice) -> list[Path]:
+        """Writes files per head, per head and level, or both, as chosen."""
         paths = []
+
+        def write(shown: Gaussians, row: int, stem: str) -> None:
+            for name in choice.formats:
+                paths.append(Path(f"{stem}.{name}"))
+                save_splats(paths[-1], shown, row, choice.up)
+
         for row, name in enumerate(self.names):
-            if which in ("scene", "both"):
-                paths.append(Path(f"{self.stem}-{name}.ply"))
-                save_ply(paths[-1], splats, row, up)
-            if which in ("levels", "both"):
+            if choice.which in ("scene", "both"):
+                write(splats, row, f"{self.stem}-{name}")
+            if choice.which in ("levels", "both"):
                 for level in range(len(splats.level_sizes)):
-                    if splats.level_sizes[level] == 0:  # left out of what is shown
-                        continue
-                    paths.append(Path(f"{self.stem}-{name}-level{level}.ply"))
-                    save_ply(paths[-1], splats.select(level), row, up)
+                    if splats.level_sizes[level] > 0:  # else left out of what is shown
+                        write(splats.select(level), row, f"{self.stem}-{name}-level{level}")
         return paths
 
 
@@ -216,10 +230,10 @@ def main(
     seeds: str, seed: int | None, num_ids: int | None, w_file: str | None, w_out: str | None, trunc: float,
     yaws: str | None, radius: float | None, show: tuple[str, ...], images: bool, resolution: int | None, enlarge: int,
     background: str | None,
-    ply: str, ply_up: str,
+    splats: str, formats: tuple[str, ...], up: str,
     **looks: Any,
 ) -> None:  # fmt: skip
-    """Draw a grid of heads (rows) seen from several yaws (columns), and write the splats of each head as a .ply.
+    """Draw a grid of heads (rows) seen from several yaws (columns), and write the splats of each head.
 
     \b
     python gen_samples.py --outdir=out --trunc=0.8 --seeds=0-3 --yaws=-45,0,45 --network=net.pkl
@@ -227,7 +241,7 @@ def main(
     ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
     head_choice = HeadChoice(seeds, seed, num_ids, w_file, trunc, given)
-    splat_choice = SplatChoice(ply, "ply" in given, "ply_up" in given)
+    splat_choice = SplatChoice(splats, formats, up, given)
     try:
         G = load_generator(network, distributed.initialise(device))
         splat_choice.check(G)
@@ -238,7 +252,7 @@ def main(
         names, ws = head_choice.heads(G)
         _require_memory(len(names), len(angles), resolution or G.resolution)
         scene = view(G.synthesis(ws.to(G.device)))  # so that what is written is what is shown
-        splats = splat_choice.splats(G, scene)
+        to_write = splat_choice.splats(G, scene)
         cameras = geometry.orbit(angles).to(G.device).reshape(1, -1).expand(len(names), -1)
         output = Output(f"{dnnlib.make_folder(outdir) / Path(network).stem}", names, enlarge)
         written = []
@@ -247,7 +261,7 @@ def main(
             suffix = "samples" if kind == "image" else kind
             written.append(output.save_grid(pictures, suffix))
             written += output.save_each(pictures, suffix) if images else []
-        written += output.save_splats(splats, ply, ply_up) if splats is not None else []
+        written += output.save_splats(to_write, splat_choice) if to_write is not None else []
         if w_out:
             latents.save_ws(w_out, ws)
             written.append(Path(w_out))

@@ -30,6 +30,7 @@ SEAMS: dict[str, dict[str, tuple[str, ...]]] = {
         "gaussian/geometry.py": ("Geometry",),
         "gaussian/rendering.py": ("Rendering", "render", "resolve_backend"),
         "gaussian/ply.py": ("save_ply", "load_ply"),
+        "gaussian/export/__init__.py": ("save_splats",),
     },
     "What a family gives": {
         "training/families/base.py": (),

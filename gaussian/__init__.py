@@ -1,6 +1,7 @@
 """Renders scenes of 3D Gaussians under cameras."""
 
 from gaussian.cameras import Cameras
+from gaussian.export import save_splats
 from gaussian.gaussians import Gaussians
 from gaussian.geometry import Geometry
 from gaussian.ply import load_ply, save_ply
@@ -20,4 +21,5 @@ __all__ = [
     "render",
     "resolve_backend",
     "save_ply",
+    "save_splats",
 ]

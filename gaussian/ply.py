@@ -17,7 +17,7 @@ from gaussian.spherical_harmonics import NUM_COEFFICIENTS
 MAX_LOGIT = 30.0  # stands for an opacity of 0 or 1: sigmoid(30) is 1 - 1e-13, and viewers need finite values
 HEADER_LIMIT = 1 << 16  # bytes within which a header must end
 UPS = ("y", "-y")  # axes of a file that may be up: the project's, and that of splats made from photographs
-_HALF_TURN = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))  # about z
+HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))  # about z
 
 
 def _property_names(num_coefficients: int) -> list[str]:
@@ -37,7 +37,7 @@ def save_ply(path: str | Path, gaussians: Gaussians, scene: int = 0, up: str = "
         raise ValueError(f"up={up!r}: {' and '.join(UPS)} are legal")
     one = gaussians.scene(scene).detach().to(device="cpu", dtype=torch.float32)
     if up == "-y":
-        one = one.transformed(rotation=torch.tensor(_HALF_TURN))
+        one = one.transformed(rotation=HALF_TURN)
     count, num_coefficients = one.num_splats, one.sh.shape[2]
     opacity = one.opacity_logits[0]
     columns = [

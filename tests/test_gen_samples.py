@@ -10,8 +10,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 import gen_samples
-from gaussian import load_ply
+from gaussian import load_ply, render
+from gaussian.export import FORMATS
 from gen_samples import SplatChoice, main
+from tests.gaussian import splat_files
 from tests.training.visualization import toys
 from training.checkpoint import load_generator
 from training.families import FAMILIES
@@ -86,11 +88,11 @@ def test_export_is_in_the_labels_own_units(checkpoint_path, geometry):
     camera = scaled.orbit(0.3).reshape(1, 1)
     ours = G.render(scene, camera).rgb
     G.info = dataclasses.replace(G.info, geometry=scaled)
-    exported = SplatChoice("scene", given=True).splats(G, scene)
+    exported = SplatChoice("scene").splats(G, scene)
     theirs = G.render(exported, scaled.denormalize(camera)).rgb
     torch.testing.assert_close(theirs, ours, rtol=0, atol=5e-4)
     G.info = dataclasses.replace(G.info, geometry=geometry)
-    same = SplatChoice("scene", given=True).splats(G, scene)
+    same = SplatChoice("scene").splats(G, scene)
     assert torch.equal(same.means, scene.means) and torch.equal(same.log_scales, scene.log_scales)
 
 
@@ -110,9 +112,9 @@ def test_published_flags_draw_the_published_latents(checkpoint_path, tmp_path):
 
 
 def test_ws_go_out_and_come_back_in(checkpoint_path, tmp_path):
-    first = run(checkpoint_path, tmp_path / "a", "--seeds=3,1", f"--w-out={tmp_path / 'heads'}", "--ply=none")
+    first = run(checkpoint_path, tmp_path / "a", "--seeds=3,1", f"--w-out={tmp_path / 'heads'}", "--splats=none")
     assert first.exit_code == 0, first.output
-    second = run(checkpoint_path, tmp_path / "b", f"--w-file={tmp_path / 'heads'}", "--ply=none")
+    second = run(checkpoint_path, tmp_path / "b", f"--w-file={tmp_path / 'heads'}", "--splats=none")
     assert second.exit_code == 0, second.output
     a, b = (np.asarray(Image.open(tmp_path / x / f"{STEM}-samples.png")) for x in "ab")
     np.testing.assert_array_equal(a, b)
@@ -121,7 +123,7 @@ def test_ws_go_out_and_come_back_in(checkpoint_path, tmp_path):
 
 def test_levels_and_single_images(checkpoint_path, tmp_path):
     result = run(
-        checkpoint_path, tmp_path, "--seeds=4", "--ply=levels", "--images", "--yaws=-20,0", "--show=image,normals"
+        checkpoint_path, tmp_path, "--seeds=4", "--splats=levels", "--images", "--yaws=-20,0", "--show=image,normals"
     )
     assert result.exit_code == 0, result.output
     G = load_generator(checkpoint_path)
@@ -150,15 +152,15 @@ def test_scenes_that_are_no_splats_have_pictures_and_no_ply(toy, geometry, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net-normals.png", "net-samples.png"]
     (told,) = toy.told  # the data's camera, whatever --radius the pictures have
     torch.testing.assert_close(told.labels, geometry.frontal().labels.expand(2, -1), rtol=0, atol=0)
-    assert run("net.pkl", tmp_path, "--seeds=0", "--ply=none").exit_code == 0
+    assert run("net.pkl", tmp_path, "--seeds=0", "--splats=none").exit_code == 0
 
 
 @pytest.mark.parametrize("which", ["scene", "levels", "both"])
 @pytest.mark.parametrize("toy", [toys.FogGenerator], indirect=True)
 def test_a_ply_of_no_splats_is_refused(toy, tmp_path, which):
-    result = run("net.pkl", tmp_path / "out", f"--ply={which}")
+    result = run("net.pkl", tmp_path / "out", f"--splats={which}")
     assert result.exit_code == 1 and not (tmp_path / "out").exists()
-    assert result.output == f"Error: --ply={which}: the scenes of this network are no splats; leave --ply out\n"
+    assert result.output == f"Error: --splats={which}: the scenes of this network are no splats; leave --splats out\n"
 
 
 @pytest.mark.parametrize("toy", [toys.ChameleonGenerator], indirect=True)
@@ -173,9 +175,9 @@ def test_a_ply_has_the_colours_that_the_frontal_camera_sees(toy, geometry, tmp_p
 
 @pytest.mark.parametrize("toy", [toys.ChameleonGenerator], indirect=True)
 def test_a_ply_per_level_needs_levels(toy, tmp_path):
-    result = run("net.pkl", tmp_path / "out", "--ply=both")
+    result = run("net.pkl", tmp_path / "out", "--splats=both")
     assert result.exit_code == 1 and not (tmp_path / "out").exists()
-    assert "--ply=both: the scenes of this network have no levels; give --ply=scene" in result.output
+    assert "--splats=both: the scenes of this network have no levels; give --splats=scene" in result.output
 
 
 def test_the_checkpoint_is_read_once(checkpoint_path, tmp_path, monkeypatch):
@@ -188,12 +190,33 @@ def test_the_checkpoint_is_read_once(checkpoint_path, tmp_path, monkeypatch):
 def test_a_ply_may_be_turned_for_viewers_of_splats_from_photographs(checkpoint_path, tmp_path):
     """Half a turn about z; one option more than the file that keeps y up."""
     run(checkpoint_path, tmp_path / "a", "--seeds=0", "--yaws=0")
-    run(checkpoint_path, tmp_path / "b", "--seeds=0", "--yaws=0", "--ply-up=-y")
+    run(checkpoint_path, tmp_path / "b", "--seeds=0", "--yaws=0", "--up=-y")
     plain, turned = (load_ply(tmp_path / place / f"{STEM}-seed0000.ply") for place in "ab")
     half = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
     assert torch.equal(turned.means, plain.means @ half) and torch.equal(turned.sh, plain.sh)
     assert b"comment up is -y\n" in (tmp_path / "b" / f"{STEM}-seed0000.ply").read_bytes()[:200]
     assert (turned.transformed(rotation=half).means - plain.means).abs().max() < 1e-6
+
+
+def test_every_format_shows_the_head(checkpoint_path, tmp_path):
+    """In colours and sizes that the untrained network does not give its splats."""
+    options = ("--seeds=0", "--yaws=0", "--scale=50", "--color-levels", f"--formats={','.join(FORMATS)}")
+    result = run(checkpoint_path, tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    assert len(result.output.splitlines()) == 1 + len(FORMATS)
+    plain, camera = load_ply(tmp_path / f"{STEM}-seed0000.ply"), load_generator(checkpoint_path).geometry.frontal()
+    picture = render(plain, camera.reshape(1, 1), 64).rgb
+    assert picture.std() > 0.05
+    for kind in set(FORMATS) - {"ply"}:
+        again = render(splat_files.read(tmp_path / f"{STEM}-seed0000.{kind}"), camera.reshape(1, 1), 64).rgb
+        assert ((again - picture) ** 2).mean() < 1e-4, kind  # 40 dB
+
+
+@pytest.mark.parametrize("toy", [toys.FogGenerator], indirect=True)
+def test_formats_of_no_splats_are_refused(toy, tmp_path):
+    result = run("net.pkl", tmp_path / "out", "--formats=spz")
+    assert result.exit_code == 1 and not (tmp_path / "out").exists()
+    assert result.output == "Error: --formats: the scenes of this network are no splats; leave it out\n"
 
 
 def test_heads_that_do_not_fit_in_memory_are_refused_before_any_is_made(checkpoint_path, tmp_path, monkeypatch):
@@ -205,7 +228,7 @@ def test_heads_that_do_not_fit_in_memory_are_refused_before_any_is_made(checkpoi
 
 
 def test_what_is_written_is_what_is_shown(checkpoint_path, tmp_path):
-    options = ("--seeds=0", "--yaws=0", "--trunc=0.5", "--levels=1", "--scale=2", "--opaque", "--ply=both")
+    options = ("--seeds=0", "--yaws=0", "--trunc=0.5", "--levels=1", "--scale=2", "--opaque", "--splats=both")
     result = run(checkpoint_path, tmp_path, *options)
     assert result.exit_code == 0, result.output
     names = sorted(p.name for p in tmp_path.glob("*.ply"))

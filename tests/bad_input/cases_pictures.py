@@ -51,7 +51,13 @@ CASES = [
     _samples("ten billion seeds", "--seeds=0-9999999999", "--seeds=0-9999999999: '9999999999' is too large"),
     _samples("a million seeds", "--seeds=0-999999", "--seeds=0-999999: '0-999999' makes more than 100,000 numbers"),
     _samples(
-        "an axis of no .ply", "--ply=none --ply-up=-y", "--ply-up says how a .ply is written, and --ply=none that none"
+        "an axis of no file",
+        "--splats=none --up=-y",
+        "--up says how splats are written, and --splats=none that none are; leave out one",
+    ),
+    _samples("splats in an unknown format", "--formats=ply,obj", "'obj' is not one of ply, compressed.ply, splat, spz"),
+    _samples(
+        "an axis that a format rules out", "--formats=spz --up=-y", r"--formats=spz: up='-y': in a .spz \+y is up"
     ),
     _samples("negative seed", "--seeds=-1", "--seeds=-1: .*is not a list of whole numbers"),
     _samples("fractional seed", "--seeds=1.5", "--seeds=1.5: .*is not a list of whole numbers"),

@@ -113,7 +113,7 @@ def test_the_grid_of_its_stage_is_seen_in_every_script(whole: Path, tmp_path: Pa
     counts = []
     for nimg in (24, LENGTH):
         network = snapshots(whole)[nimg]
-        arguments = (f"--network={network}", f"--outdir={tmp_path}", "--seeds=3", "--ply=scene")
+        arguments = (f"--network={network}", f"--outdir={tmp_path}", "--seeds=3", "--splats=scene")
         run(gen_samples.main, *arguments)
         counts.append(load_ply(tmp_path / f"{network.stem}-seed0003.ply").num_splats)
         G = load_generator(network)

@@ -302,14 +302,14 @@ def test_views_that_a_family_lacks_are_refused(
 @pytest.mark.parametrize(
     ("preset", "choice", "reason"),
     [
-        ("ball", "scene", "--ply=scene: the scenes of this network are no splats"),
-        ("speck", "levels", "--ply=levels: the scenes of this network have no levels"),
+        ("ball", "scene", "--splats=scene: the scenes of this network are no splats"),
+        ("speck", "levels", "--splats=levels: the scenes of this network have no levels"),
     ],
 )
 def test_splats_that_a_family_lacks_are_refused(
     preset: str, choice: str, reason: str, trained: dict[str, Path], tmp_path: Path
 ) -> None:
-    arguments = (f"--network={trained[preset]}", f"--outdir={tmp_path}", "--seeds=0", f"--ply={choice}")
+    arguments = (f"--network={trained[preset]}", f"--outdir={tmp_path}", "--seeds=0", f"--splats={choice}")
     assert reason in run(gen_samples.main, *arguments, code=1)
 
 
