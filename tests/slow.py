@@ -51,6 +51,7 @@ SLOW = {
     "tests/training/data/test_reader_fuzz.py": 12,
     "tests/training/families/cgs/test_color.py::test_dead_splats_come_back": 3,
     "tests/training/families/cgs/test_golden.py::test_discriminator": 10,
+    "tests/training/families/cgof/test_golden.py::": 60,
     "tests/training/families/eg3d/test_eg3d.py::": 9,
     "tests/training/families/epigraf/test_discriminator.py::test_published": 7,
     "tests/training/families/epigraf/test_generator.py::": 35,

@@ -99,16 +99,17 @@ def stratified(
     return even + (u - 0.5 if jitter == "centred" else u) * ((far - near) / (count - 1))
 
 
-def inverse_cdf(edges: Tensor, weights: Tensor, u: Tensor, right: bool = False) -> Tensor:
+def inverse_cdf(edges: Tensor, weights: Tensor, u: Tensor, right: bool = False, spare: float = 0.0) -> Tensor:
     """Maps draws to a density that is constant within bins (Mildenhall et al. 2020, NeRF, section 5.2).
 
     edges: [..., M + 1] ascending; weights: [..., M] positive; u: [..., N] in 0..1.
     right: which bin a draw belongs to that falls on an edge of the distribution: the upper one, else the lower.
+    spare: added to the sum of the weights, so that the largest draws give the last edge (CGOF).
     A bin with less than 1e-5 of the weight gives its lower edge, or little more. Returns [..., N], without gradient to
     follow: it is meant for no_grad.
     """
     last = weights.shape[-1]
-    cdf = F.pad((weights / weights.sum(-1, keepdim=True)).cumsum(-1), (1, 0)).contiguous()  # [..., M + 1]
+    cdf = F.pad((weights / (weights.sum(-1, keepdim=True) + spare)).cumsum(-1), (1, 0)).contiguous()  # [..., M + 1]
     index = torch.searchsorted(cdf, u.contiguous(), right=right)
     below, above = (index - 1).clamp(min=0), index.clamp(max=last)
     start, share = cdf.gather(-1, below), cdf.gather(-1, above) - cdf.gather(-1, below)

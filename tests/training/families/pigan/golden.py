@@ -83,14 +83,14 @@ def check(value: Tensor, golden: Any, tolerance: float = EXACT, relative: bool =
     """
     value = value.detach().double()
     if not isinstance(golden, dict):
-        expected = torch.tensor(golden).double()
+        expected = torch.tensor(golden, dtype=torch.float64)
         actual = value.reshape(expected.shape)
     else:
         value = value.flatten()
         assert value.numel() == golden["numel"]
         moments = torch.stack([value.mean(), value.abs().mean(), value.std(correction=0), value.min(), value.max()])
         numbers = golden["values"] + [golden[key] for key in ("mean", "mean_abs", "std_pop", "min", "max")]
-        expected = torch.tensor(numbers).double()
+        expected = torch.tensor(numbers, dtype=torch.float64)
         actual = torch.cat([value[golden["flat_index"]], moments])
     bound = tolerance * (float(expected.abs().max()) if relative else 1)
     torch.testing.assert_close(actual, expected, rtol=0, atol=bound)
