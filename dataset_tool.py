@@ -39,6 +39,7 @@ def main(ctx: click.Context) -> None:
 
 @main.command()
 @click.option("--dest", required=True, type=click.Path(file_okay=False), help="Folder to make.")
+@click.option("--kind", default="heads", metavar="heads|expressions", help="What it shows; see docs/data.md.")
 @click.option("--num", required=True, type=click.IntRange(min=1), help="Number of images.")
 @click.option("--resolution", default=64, type=click.IntRange(min=4), help="Width and height of an image in pixels.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="The same seed gives the same set.")
@@ -54,15 +55,15 @@ def main(ctx: click.Context) -> None:
 @click.option("--samples", default=2, type=click.IntRange(min=2), help="Rays per pixel and axis.")
 @click.option("--workers", type=click.IntRange(min=1), show_default="the number of cores", help="Processes.")
 def synthesize(
-    dest: str, num: int, resolution: int, seed: int, samples: int, workers: int | None, **spread: float
+    dest: str, kind: str, num: int, resolution: int, seed: int, samples: int, workers: int | None, **spread: float
 ) -> None:
-    """Ray-cast a set of procedural heads with masks; nothing happens if DEST holds exactly this set already."""
+    """Draw a set of procedural heads with masks; nothing happens if DEST holds exactly this set already."""
     from training.data.synthetic.synthesize import synthesize_heads
 
     try:
         with tqdm(total=num, unit="img", desc="synthesize", delay=0.1, disable=None) as bar:
             made = synthesize_heads(
-                dest, num, resolution, seed, CameraSpread(**spread), samples, workers, progress=bar.update
+                dest, num, resolution, seed, CameraSpread(**spread), samples, workers, bar.update, kind
             )
     except (ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error

@@ -26,6 +26,7 @@ LEGAL = {
 # The rooms of training/, lowest first. A module imports its own room and those on earlier lines. Names without a module
 # yet keep the places of rooms to come.
 FLOORS = (
+    ("morphable",),
     ("records", "images", "losses", "augment", "data"),
     ("published.restricted_pickle", "published.state_dicts", "published.eg3d"),
     ("networks", "published.gallery", "published.pickle_file"),

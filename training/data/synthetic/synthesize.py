@@ -1,7 +1,7 @@
 """Makes posed data sets of procedural heads: `synthetic.raycast` casts the rays, `synthetic.heads` paints.
 
-Shares with `gaussian/` only `Cameras`. Image i has identity i and camera i of the seed, so a larger set starts with the
-images of a smaller one.
+Other kinds of sets have rows of their own in KINDS. Shares with `gaussian/` only `Cameras`. Image i has identity
+i and camera i of the seed, so a larger set starts with the images of a smaller one.
 """
 
 import json
@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +23,31 @@ from torch import Tensor
 
 import dnnlib
 from gaussian import Cameras
-from training.data.synthetic import heads
+from training.data.synthetic import expressions, heads
 from training.data.synthetic.raycast import EMPTY, Solids, cast, resolve_samples
 from training.data.synthetic.traits import CameraSpread, sample_angles
 
 FORMAT = 1  # version of the images; raise it with any change that changes a pixel
 _CHUNK = 32  # images a worker takes at a time
 _IMAGES_PER_WORKER = 100  # fewer images than this are rendered before another process has started
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Says how the pictures of a kind of set are made, and what its list of labels keeps besides."""
+
+    title: str  # a few words for people
+    write: Callable[[Path, int, Sequence[int], np.ndarray, int, int], int]  # see `heads.write_pictures`
+    format: int  # version of the images; raise it with any change that changes a pixel
+    beside: Callable[[int, range], dict[str, Any]] = lambda seed, indices: {}  # JSON-able, of (seed, pictures)
+
+
+KINDS = {
+    "heads": Kind("ray-cast heads", heads.write_pictures, FORMAT),
+    "expressions": Kind(
+        "heads with expressions, whose parameters are written", expressions.write_pictures, 1, expressions.parameters
+    ),
+}
 
 
 class Pictures(NamedTuple):
@@ -111,6 +129,12 @@ class _Recipe:
     samples: int  # rays per pixel and axis
     cameras: CameraSpread
     format: int = FORMAT
+    kind: str = "heads"  # one of KINDS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON-able values; sets of ray-cast heads are from before there were kinds."""
+        values = asdict(self)
+        return values if self.kind != "heads" else {k: v for k, v in values.items() if k != "kind"}
 
 
 def synthesize_heads(
@@ -122,6 +146,7 @@ def synthesize_heads(
     samples: int = 2,  # per pixel and axis
     workers: int | None = None,  # processes; the number of cores if None
     progress: Callable[[int], None] | None = None,  # called with the number of images added since its last call
+    kind: str = "heads",  # one of KINDS
 ) -> Synthesis:
     """Writes `num` heads in the FFHQC layout: dest/dataset.json, dest/mask/00000.png, dest/<resolution>/00000.png.
 
@@ -138,7 +163,9 @@ def synthesize_heads(
     ):
         if value < low:
             raise ValueError(f"{name} = {value}: at least {low} is legal")
-    recipe = _Recipe(num, resolution, seed, samples, spread or CameraSpread())
+    if kind not in KINDS:
+        raise ValueError(f"--kind={kind}: legal are {', '.join(KINDS)}")
+    recipe = _Recipe(num, resolution, seed, samples, spread or CameraSpread(), KINDS[kind].format, kind)
     images = dest / str(resolution)
     if _holds(dest, recipe):
         return Synthesis(images, num, 0.0, fresh=False)
@@ -164,7 +191,7 @@ def _holds(dest: Path, recipe: _Recipe) -> bool:
         raise FileExistsError(f"{dest} is not empty and holds no dataset.json: choose another folder or remove it")
     with open(dest / "dataset.json") as file:
         found = json.load(file).get("synthetic")
-    if found != asdict(recipe):
+    if found != recipe.to_dict():
         raise FileExistsError(
             f"{dest} holds another data set ({found or 'not a synthetic one'}): choose another folder"
         )
@@ -183,7 +210,7 @@ def _write_set(folder: Path, recipe: _Recipe, workers: int | None, progress: Cal
     chunks = [np.arange(start, min(start + _CHUNK, recipe.num)) for start in range(0, recipe.num, _CHUNK)]
     workers = min(workers or os.cpu_count() or 1, max(recipe.num // _IMAGES_PER_WORKER, 1))
     jobs = [
-        partial(heads.write_pictures, folder, recipe.seed, c.tolist(), labels[c], recipe.resolution, recipe.samples)
+        partial(KINDS[recipe.kind].write, folder, recipe.seed, c.tolist(), labels[c], recipe.resolution, recipe.samples)
         for c in chunks
     ]
     if workers == 1:
@@ -200,4 +227,5 @@ def _write_set(folder: Path, recipe: _Recipe, workers: int | None, progress: Cal
                 raise
     entries = [[f"{i:05d}.png", label.tolist()] for i, label in enumerate(labels.astype(np.float64))]
     with open(folder / "dataset.json", "w") as file:
-        json.dump({"labels": entries, "synthetic": asdict(recipe)}, file)
+        beside = KINDS[recipe.kind].beside(recipe.seed, range(recipe.num))
+        json.dump({"labels": entries, "synthetic": recipe.to_dict(), **beside}, file)
