@@ -30,7 +30,7 @@ FLOORS = (
     ("records", "images", "losses", "augment", "data"),
     ("published.restricted_pickle", "published.state_dicts", "published.eg3d"),
     ("networks", "published.gallery", "published.pickle_file"),
-    ("fields", "published.discriminator", "published.module_files"),
+    ("control", "fields", "published.discriminator", "published.module_files"),
     ("samples",),
     ("families.inspection",),
     ("families.base",),

@@ -46,62 +46,65 @@ def rasterize(
     vertices: Tensor,  # [B, V, 3] world units
     triangles: Tensor,  # [F, 3] int64, counter-clockwise as seen from outside
     cameras: Cameras,  # [B]
-    resolution: int,
-    culled: bool = True,  # leave out triangles that are seen from inside
-    budget: int | None = None,  # windows' pixels of all meshes together; None: as many as there are
+    resolution: int | tuple[int, int],  # pixels, one number or (height, width)
+    budget: int | None = None,  # pixels of the windows of all triangles of all meshes; None: as many as there are
 ) -> Fragments:
-    """Draws B meshes, each from its own camera, as seen at the centres of the pixels.
+    """Draws the outside of B meshes, each from its own camera, as seen at the centres of the pixels.
 
-    On a GPU, without a budget the host waits for the number of the windows' pixels. Windows beyond a budget are not
-    drawn. Raises ValueError for cameras of another shape.
+    On a GPU, without a budget the host waits for the number of the windows' pixels. Where a budget does not suffice,
+    all depths are NaN. Raises ValueError for cameras of another shape.
     """
     batch, count = len(vertices), len(triangles)
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     if tuple(cameras.shape) != (batch,):
         raise ValueError(f"cameras must have leading shape [{batch}], got {list(cameras.shape)}")
-    setup = _set_up(vertices, triangles, cameras, resolution, culled)
-    tri, column, row = _candidates(setup, budget)
+    setup = _set_up(vertices, triangles, cameras, (width, height))
+    tri, column, row, spoilt = _candidates(setup, budget)
     weights = _barycentric(setup.xy[tri], torch.stack([column, row], dim=-1).to(vertices.dtype))
     inside = (weights >= -ROUNDING).all(-1)
     depth = 1 / (weights / setup.z[tri]).sum(-1)
     depth = torch.where(inside, depth, torch.inf)
-    pixel = (tri // count * resolution + row) * resolution + column
-    nearest = depth.new_full((batch * resolution**2,), torch.inf).scatter_reduce(0, pixel, depth, "amin")
+    pixel = (tri // count * height + row) * width + column
+    nearest = depth.new_full((batch * height * width,), torch.inf).scatter_reduce(0, pixel, depth, "amin")
     wins = inside & (depth <= nearest[pixel])
     owner = torch.where(wins, tri, batch * count)
     owner = torch.full_like(nearest, batch * count, dtype=torch.int64).scatter_reduce(0, pixel, owner, "amin")
-    return _resolved(setup, owner, count, resolution, batch)
+    return _resolved(setup, owner.view(batch, height, width), count, spoilt)
 
 
-def _set_up(vertices: Tensor, triangles: Tensor, cameras: Cameras, resolution: int, culled: bool) -> _Setup:
+def _set_up(vertices: Tensor, triangles: Tensor, cameras: Cameras, size: tuple[int, int]) -> _Setup:
     place, z = cameras.project(vertices)  # [B, V, 2], [B, V]
-    xy = (place * resolution - 0.5)[:, triangles].flatten(0, 1)  # [M, 3, 2]
+    edge = place.new_tensor(size)  # width, height
+    xy = (place * edge - 0.5)[:, triangles].flatten(0, 1)  # [M, 3, 2]
     z = z[:, triangles].flatten(0, 1)
-    low = xy.amin(1).ceil().clamp(0, resolution)
-    high = xy.amax(1).floor().clamp(-1, resolution - 1)
+    low = xy.amin(1).ceil().clamp(min=0).minimum(edge)
+    high = xy.amax(1).floor().clamp(min=-1).minimum(edge - 1)
     area = _cross(xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0])
-    drawn = (z > NEAREST).all(1) & ((area < 0) if culled else (area != 0))  # y runs down: outside turns clockwise
-    size = torch.where(drawn[:, None], (high - low + 1).clamp(min=0), 0)
-    return _Setup(xy, z, low.long(), size.nan_to_num(0).long())
+    drawn = (z > NEAREST).all(1) & (area < 0)  # y runs down, so what is seen from outside turns clockwise
+    window = torch.where(drawn[:, None], (high - low + 1).clamp(min=0), 0)
+    return _Setup(xy, z, low.long(), window.nan_to_num(0).long())
 
 
-def _candidates(setup: _Setup, budget: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the triangle, column and row of every pixel of every window, [C] each."""
+def _candidates(setup: _Setup, budget: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the triangle, column and row of every pixel of every window, [C] each, and NaN if these are not all."""
     areas = setup.size.prod(1)
+    used = areas.cumsum(0)
+    spoilt = torch.zeros((), dtype=setup.z.dtype, device=areas.device)
     if budget is None:
-        total = int(areas.sum())
-    else:
+        total = int(used[-1])
+    else:  # what is left goes to the first triangle, beyond its window
         total = budget
-        areas = torch.where(areas.cumsum(0) <= budget, areas, 0)
-        areas = torch.cat([areas, (budget - areas.sum())[None]])  # what is left asks the first pixel of a last triangle
-    ends = areas.cumsum(0)
+        spoilt = torch.where(used[-1] > budget, torch.nan, spoilt)
+        areas = torch.where(used <= budget, areas, 0)
+        areas = torch.cat([(budget - areas.sum() + areas[:1]), areas[1:]])
+    starts = areas.cumsum(0) - areas
     tri = torch.repeat_interleave(torch.arange(len(areas), device=areas.device), areas, output_size=total)
-    local = torch.arange(total, device=areas.device) - (ends - areas)[tri]
-    real = tri < len(setup.size)
-    tri = torch.where(real, tri, 0)
-    width = setup.size[tri, 0].clamp(min=1)
-    local = torch.where(real, local, 0)
-    edge = torch.where(setup.size[tri].prod(1) > 0, setup.low[tri].T, 0)
-    return tri, edge[0] + local % width, edge[1] + local // width
+    local = torch.arange(total, device=areas.device) - starts[tri]
+    size, low = setup.size[tri], setup.low[tri]
+    real = local < size.prod(1)
+    local, low = torch.where(real, local, 0), torch.where(real[:, None], low, 0)
+    width = size[:, 0].clamp(min=1)
+    return tri, low[:, 0] + local % width, low[:, 1] + local // width, spoilt
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
@@ -115,21 +118,16 @@ def _barycentric(corners: Tensor, places: Tensor) -> Tensor:
     return parts / parts.sum(-1, keepdim=True)
 
 
-def _resolved(setup: _Setup, owner: Tensor, count: int, resolution: int, batch: int) -> Fragments:
-    """Returns what the owners [B H W] of pixels show; M stands for none."""
+def _resolved(setup: _Setup, owner: Tensor, count: int, spoilt: Tensor) -> Fragments:
+    """Returns what the owners [B, H, W] of pixels show; M stands for none."""
     covered = owner < len(setup.z)
     tri = torch.where(covered, owner, 0)
-    index = torch.arange(len(owner), device=owner.device) % resolution**2
-    places = torch.stack([index % resolution, index // resolution], dim=-1).to(setup.xy.dtype)
+    rows, columns = (torch.arange(n, device=owner.device, dtype=setup.xy.dtype) for n in owner.shape[1:])
+    places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).expand(*owner.shape, 2)
     inverse = _barycentric(setup.xy[tri], places) / setup.z[tri]  # 1 / z is linear in the image
     depth = 1 / inverse.sum(-1)
-    shape = (batch, resolution, resolution)
-    weights = torch.where(covered[:, None], inverse * depth[:, None], 0)
-    return Fragments(
-        torch.where(covered, tri % count, -1).view(shape),
-        weights.view(*shape, 3),
-        torch.where(covered, depth, 0).view(shape),
-    )
+    weights = torch.where(covered[..., None], inverse * depth[..., None], 0)
+    return Fragments(torch.where(covered, tri % count, -1), weights, torch.where(covered, depth, 0) + spoilt)
 
 
 def interpolate(fragments: Fragments, triangles: Tensor, values: Tensor) -> Tensor:
@@ -142,14 +140,14 @@ def interpolate(fragments: Fragments, triangles: Tensor, values: Tensor) -> Tens
 def close_holes(depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Fills what a mask leaves out in patches of less than a twentieth of the image, as CGOF does.
 
-    depth, mask: [B, S, S]. Pixels are neighbours along rows and columns. Filled pixels get the mean depth of the ring
+    depth, mask: [B, H, W]. Pixels are neighbours along rows and columns. Filled pixels get the mean depth of the ring
     of pixels around all holes of their image. The published code counts the face itself as a patch, and overwrites its
     depth where it is as small; here a patch is a hole.
     """
-    size = mask.shape[-1]
-    labels = _patches(~mask)  # [B, S S]
+    size = mask.shape[-2] * mask.shape[-1]
+    labels = _patches(~mask)  # [B, H W]
     counts = torch.zeros_like(labels).scatter_add(1, labels, (~mask).flatten(1).long())
-    hole = (~mask.flatten(1) & (counts.gather(1, labels) < size * size / 20)).view_as(mask)
+    hole = (~mask.flatten(1) & (counts.gather(1, labels) < size / 20)).view_as(mask)
     grown = torch.nn.functional.max_pool2d(hole.float()[:, None], 3, 1, 1)[:, 0] > 0
     ring = grown & ~hole
     mean = (depth * ring).sum((1, 2)) / ring.sum((1, 2)).clamp(min=1)
@@ -157,18 +155,18 @@ def close_holes(depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _patches(mask: Tensor) -> Tensor:
-    """Returns for every pixel of masks [B, S, S] the first pixel of its patch, [B, S S] int64.
+    """Returns for every pixel of masks [B, H, W] the first pixel of its patch, [B, H W] int64.
 
     Every patch hangs its first pixel under that of a neighbour where that one is smaller, and pixels then look at
     where their first pixel hangs (Shiloach and Vishkin 1982): so patches double, however they wind.
     """
-    batch, size = mask.shape[0], mask.shape[-1]
-    root = torch.arange(size * size, device=mask.device).expand(batch, -1).contiguous()
-    index = root[0].view(size, size)
+    batch, size = mask.shape[0], mask[0].numel()
+    root = torch.arange(size, device=mask.device).expand(batch, -1).contiguous()
+    index = root[0].view(mask.shape[1:])
     pairs = [(index[:, 1:], index[:, :-1]), (index[1:], index[:-1])]
     one, two = (torch.cat([pair[i].flatten() for pair in pairs]) for i in range(2))
     joined = mask.flatten(1)[:, one] & mask.flatten(1)[:, two]  # [B, E]
-    for _ in range(2 * size.bit_length()):
+    for _ in range(size.bit_length()):
         a, b = root[:, one], root[:, two]
         low, high = torch.minimum(a, b), torch.maximum(a, b)
         root = root.scatter_reduce(1, high, torch.where(joined, low, high), "amin")

@@ -53,8 +53,3 @@ def volume_warp(before: Guided, after: Guided, counts: Tensor) -> Tensor:
         values = charbonnier(one.rgb - two.rgb).sum(-1) + charbonnier(one.sigma - two.sigma)  # [b, R, N]
         total = total + (values.mean(-1) * weight).sum(1) / pixels
     return total
-
-
-def swapped(z: Tensor, block: slice, other: Tensor) -> Tensor:
-    """Returns latents z [b, z_dim] with one block from elsewhere [b, n]."""
-    return torch.cat([z[:, : block.start], other, z[:, block.stop :]], dim=1)

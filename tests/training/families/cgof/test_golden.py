@@ -25,9 +25,10 @@ from tests.training.families.cgof.golden import (
 )
 from tests.training.families.hashes import noise, uniform
 from tests.training.families.pigan.golden import check, fill
+from training.control.blocks import Blocks
 from training.families.cgof import losses
 from training.families.cgof.sampling import Guided, axial, guided
-from training.families.cgof.warp import carried_image, compared, swapped, volume_warp
+from training.families.cgof.warp import carried_image, compared, volume_warp
 from training.families.pigan.discriminator import Discriminator, DiscriminatorConfig
 from training.fields.field import RadianceField
 from training.fields.rays import camera_rays, inverse_cdf
@@ -137,7 +138,8 @@ def test_landmarks() -> None:
 def test_volume_warp() -> None:
     golden, size, G = GOLDEN["warp_64px"], 64, generator()
     z = noise((2, 411), 6000).double()
-    after_z = swapped(z[:1], slice(80, 144), z[1:, 80:144])
+    blocks = Blocks({"identity": slice(0, 80), "expression": slice(80, 144), "others": slice(144, 411)})
+    after_z = blocks.put(z[:1], "expression", blocks.take(z[1:], "expression"))
     assert not torch.equal(after_z, z[:1])
     yaw, pitch = (noise((1, 1), k).double()[:, 0] for k in (6001, 6002))
     rays = axial(camera_rays(cameras(yaw, pitch), size, "corners"))

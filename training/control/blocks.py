@@ -1,0 +1,51 @@
+"""Names the parts of a latent that mean something of their own, so that one can be changed while the others stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.morphable.model import MorphableModel
+
+ORDER = ("identity", "expression", "background", "texture", "illumination", "background_texture")  # as in CGOF
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Holds where the blocks of a latent are. Latents are normal numbers; a model's coefficients follow from them."""
+
+    slices: Mapping[str, slice]
+
+    @classmethod
+    def of(cls, model: MorphableModel, background: int, background_texture: int) -> Blocks:
+        """Returns the blocks of CGOF for a model, with so many numbers for what the model does not describe."""
+        sizes = {**model.sizes, "background": background, "background_texture": background_texture}
+        slices, start = {}, 0
+        for name in ORDER:
+            slices[name] = slice(start, start + sizes[name])
+            start += sizes[name]
+        return cls(slices)
+
+    @property
+    def total(self) -> int:
+        """Numbers of a latent."""
+        return max(part.stop for part in self.slices.values())
+
+    def __getitem__(self, name: str) -> slice:
+        """Returns where a block is. Raises ValueError that lists the legal names."""
+        if name not in self.slices:
+            raise ValueError(f"there is no block {name!r}; legal are {', '.join(self.slices)}")
+        return self.slices[name]
+
+    def take(self, z: Tensor, name: str) -> Tensor:
+        """Returns a block [..., n] of latents [..., total]."""
+        return z[..., self[name]]
+
+    def put(self, z: Tensor, name: str, values: Tensor) -> Tensor:
+        """Returns latents with a block from elsewhere, [..., n] or what broadcasts to it."""
+        part = self[name]
+        values = values.expand(*z.shape[:-1], part.stop - part.start)
+        return torch.cat([z[..., : part.start], values, z[..., part.stop :]], dim=-1)

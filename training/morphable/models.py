@@ -1,0 +1,27 @@
+"""Finds morphable models by the name that a command line or a configuration gives them."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from training.morphable.head import procedural_head
+from training.morphable.model import PROCEDURAL, MorphableModel, read_model
+
+
+def morphable_model(name: str, key: str = "") -> MorphableModel:
+    """Returns the procedural head, or the model of a file. Raises ValueError for a file that is none.
+
+    key: the content that the model must have, where that is known; another one is refused.
+    """
+    model = procedural_head() if name == PROCEDURAL else _read(str(Path(name).resolve()))
+    if key and model.key != key:
+        raise ValueError(
+            f"--morphable={name}: holds the model {model.key}, and {key} is needed, which was trained with"
+        )
+    return model
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: str) -> MorphableModel:
+    return read_model(path)
