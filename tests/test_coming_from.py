@@ -17,7 +17,7 @@ from tests.training.families.gghead import file_writer as gghead
 from tests.training.families.gsgan import small as gsgan
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data.synthetic.synthesize import synthesize_heads
-from training.families import family
+from training.families import FAMILIES, family
 from training.presets import resolve
 
 TEXT = (ROOT / "docs" / "coming-from.md").read_text()
@@ -26,9 +26,12 @@ ROWS = [  # system, their command, ours
     for section in re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
     for row in re.findall(r"^\| `([^`]*)` \| `([^`]*)` \|", section, re.MULTILINE)
 ]
+PIGAN = FAMILIES["pigan"].presets["pigan-tiny"]
+
 SMALL = {  # networks of 32 px, in the sections of the systems that have no other
     "GSGAN": ("gsgan-tiny", gsgan.generator_config, gsgan.discriminator_config),
     "GGHead": ("gghead-tiny", gghead.small_generator, gghead.small_discriminator),
+    "pi-GAN": ("pigan-tiny", lambda: dataclasses.replace(PIGAN.generator, resolution=32), lambda: PIGAN.discriminator),
     "EpiGRAF": ("epigraf-tiny", epigraf.for_heads, lambda: epigraf.discriminator_config(resolution=32)),
 }
 SHORT = {  # put behind the command's own options, of which the last one given holds
@@ -55,8 +58,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, checkpoint_path: Path) -> Pa
         )
         of = family(config.family)
         G, D = of.generator(config.generator), of.discriminator(config.discriminator)
-        if system == "EpiGRAF":  # fields of random weights let light through: extract_mesh.py finds no surface
-            G.network.tri_plane_mlp.model[1].bias.data += torch.tensor([0.0, 0.0, 0.0, 100.0])
+        # Fields of random weights let light through, and extract_mesh.py would find no surface.
+        if system == "EpiGRAF":
+            G.network.tri_plane_mlp.model[1].bias.data[3] += 100
+        if system == "pi-GAN":
+            G.siren.final_layer.bias.data += 100
         networks = {"G": G.state_dict(), "D": D.state_dict(), "G_ema": G.state_dict()}
         grid = {"z": torch.randn(4, G.z_dim), "labels": state["grid"]["labels"][:4]}
         save_checkpoint(folder / f"{system}-PKL", state | networks | {"config": config.to_dict(), "grid": grid})
@@ -74,7 +80,7 @@ def replaced(system: str, arguments: str, place: Path) -> list[str]:
     arguments = re.sub(r"--seeds=0-\d+", "--seeds=0-3", arguments).replace("--grid=4x2", "--grid=2x2")
     arguments = arguments.replace("=PKL", f"={system}-PKL" if system in SMALL else "=PKL")
     words = shlex.split(re.sub(r"(SET|FFHQ_512)\.zip", "FFHQC/32", arguments).replace("convert IN", "convert FFHQC/32"))
-    return [re.sub(r"(=|^)((?:\w+-)?PKL|FFHQC/\d+)$", lambda m: f"{m[1]}{place / m[2]}", word) for word in words]
+    return [re.sub(r"(=|^)((?:[\w-]+-)?PKL|FFHQC/\d+)$", lambda m: f"{m[1]}{place / m[2]}", word) for word in words]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[ours.split()[0] + str(i) for i, (_, _, ours) in enumerate(ROWS)])
