@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.morphable.model import MorphableModel
-
 ORDER = ("identity", "expression", "background", "texture", "illumination", "background_texture")  # as in CGOF
 
 
@@ -20,9 +18,9 @@ class Blocks:
     slices: Mapping[str, slice]
 
     @classmethod
-    def of(cls, model: MorphableModel, background: int, background_texture: int) -> Blocks:
+    def of(cls, model_sizes: Mapping[str, int], background: int, background_texture: int) -> Blocks:
         """Returns the blocks of CGOF for a model, with so many numbers for what the model does not describe."""
-        sizes = {**model.sizes, "background": background, "background_texture": background_texture}
+        sizes = {**model_sizes, "background": background, "background_texture": background_texture}
         slices, start = {}, 0
         for name in ORDER:
             slices[name] = slice(start, start + sizes[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from training.families.base import Family
+from training.families.cgof.family import FAMILY as CGOF
 from training.families.cgs.family import FAMILY as CGS
 from training.families.eg3d.family import FAMILY as EG3D
 from training.families.epigraf.family import FAMILY as EPIGRAF
@@ -38,3 +39,4 @@ register(GSGAN)
 register(EPIGRAF)
 register(EG3D)
 register(PIGAN)
+register(CGOF)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gaussian import Cameras, Geometry, Rendering
 from gaussian.scene import Scene
 from torch_utils.random import Draws
+from training.control.blocks import Blocks
 from training.data.poses import PoseLaw
 from training.families.inspection import Inspect, inspect_splats
 from training.networks.base import Conditioning, Discriminator, DiscriminatorConfig, DiscriminatorOutput
@@ -89,6 +90,7 @@ class Generator(nn.Module, abc.ABC):
     makes_splats: bool = True  # its scenes are `gaussian.Splats`: .ply files and views of the splats exist
     has_background: bool = False  # its scenes have a background of their own, which their `foreground()` leaves out
     colors_follow_view: bool = False  # a splat's colour depends on where it is seen from
+    blocks: Blocks | None = None  # parts of a latent that can be changed one by one
     mapping_follows_camera: bool = False  # `mapping` heeds the cameras that it is told
     w_avg_buffer: str = ""  # name of the buffer [w_dim] with the running mean of w, the truncation centre; "": none
     w_avg_batch: int = 8  # images in which that mean keeps W_AVG_DECAY of its past

@@ -154,6 +154,9 @@ def _lip(g: Grid) -> Tensor:
     return smoothstep((1.1 - (x * x + y * y)) / 0.25) * g.front
 
 
+Field = tuple[Tensor | float, Tensor | float, Tensor | float]  # what vertices move by: x, y, z
+
+
 def _vectors(x: Tensor | float, y: Tensor | float, z: Tensor | float, like: Tensor) -> Tensor:
     return torch.stack([like.new_zeros(len(like)) + part for part in (x, y, z)], dim=-1)
 
@@ -178,7 +181,7 @@ def _identity(g: Grid) -> Tensor:
     nose = _spot(g, (0.0, -0.04), (0.022, 0.035))
     eye, mouth = _spot(g, EYE, (0.045, 0.035)), _spot(g, (0.0, MOUTH), (0.075, 0.035))
     side = x.sign()
-    fields = {
+    fields: dict[str, Field] = {
         "face width": (0.075 * x, 0.0, 0.0),
         "face height": (0.0, 0.06 * y - 0.010 * jaw, 0.0),
         "jaw": (0.13 * jaw * x, 0.0, 0.0),
@@ -200,7 +203,7 @@ def _expression(g: Grid) -> Tensor:
     mouth = _spot(g, (0.0, MOUTH), (0.07, 0.034))
     upper = (1 - below) * _spot(g, (0.0, MOUTH + 0.012), (0.034, 0.028))
     brow = _spot(g, BROW, (0.05, 0.024))
-    fields = {
+    fields: dict[str, Field] = {
         "mouth open": (0.0, -0.0125 * jaw, -0.006 * strip - 0.003 * jaw),
         "mouth wide": (0.17 * mouth * x, 0.0, 0.0),
         "smile": (0.0, 0.0105 * corners - 0.002 * mouth, 0.0),

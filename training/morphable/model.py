@@ -198,4 +198,4 @@ def write_model(path: str | os.PathLike[str], model: MorphableModel) -> None:
     for kind in ("means", "factors"):
         arrays |= {f"{block}_{kind[:-1]}": value.cpu().numpy() for block, value in getattr(model, kind).items()}
     with open(Path(path), "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]

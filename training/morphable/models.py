@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
-from training.morphable.head import procedural_head
-from training.morphable.model import PROCEDURAL, MorphableModel, read_model
+from training.morphable.head import EXPRESSION, IDENTITY, TEXTURE, procedural_head
+from training.morphable.model import BANDS, PROCEDURAL, MorphableModel, read_model
 
 
 def morphable_model(name: str, key: str = "") -> MorphableModel:
@@ -14,12 +13,24 @@ def morphable_model(name: str, key: str = "") -> MorphableModel:
 
     key: the content that the model must have, where that is known; another one is refused.
     """
-    model = procedural_head() if name == PROCEDURAL else _read(str(Path(name).resolve()))
+    model = procedural_head() if name == PROCEDURAL else _read(name)
     if key and model.key != key:
         raise ValueError(
             f"--morphable={name}: holds the model {model.key}, and {key} is needed, which was trained with"
         )
     return model
+
+
+def block_sizes(name: str) -> dict[str, int]:
+    """Returns the numbers of a model's blocks, of the procedural head without building it."""
+    if name != PROCEDURAL:
+        return morphable_model(name).sizes
+    return {
+        "identity": len(IDENTITY),
+        "expression": len(EXPRESSION),
+        "texture": len(TEXTURE),
+        "illumination": 3 * BANDS,
+    }
 
 
 @functools.lru_cache(maxsize=4)

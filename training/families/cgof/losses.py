@@ -47,9 +47,10 @@ def background(weights: Tensor, t: Tensor, z: Tensor, depth: Tensor, mask: Tenso
     foremost = torch.where(face, z, -torch.inf).amax((1, 2))[:, None, None]
     ahead = z - foremost
     seen = mask.any(1)[:, None, None]
-    return sum(
+    parts = [
         masked_mean(weights * torch.where(seen, excess, 0), beside & seen & (excess > 0)) for excess in (before, ahead)
-    )
+    ]
+    return parts[0] + parts[1]
 
 
 def normal_smoothness(field: RadianceField, points: Tensor, q: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ def lift_landmarks(found: Tensor, depth: Tensor, last: float = 255.0) -> tuple[T
     return places, depth[rows, places[..., 1], places[..., 0]]
 
 
-def unproject(places: Tensor, depth: Tensor, focal: float, pixels: int) -> Tensor:
+def unproject(places: Tensor, depth: Tensor, focal: float | Tensor, pixels: int) -> Tensor:
     """Returns points [b, L, 3] in units of the field about the middle of the image: right, down, towards the camera.
 
     places: [b, L, 2] pixels; depth: [b, L] camera z; focal: in pixels.

@@ -6,7 +6,10 @@ origin + t direction, and the direction's camera z is 1, so that t is the camera
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +32,10 @@ class Guide(SceneRecord):
     depth: Tensor  # [B, R] camera z in units of the field; 0 beside the surface
     mask: Tensor  # [B, R] whether there is any
 
+    def part(self, rows: slice) -> Guide:
+        """Returns what some of the rays meet."""
+        return self.map(lambda values: values[:, rows])
+
 
 @dataclass(frozen=True)
 class GuidedDraws(SceneRecord):
@@ -40,6 +47,10 @@ class GuidedDraws(SceneRecord):
     first_noise: Tensor | None = None  # [B, R, N] on the raw densities that place the second pass
     second_noise: Tensor | None = None  # [B, R, N] and the third
     noise: Tensor | None = None  # [B, R, 2 N] and on those of the image, in the order of the distances
+
+    def part(self, rows: slice) -> GuidedDraws:
+        """Returns the numbers of some of the rays."""
+        return self.map(lambda values: values[:, rows])
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,20 @@ class Guided:
     t: Tensor  # [B, R, 2 N] ascending, of all samples, as distances between samples were measured
     second: Samples
     third: Samples
+
+    @classmethod
+    def joined(cls, parts: Sequence[Guided]) -> Guided:
+        """Joins the rays of several parts."""
+
+        def together(records: Sequence[Any]) -> Any:
+            names = [field.name for field in dataclasses.fields(records[0])]
+            return type(records[0])(*(torch.cat([getattr(r, name) for r in records], dim=1) for name in names))
+
+        t = torch.cat([part.t for part in parts], dim=1)
+        return cls(together([p.result for p in parts]), t, *(together([getattr(p, n) for p in parts]) for n in PASSES))
+
+
+PASSES = ("second", "third")
 
 
 def axial(rays: Rays) -> Rays:

@@ -46,7 +46,7 @@ class Generator(base.Generator):
         parameters = list(self.siren.mapping_network.parameters())
         state = [(p.data_ptr(), p._version, p.device) for p in parameters]
         if self._mean is None or self._mean[0] != state:
-            total = parameters[0].new_zeros(1, self.w_dim)
+            total = parameters[0].new_zeros(1, 2 * self.config.modulations)
             with torch.no_grad():
                 for start in range(0, MEAN_LATENTS, MEAN_AT_ONCE):
                     z = random.normal(0, "pigan/mean", range(start, start + MEAN_AT_ONCE), (self.z_dim,))
@@ -68,8 +68,12 @@ class Generator(base.Generator):
         """Makes fields from ws [B, 1, w_dim]. Raises ValueError for another shape."""
         if ws.ndim != 3 or ws.shape[1:] != (1, self.w_dim):
             raise ValueError(f"ws must have shape [B, 1, {self.w_dim}] as mapping() returns it, got {list(ws.shape)}")
+        return self.field_of(ws)
+
+    def field_of(self, film: Tensor) -> FilmField:
+        """Makes fields of raw frequencies and phases [B, 1, 2 modulations]."""
         config = self.config
-        raw = ws.view(len(ws), 2, config.layers + 1, config.width)
+        raw = film.reshape(len(film), 2, config.layers + 1, config.width)
         return FilmField(
             half_width=config.half_width / config.unit,
             unit=config.unit,

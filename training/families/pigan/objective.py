@@ -202,8 +202,15 @@ class PiganObjective(Objective):
 
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Learns from those of the micro-batch that D finds best, and to make images whose latent and pose show."""
-        assert at.nimg is not None
         scene, images = self.generate(micro.g_z, micro.g_cameras, micro.g_background, micro.resolution, at)
+        total, report = self.judged(images, micro, at)
+        if micro.first:
+            report |= scene.statistics(micro.g_cameras, micro.resolution)
+        yield Loss(total, report)
+
+    def judged(self, images: Tensor, micro: MicroBatch, at: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns what D's opinion of generated images [b, 3, R, R] costs, [b], with its parts by name."""
+        assert at.nimg is not None
         output = self.outputs(images, self.told(at))
         logits, settings = output.logits.squeeze(1), self.settings
         share = topk_share(steps_at(self.config, at.nimg), settings.topk_interval, settings.topk_least)
@@ -211,9 +218,7 @@ class PiganObjective(Objective):
         total, report = adversarial, {"Loss/G/adversarial": adversarial} | _logit_report("G", logits)
         for name, (weight, values) in self.guess_errors(output, micro.g_z, micro.g_cameras[:, 0]).items():
             total, report[f"Loss/G/{name}"] = total + weight * values, values
-        if micro.first:
-            report |= scene.statistics(micro.g_cameras, micro.resolution)
-        yield Loss(total, report)
+        return total, report
 
 
 # ---------------------------------------------------------------- schedules and pure terms

@@ -1,0 +1,199 @@
+"""CGOF as runs of train.py: stages, a stop and a resume, two ranks, scripts, and refused input."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import calc_metrics
+import gen_videos
+import train
+from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
+from tests.torch_utils.ranks import run_ranks
+from torch_utils.training_stats import Collector
+from training.checkpoint import load_checkpoint, load_generator
+from training.config import TrainingConfig
+from training.control.regressor import Regressor, RegressorConfig, save_regressor
+from training.dataset import ImageDataset
+from training.families import FAMILIES
+from training.families.base import Preset, RunFields
+from training.families.cgof.generator import Generator
+from training.families.pigan.discriminator import Discriminator, DiscriminatorConfig
+from training.morphable.head import procedural_head
+from training.morphable.model import write_model
+from training.presets import resolve
+from training.safety.requests import EXIT_STOPPED
+from training.samples import SampleStream, Stage
+from training.step import GanStep
+
+TINY = FAMILIES["cgof"].presets["cgof-tiny"]
+STAGES = (Stage(0, 8, 8, 4, 0.001, 0.002), Stage(32, 16, 4, 2, 0.001, 0.001))
+GENERATOR = TINY.generator.changed(
+    resolution=32, background=2, background_texture=2, width=12, layers=2, map_depth=1, samples=4, noise_kimg=0.04,
+    guide_kimg=0.03, points=10_000,
+)  # fmt: skip
+SMALL = Preset(
+    GENERATOR,
+    DiscriminatorConfig(widths=(4, 6, 8, 8, 8), latent=GENERATOR.z_dim),
+    TINY.objective.changed(fade_steps=4, topk_interval=2, warp_every=2),
+    RunFields(batch=8, batch_gpu=4, stages=STAGES, g_lr=0.001, d_lr=0.001, background="white"),
+)
+LENGTH = 48
+
+
+def small_regressor(folder: Path, key: str) -> Path:
+    torch.manual_seed(0)
+    config = RegressorConfig(key, procedural_head().sizes, resolution=32, width=4)
+    save_regressor(folder / "regressor.pt", Regressor(config), {})
+    return folder / "regressor.pt"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def regressor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A preset of two stages, known while these tests run, with an untrained regressor."""
+    path = small_regressor(tmp_path_factory.mktemp("regressor"), procedural_head().key)
+    family = FAMILIES["cgof"]
+    preset = dataclasses.replace(SMALL, objective=SMALL.objective.changed(regressor=str(path)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FAMILIES, "cgof", dataclasses.replace(family, presets={**family.presets, "cgof-small": preset}))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def whole(heads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    return train_run(heads, tmp_path_factory.mktemp("whole"), "--preset=cgof-small", "--kimg=0.048")
+
+
+def test_a_stopped_run_goes_on_bit_equal_over_a_change_of_stage(
+    heads: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (f"--data={heads}", f"--outdir={tmp_path}", *TRAIN, "--preset=cgof-small", "--kimg=0.048")
+    original = GanStep.run
+
+    def stopped(self: GanStep, step: int, *rest: Any) -> Any:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GanStep, "run", stopped)
+        assert "stopped after step 3" in run(train.main, *arguments, code=EXIT_STOPPED)
+    run(train.main, *arguments, "--resume=latest")
+    (run_dir,) = tmp_path.iterdir()
+    assert_equal(snapshots(run_dir)[LENGTH], snapshots(whole)[LENGTH])
+
+
+def test_every_term_is_reported_and_the_networks_learn(whole: Path) -> None:
+    states = {nimg: load_checkpoint(path) for nimg, path in snapshots(whole).items()}
+    for name in ("G", "G_ema"):
+        same = [key for key, value in states[8][name].items() if torch.equal(value, states[LENGTH][name][key])]
+        assert same == ["morphable_key"]
+    lines = [json.loads(line) for line in (whole / "stats.jsonl").read_text().splitlines()]
+    terms = ("normal", "distance", "background", "depth", "recon", "landmarks", "warp", "pose", "adversarial")
+    assert {f"Loss/G/{name}" for name in terms} <= set(lines[-1])
+    assert all(line["Gradient/G/skipped"] == line["Gradient/D/skipped"] == 0 for line in lines)
+
+
+def test_it_is_measured_and_filmed(whole: Path, tmp_path: Path) -> None:
+    network = snapshots(whole)[LENGTH]
+    run(calc_metrics.main, f"--network={network}", f"--outdir={tmp_path}", "--metrics=swd16", "--device=cpu",
+        "--no-cache")  # fmt: skip
+    film = (f"--network={network}", f"--outdir={tmp_path}", "--device=cpu", "--seeds=0-1", "--w-frames=2", "--grid=2x1")
+    assert "orbit" in run(gen_videos.main, *film, "--show=image,alpha,depth,normals", "--resolution=16")
+
+
+def test_the_surface_follows_its_blocks_and_truncation(whole: Path) -> None:
+    G = load_generator(snapshots(whole)[LENGTH])
+    assert isinstance(G, Generator)
+    z = torch.randn(2, G.z_dim)
+    calm = G.blocks.put(z, "expression", torch.zeros(1, 8))
+    asked, still = (G.vertices(G.synthesis(G.mapping(values))) for values in (z, calm))
+    moved = (asked - still).abs().amax((1, 2))
+    assert (moved > 0.003).all()
+    mean = G.vertices(G.synthesis(G.mapping(z, psi=0)))
+    torch.testing.assert_close(mean, G.morphable.shape.expand(2, -1, -1))
+
+
+# ------------------------------------------------------------ ranks
+
+
+def steps(rank: int, heads: str, regressor: str) -> dict[str, np.ndarray]:
+    """Networks after a step of the first stage and two of the second."""
+    config = resolve("cgof-tiny", data="")
+    config = dataclasses.replace(
+        config, generator=SMALL.generator, discriminator=SMALL.discriminator, stages=STAGES,
+        objective=SMALL.objective.changed(regressor=regressor),
+    )  # fmt: skip
+    dataset = ImageDataset(heads)
+    torch.manual_seed(0)
+    G, D = Generator(config.generator), Discriminator(config.discriminator)
+    objective = FAMILIES["cgof"].objective(config, G, D)
+    step = GanStep(config, G, objective, {name: copy.deepcopy(G) for name in objective.averages()}, Collector())
+    stream = SampleStream(config, torch.from_numpy(dataset.labels), G.z_dim, torch.device("cpu"))
+    for number, nimg in enumerate((24, 32, 36)):
+        step.run(number, nimg, stream.micro_batches(nimg, dataset.load(stream.items(nimg))))
+    modules = {"G": G, "D": D, **step.averaged}
+    return {f"{name}.{key}": v.numpy() for name, module in modules.items() for key, v in module.state_dict().items()}
+
+
+def test_two_ranks_take_the_steps_of_one_process_to_the_bit(heads: Path, regressor: Path) -> None:
+    alone = steps(0, str(heads), str(regressor))
+    for shared in run_ranks(2, steps, str(heads), str(regressor), timeout_s=300):
+        assert isinstance(shared, dict), shared
+        assert [name for name, value in alone.items() if not np.array_equal(value, shared[name])] == []
+
+
+# ------------------------------------------------------------ presets, and what is refused
+
+
+@pytest.mark.parametrize("name", ["cgof", "cgof-tiny"])
+def test_presets_are_built_and_consistent(name: str, regressor: Path) -> None:
+    config = resolve(name, data="")
+    config = dataclasses.replace(config, objective=config.objective.changed(regressor=str(regressor)))
+    config.check()
+    assert TrainingConfig.from_dict(config.to_dict()) == config
+    with torch.device("meta"):
+        D = Discriminator(config.discriminator)
+    assert D.config.latent == config.generator.z_dim == config.generator.blocks().total
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--morphable=nothing.npz",), "--morphable=nothing.npz: no such file"),
+        (("--regressor=nothing.pt",), "--regressor=nothing.pt: no such file; fit_regressor.py makes one"),
+        (("--recon=-1",), "--recon=-1.0: must be finite and 0 or greater"),
+        (("--set=generator.z_dim=5",), "generator.z_dim=5: the blocks of the latent have 53 numbers together"),
+        (
+            ("--set=generator.background=3",),
+            "discriminator.latent=53: with --pos-lambda or --z-lambda it must be the 54",
+        ),
+        (("--set=objective.warp_every=3",), "is not a multiple of objective.warp_every=3"),
+        (("--set=generator.guided=false",), "generator.guided=False: --dist-depr and --bg-depr need the surface"),
+    ],
+)
+def test_what_contradicts_is_refused(options: tuple[str, ...], reason: str, heads: Path) -> None:
+    said = run(train.main, f"--data={heads}", "--preset=cgof-small", "--dry-run", *options, code=1)
+    assert reason in " ".join(said.split())
+
+
+def test_what_was_made_with_another_model_is_refused(heads: Path, whole: Path, tmp_path: Path) -> None:
+    other = small_regressor(tmp_path, "0" * 16)
+    said = run(train.main, f"--data={heads}", "--preset=cgof-small", "--dry-run", f"--regressor={other}", code=1)
+    assert "reads the coefficients of the morphable model 0000000000000000" in " ".join(said.split())
+    model = procedural_head()
+    write_model(tmp_path / "wide.npz", dataclasses.replace(model, shape=1.1 * model.shape))
+    G = Generator(SMALL.generator.changed(morphable=str(tmp_path / "wide.npz")))
+    with pytest.raises(ValueError, match=r"were trained with the morphable model .*--morphable=.*wide\.npz is"):
+        G.load_state_dict(load_checkpoint(snapshots(whole)[LENGTH])["G"])
