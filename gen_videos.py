@@ -23,6 +23,7 @@ from training.families.base import Generator
 from training.families.inspection import Inspection
 from training.visualization import grids, latents, video
 from training.visualization.camera_paths import PATHS, breathing, camera_path, read_cameras
+from training.visualization.control import POSE, Control
 from training.visualization.latents import Heads
 from training.visualization.look_options import ABOVE_0, LOOKS
 
@@ -69,6 +70,20 @@ FILM = group(
     option("--enlarge", type=click.IntRange(1, 16), default=1, help="enlarge the finished frames so many times"),
     option("--background", metavar="white|black|R,G,B", show_default="the training's, or white",
            help="numbers in 0..1"),
+)
+# fmt: on
+
+
+# fmt: off
+CONTROL = group(
+    "Control",
+    option("--control", metavar="pose|BLOCK",
+           help="change one thing alone: the pose, on an ellipse that grows and shrinks, or a block of a network whose "
+           "latents have named ones: expression, texture, illumination, ...; identity leads through the heads and "
+           "holds the expression. A grid of heads by keys goes beside the film"),
+    option("--fix-subject", is_flag=True, help="all cells show the first head, each with keys of its own"),
+    option("--key-expressions", metavar="FILE.json", show_default="the mean and 6 draws",
+           help="what the block runs through: [[its numbers], ...], in standard deviations"),
 )
 # fmt: on
 
@@ -138,10 +153,23 @@ class CameraChoice:
         )
 
 
+def control_choice(what: str | None, fix_subject: bool, key_file: str | None, interpolate: str) -> Control | None:
+    """Returns what is controlled. Raises ValueError if the options contradict each other."""
+    if what is None:
+        for flag, given in (("--fix-subject", fix_subject), ("--key-expressions", key_file is not None)):
+            if given:
+                raise ValueError(f"{flag} goes with --control=BLOCK")
+        return None
+    if interpolate != "w":
+        raise ValueError(f"--control={what} says how heads change, so --interpolate={interpolate} means nothing")
+    return Control(what, fix_subject, key_file)
+
+
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
 @FILES
 @HEADS
 @FILM
+@CONTROL
 @LOOKS
 @version
 @click.pass_context
@@ -152,6 +180,7 @@ def main(
     seeds: str, w_file: str | None, trunc: float, grid: str, interpolate: str, mapping_camera: str,
     path: str, turns: int, w_frames: int, fps: float, fov_breathing: float, show: tuple[str, ...],
     resolution: int | None, enlarge: int, background: str | None,
+    control: str | None, fix_subject: bool, key_expressions: str | None,
     **looks: Any,
 ) -> None:  # fmt: skip
     """Film generated heads as an .mp4 whose last frame leads back to its first.
@@ -163,8 +192,11 @@ def main(
     ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
     head_choice = HeadChoice(seeds, w_file, trunc, interpolate, mapping_camera, given)
-    camera_choice = CameraChoice(path, w_frames, turns, fov_breathing, given)
     try:
+        controlled = control_choice(control, fix_subject, key_expressions, interpolate)
+        if controlled and "path" not in given:
+            path = controlled.path
+        camera_choice = CameraChoice(path, w_frames, turns, fov_breathing, given)
         columns, rows = dnnlib.parse_flag("--grid", grid, dnnlib.parse_grid)
         if interpolate == "none" and columns * rows > 1:
             raise ValueError(f"--interpolate=none makes a film of each head, so --grid={grid} means nothing")
@@ -178,17 +210,27 @@ def main(
             raise ValueError(
                 f"--grid={grid} has {columns * rows} cells: {len(heads.names)} heads are no multiple of that"
             )
+        if controlled:
+            controlled.check(G, heads)
+            heads_per_cell = controlled.num_keys(G, len(heads.names), columns * rows)
         cameras = camera_choice.cameras(G, 1 if interpolate == "none" else heads_per_cell)
         told = cameras if mapping_camera == "film" else None
-        start = dnnlib.make_folder(outdir) / f"{Path(network).stem}-{camera_choice.name}"
+        start = dnnlib.make_folder(outdir) / f"{Path(network).stem}-{control or camera_choice.name}"
         films = {f"-{head.names[0]}": head for head in heads} if interpolate == "none" else {"": heads}
         for suffix, shown in films.items():
-            ws = latents.film_ws(G, shown, columns * rows, len(cameras), interpolate, told)
+            if controlled and controlled.what != POSE:
+                ws = controlled.film_ws(G, shown, columns * rows, len(cameras))
+            else:
+                ws = latents.film_ws(G, shown, columns * rows, len(cameras), interpolate, told)
             with video.VideoWriter(start.with_name(f"{start.name}{suffix}.mp4"), fps) as film:
                 frames = video.render_frames(G, ws, cameras, columns, look)
                 for frame in tqdm(frames, total=len(cameras), unit="frame", leave=False, disable=None):
                     film.write(grids.enlarge(frame, enlarge))
             click.echo(film.target)
+        if controlled and controlled.what != POSE:
+            pictures, across = controlled.grid(G, heads, look)
+            grids.save_image_grid(pictures, start.with_name(f"{start.name}-grid.png"), across, enlarge)
+            click.echo(start.with_name(f"{start.name}-grid.png"))
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error
     if not video.ffmpeg_available():

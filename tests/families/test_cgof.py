@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import calc_metrics
 import gen_videos
@@ -35,6 +36,9 @@ from training.presets import resolve
 from training.safety.requests import EXIT_STOPPED
 from training.samples import SampleStream, Stage
 from training.step import GanStep
+from training.visualization.camera_paths import camera_path
+from training.visualization.control import Control
+from training.visualization.latents import Heads
 
 TINY = FAMILIES["cgof"].presets["cgof-tiny"]
 STAGES = (Stage(0, 8, 8, 4, 0.001, 0.002), Stage(32, 16, 4, 2, 0.001, 0.001))
@@ -113,6 +117,43 @@ def test_it_is_measured_and_filmed(whole: Path, tmp_path: Path) -> None:
     assert "orbit" in run(gen_videos.main, *film, "--show=image,alpha,depth,normals", "--resolution=16")
 
 
+def test_films_change_one_block_alone(whole: Path, tmp_path: Path) -> None:
+    network = snapshots(whole)[LENGTH]
+    (tmp_path / "keys.json").write_text(json.dumps([[0.0] * 8, [1.0] * 8, [-1.0] * 8]))
+    film = (f"--network={network}", f"--outdir={tmp_path}", "--device=cpu", "--w-frames=2", "--resolution=8")
+    asked = ("--seeds=0-1", "--grid=2x1", "--control=expression", f"--key-expressions={tmp_path / 'keys.json'}")
+    said = run(gen_videos.main, *film, *asked, "--show=image,depth,normals")
+    assert "expression.mp4" in said and "expression-grid.png" in said
+    assert Image.open(tmp_path / f"{network.stem}-expression-grid.png").size == (3 * 8 * 3, 2 * 8)
+    assert "pose.mp4" in run(gen_videos.main, *film, "--seeds=0", "--control=pose")
+    assert "identity.mp4" in run(gen_videos.main, *film, "--seeds=0-1", "--control=identity")
+    for options, reason in (
+        (("--control=mood",), "--control=mood: legal are pose, identity, expression, background, texture"),
+        (("--fix-subject",), "--fix-subject goes with --control=BLOCK"),
+        (("--control=pose", "--fix-subject"), "--fix-subject means nothing with --control=pose"),
+        (("--control=expression", "--interpolate=z"), "so --interpolate=z means nothing"),
+        (("--control=texture", f"--key-expressions={tmp_path / 'keys.json'}"), "legal is [[6 numbers], ...]"),
+        (("--control=texture", "--key-expressions=none.json"), "--key-expressions=none.json: no such file"),
+    ):
+        assert reason in " ".join(run(gen_videos.main, *film, "--seeds=0", *options, code=1).split())
+
+
+def test_controlled_latents_hold_all_other_blocks(whole: Path) -> None:
+    G = load_generator(snapshots(whole)[LENGTH])
+    heads = Heads(["a", "b"], z=torch.randn(2, G.z_dim))
+    blocks, part = G.blocks, G.blocks["expression"]
+    rest = [i for i in range(G.z_dim) if not part.start <= i < part.stop]
+    z = Control("expression").latents(G, heads, 2, 14)  # 7 keys
+    assert torch.equal(z[..., rest], heads.z[:, rest].expand(14, -1, -1)) and torch.equal(z[:, 0, part], z[:, 1, part])
+    assert not z[0, :, part].any() and z[2:, :, part].flatten(1).std(1).min() > 0.1
+    chain = Control("identity").latents(G, heads, 1, 6)
+    assert torch.equal(chain[:, 0, part], heads.z[:1, part].expand(6, -1))
+    torch.testing.assert_close(chain[3, 0, rest], heads.z[1, rest])
+    one = Control("expression", fix_subject=True).latents(G, heads, 2, 14)
+    assert torch.equal(one[:, 0, rest], one[:, 1, rest]) and torch.equal(one[2, 0, part], one[0, 1, part])
+    assert blocks.total == G.z_dim
+
+
 def test_the_surface_follows_its_blocks_and_truncation(whole: Path) -> None:
     G = load_generator(snapshots(whole)[LENGTH])
     assert isinstance(G, Generator)
@@ -123,6 +164,16 @@ def test_the_surface_follows_its_blocks_and_truncation(whole: Path) -> None:
     assert (moved > 0.003).all()
     mean = G.vertices(G.synthesis(G.mapping(z, psi=0)))
     torch.testing.assert_close(mean, G.morphable.shape.expand(2, -1, -1))
+
+
+def test_the_ellipse_of_poses_grows_and_shrinks_in_even_steps(geometry: Any) -> None:
+    cameras = camera_path("swell", geometry, 60, (-0.5, 0.4))
+    yaw, pitch = cameras.yaw_pitch(geometry)
+    assert float(yaw.abs().max()) == pytest.approx(0.5, abs=0.06) and abs(float(yaw[0])) < 1e-6
+    assert 0.2 < float(pitch.max()) < 0.41
+    steps = torch.hypot(yaw.diff(), pitch.diff())
+    assert float(steps.std() / steps.mean()) < 0.05
+    assert torch.equal(*camera_path("still", geometry, 2).cam2world)
 
 
 # ------------------------------------------------------------ ranks

@@ -13,9 +13,10 @@ from gaussian import Cameras, Geometry
 from training.data.label_check import require_labels
 from training.data.label_file import parse_json
 
-PATHS = ("front", "circle", "orbit", "wiggle")
+PATHS = ("front", "circle", "orbit", "wiggle", "still", "swell")
 # "front", in the angles h (yaw, frontal at pi/2) and v (pitch, level at pi/2) of EG3D (Chan et al. 2022).
 FRONT_YAW, FRONT_PITCH, FRONT_LIFT = 0.35, 0.25, -0.05  # radians of h, of v, and added to v: seen a little from above
+SWELL_PITCH = 0.8  # of the yaw's half axis, of "swell" (Sun et al. 2022, CGOF)
 CIRCLE = 0.6 / 2.7  # radius of "circle" over the radius of the data's cameras, as in GGHead (Kirschstein et al. 2024)
 
 
@@ -30,7 +31,8 @@ def camera_path(
 
     front: once round an ellipse before the face. circle: once round a circle before the face, from above, whose axis is
     world z. orbit: a full turn at level pitch, from the front towards world +x.
-    wiggle: from side to side within `yaw_limits`, as far as the data's cameras stand.
+    wiggle: from side to side within `yaw_limits`, as far as the data's cameras stand. still: frontal. swell: twice
+    round an ellipse that grows to these limits and shrinks again, in even steps (CGOF's films of poses).
     Raises ValueError for an unknown kind or no frame.
     """
     if num_frames < 1:
@@ -49,9 +51,28 @@ def camera_path(
     elif kind == "wiggle":
         low, high = yaw_limits
         cameras = geometry.orbit((low + high) / 2 + (high - low) / 2 * phase.sin())
+    elif kind == "still":
+        cameras = geometry.orbit(0 * phase)
+    elif kind == "swell":
+        cameras = geometry.orbit(*swelling(num_frames, max(abs(limit) for limit in yaw_limits), turns))
     else:
         raise ValueError(f"camera path {kind!r} does not exist; legal are {', '.join(PATHS)} and a file.json")
     return cameras.to(dtype=torch.float32)
+
+
+def swelling(num_frames: int, most: float, turns: int = 1) -> tuple[Tensor, Tensor]:
+    """Returns yaw and pitch [num_frames], radians, of a camera that goes twice round an ellipse for every turn.
+
+    Its half axes grow from 0 to `most` and SWELL_PITCH of it, and shrink again. Steps are equally long.
+    """
+    place = torch.linspace(0, 1, 2000 * turns + 1, dtype=torch.float64)
+    size = most * (1 - (2 * (place * turns % 1) - 1).abs())
+    yaw, pitch = size * (4 * math.pi * turns * place).cos(), SWELL_PITCH * size * (4 * math.pi * turns * place).sin()
+    length = torch.nn.functional.pad(torch.hypot(yaw.diff(), pitch.diff()).cumsum(0), (1, 0))
+    asked = torch.arange(num_frames, dtype=torch.float64) * (length[-1] / num_frames)
+    after = torch.searchsorted(length, asked).clamp(min=1)
+    part = (asked - length[after - 1]) / (length[after] - length[after - 1]).clamp(min=1e-12)
+    return torch.lerp(yaw[after - 1], yaw[after], part), torch.lerp(pitch[after - 1], pitch[after], part)
 
 
 def breathing(cameras: Cameras, degrees: float) -> Cameras:

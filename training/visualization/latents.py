@@ -79,11 +79,20 @@ def film_ws(
     if told is None:
         told = G.geometry.frontal().reshape(1).expand(num_frames)
     if space == "z":
-        lines = straight(z.transpose(0, 1), num_frames)[:, :, None]  # [F, cells, 1, z_dim]
-        return _mapped(G, lines, torch.ones(num_frames, 1), told, heads.psi)
+        return along(G, straight(z.transpose(0, 1), num_frames), heads.psi, told)
     # A spline is linear in its keyframes, so that those of every frame, told another camera, have these weights.
     weights = interpolate(torch.eye(per_cell, dtype=torch.float64), num_frames)  # [F, k]
     return _mapped(G, z.expand(num_frames, -1, -1, -1), weights, told, heads.psi)
+
+
+def along(G: Generator, z: Tensor, psi: float, told: Cameras | None = None) -> Tensor:
+    """Maps latents z [F, cells, z_dim] of a film to ws [F, cells, num_ws, w_dim] on G's device.
+
+    told: [F], what the mapping is told in each frame; the data's frontal camera if None.
+    """
+    if told is None:
+        told = G.geometry.frontal().reshape(1).expand(len(z))
+    return _mapped(G, z.to(G.device)[:, :, None], torch.ones(len(z), 1), told, psi)
 
 
 def _mapped(G: Generator, z: Tensor, weights: Tensor, told: Cameras, psi: float) -> Tensor:
