@@ -165,6 +165,14 @@ def control_choice(what: str | None, fix_subject: bool, key_file: str | None, in
     return Control(what, fix_subject, key_file)
 
 
+def shared_among(cells: int, heads: int, grid: str) -> int:
+    """Returns the heads of each cell of a film. Raises ValueError if cells get unequally many, or none."""
+    each, rest = divmod(heads, cells)
+    if rest or not each:
+        raise ValueError(f"--grid={grid} has {cells} cells: {heads} heads are no multiple of that")
+    return each
+
+
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
 @FILES
 @HEADS
@@ -205,11 +213,7 @@ def main(
         memory.keep_freed_memory()  # frames are all of one size
         look = video.Look(resolution, video.shown_background(G, background), show, video.view_of(G, inspection))
         heads = head_choice.heads(G)
-        heads_per_cell, rest = divmod(len(heads.names), columns * rows)
-        if rest or not heads_per_cell:
-            raise ValueError(
-                f"--grid={grid} has {columns * rows} cells: {len(heads.names)} heads are no multiple of that"
-            )
+        heads_per_cell = shared_among(columns * rows, len(heads.names), grid)
         if controlled:
             controlled.check(G, heads)
             heads_per_cell = controlled.num_keys(G, len(heads.names), columns * rows)
