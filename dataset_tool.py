@@ -14,12 +14,11 @@ from tqdm import tqdm
 
 import dnnlib
 from dnnlib.command import in_a_folder, version
-from training.data.synthetic.traits import CameraSpread
+from training.data.synthetic.spread_options import spread_options
 
 if TYPE_CHECKING:  # imported by the commands that use them: --help waits for no torch
     from training.data.making.set_writer import Box, Report
 
-_SPREAD = CameraSpread()
 Written = TypeVar("Written")
 _UPS = ("auto", "x", "y", "z", "-x", "-y", "-z", "keep")
 
@@ -39,31 +38,23 @@ def main(ctx: click.Context) -> None:
 
 @main.command()
 @click.option("--dest", required=True, type=click.Path(file_okay=False), help="Folder to make.")
-@click.option("--kind", default="heads", metavar="heads|expressions", help="What it shows; see docs/data.md.")
+@click.option("--kind", default="heads", metavar="heads|expressions|cars", help="What it shows; see docs/data.md.")
 @click.option("--num", required=True, type=click.IntRange(min=1), help="Number of images.")
 @click.option("--resolution", default=64, type=click.IntRange(min=4), help="Width and height of an image in pixels.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="The same seed gives the same set.")
-@click.option(
-    "--yaw-std", default=_SPREAD.yaw_std, help="Spread of the cameras to the sides, radians (cut at two std)."
-)
-@click.option("--pitch-std", default=_SPREAD.pitch_std, help="Spread up and down, radians (cut at two std).")
-@click.option("--roll-std", default=_SPREAD.roll_std, help="Spread about the viewing axis, radians (cut at two std).")
-@click.option("--radius", default=_SPREAD.radius, help="Distance of the cameras from the head's middle, world units.")
-@click.option("--focal", default=_SPREAD.focal, help="Focal length in image widths.")
-@click.option("--cx", default=_SPREAD.cx, help="Principal point, in image widths from the left.")
-@click.option("--cy", default=_SPREAD.cy, help="Principal point, in image heights from the top.")
+@spread_options
 @click.option("--samples", default=2, type=click.IntRange(min=2), help="Rays per pixel and axis.")
 @click.option("--workers", type=click.IntRange(min=1), show_default="the number of cores", help="Processes.")
 def synthesize(
-    dest: str, kind: str, num: int, resolution: int, seed: int, samples: int, workers: int | None, **spread: float
+    dest: str, kind: str, num: int, resolution: int, seed: int, samples: int, workers: int | None, **spread: Any
 ) -> None:
-    """Draw a set of procedural heads with masks; nothing happens if DEST holds exactly this set already."""
-    from training.data.synthetic.synthesize import synthesize_heads
+    """Draw a set of procedural heads or cars with masks; nothing happens if DEST holds exactly this set already."""
+    from training.data.synthetic.synthesize import spread_of, synthesize_heads
 
     try:
         with tqdm(total=num, unit="img", desc="synthesize", delay=0.1, disable=None) as bar:
             made = synthesize_heads(
-                dest, num, resolution, seed, CameraSpread(**spread), samples, workers, bar.update, kind
+                dest, num, resolution, seed, spread_of(kind, spread), samples, workers, bar.update, kind
             )
     except (ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error

@@ -1,11 +1,13 @@
 """dataset_tool.py as a user calls it."""
 
+import dataclasses
 import json
 
 import pytest
 from click.testing import CliRunner
 
 from dataset_tool import main
+from training.data.synthetic.synthesize import KINDS
 from training.dataset import ImageDataset
 
 
@@ -26,6 +28,16 @@ def test_synthesize_then_again(tmp_path):
     assert code == 0 and "up to date" in output
     assert (tmp_path / "heads" / "dataset.json").stat().st_mtime_ns == stamp
     assert [path.name for path in tmp_path.iterdir()] == ["heads"]  # nothing left beside it
+
+
+def test_cars_have_cameras_of_their_own(tmp_path):
+    code, output = call("synthesize", "--kind=cars", f"--dest={tmp_path}/cars", "--num=12", "--resolution=16")
+    assert code == 0, output
+    dataset = ImageDataset(tmp_path / "cars" / "16")
+    cameras = dataset.labels.reshape(12, 25)
+    assert dataset.has_masks and cameras[:, 16] == pytest.approx(1.866)
+    assert (cameras[:, 7] > 0.1).all() and (cameras[:, 11] < 0).any()  # from above, some from behind
+    assert call("validate", f"{tmp_path}/cars/16")[0] == 0
 
 
 @pytest.mark.parametrize("change", ["--num=21", "--seed=5", "--yaw-std=0.3", "--resolution=8"])
@@ -54,7 +66,8 @@ def test_a_set_that_lost_a_file_is_not_up_to_date(tmp_path):
 
 def test_an_empty_folder_is_filled_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "heads").mkdir()
-    monkeypatch.setattr("training.data.synthetic.heads.write_pictures", lambda *_: 1 / 0)
+    broken = dataclasses.replace(KINDS["heads"], write=lambda *_: 1 / 0)
+    monkeypatch.setitem(KINDS, "heads", broken)
     result = CliRunner().invoke(main, ["synthesize", f"--dest={tmp_path}/heads", "--num=2", "--resolution=8"])
     assert isinstance(result.exception, ZeroDivisionError)
     assert [path.name for path in tmp_path.iterdir()] == ["heads"] and not any((tmp_path / "heads").iterdir())

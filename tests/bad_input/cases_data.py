@@ -301,6 +301,9 @@ _MAKING = [
     _tool("rebalance: bins of 0 degrees", "rebalance {DATA} --out={TMP}/l.json --bin-degrees=0", "'--bin-degrees': 0.0 is not in the range"),
     _tool("synthesize: no images", "synthesize --dest={TMP}/h --num=0", "'--num': 0 is not in the range"),
     _tool("synthesize: a camera within the head", "synthesize --dest={TMP}/h --num=1 --radius=0.2", "--radius=0.2: more than 0.45 is legal"),
+    _tool("synthesize: a camera within the car", "synthesize --kind=cars --dest={TMP}/h --num=1 --radius=0.2", "--radius=0.2: more than 0.29 is legal"),
+    _tool("synthesize: a spread of cameras that are all around", "synthesize --kind=cars --dest={TMP}/h --num=1 --yaw-std=0.3", "--yaw-std does not go with --kind=cars"),
+    _tool("synthesize: a kind that does not exist", "synthesize --kind=boats --dest={TMP}/h --num=1", "--kind=boats: legal are heads, expressions, cars"),
     _tool("synthesize: --dest is in use", "synthesize --dest={TMP} --num=1", "TMP is not empty and holds no dataset.json", spoil.file("thesis.tex")),
     _tool("synthesize: --dest below a file", "synthesize --dest={TMP}/thesis.tex/h --num=1", "--dest=TMP/thesis.tex/h: .* TMP/thesis.tex is no folder", spoil.file("thesis.tex")),
 ]  # fmt: skip

@@ -253,7 +253,17 @@ def write_pictures(
     folder: Path, seed: int, indices: Sequence[int], labels: np.ndarray, resolution: int, samples: int
 ) -> int:
     """Renders into folder/<resolution>/ and folder/mask/, which exist, and returns the number of images."""
-    for i, (image, mask, _) in zip(indices, render(seed, indices, labels, resolution, samples), strict=True):
+    return save_pictures(folder, indices, render(seed, indices, labels, resolution, samples), resolution)
+
+
+def save_pictures(
+    folder: Path,
+    indices: Sequence[int],
+    results: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],  # of `render`
+    resolution: int,
+) -> int:
+    """Writes images and masks into folder/<resolution>/ and folder/mask/, and returns the number of images."""
+    for i, (image, mask, _) in zip(indices, results, strict=True):
         Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(folder / str(resolution) / f"{i:05d}.png")
         Image.fromarray(mask[0]).save(folder / "mask" / f"{i:05d}.png")
     return len(indices)

@@ -18,7 +18,7 @@ from PIL import Image
 from gaussian import Cameras
 from training.data.synthetic.heads import EYE, LIPS, SKIN, Head, build_head, shade
 from training.data.synthetic.raycast import cast, resolve_samples
-from training.data.synthetic.traits import HEAD_UNIT, CameraSpread, Traits, sample_angles, sample_traits
+from training.data.synthetic.traits import HEAD_UNIT, CameraSpread, Traits, sample_traits
 
 JAW = 17  # points 0 to 16
 _STREAM = 7  # of the photographer's numbers; identities and cameras have streams of their own
@@ -61,7 +61,7 @@ def take(seed: int, index: int, photographer: Photographer | None = None, pictur
     p = photographer or Photographer()
     rng = np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=(_STREAM, index)))
     spread = CameraSpread(yaw_std=p.yaw_std, pitch_std=p.pitch_std, roll_std=p.roll_std)
-    yaw, pitch, roll = sample_angles(seed, index, spread)
+    yaw, pitch, roll = spread.angles(seed, index)
     way = np.array([math.sin(yaw) * math.cos(pitch), math.sin(pitch), math.cos(yaw) * math.cos(pitch)])
     position = rng.uniform(*p.distance) * way
     aimed = Cameras.look_at(torch.from_numpy(position), (0.0, 0.0, 0.0), intrinsics=torch.eye(3, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Makes posed data sets of procedural heads: `synthetic.raycast` casts the rays, `synthetic.heads` paints.
+"""Makes posed data sets of procedural heads and cars: `raycast` and `convex` cast the rays, `heads` and `cars` paint.
 
 Other kinds of sets have rows of their own in KINDS. Shares with `gaussian/` only `Cameras`. Image i has identity
 i and camera i of the seed, so a larger set starts with the images of a smaller one.
@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,9 +23,10 @@ from torch import Tensor
 
 import dnnlib
 from gaussian import Cameras
-from training.data.synthetic import expressions, heads
+from training.data.synthetic import cars, expressions, heads
+from training.data.synthetic.car_traits import Hemisphere
 from training.data.synthetic.raycast import EMPTY, Solids, cast, resolve_samples
-from training.data.synthetic.traits import CameraSpread, sample_angles
+from training.data.synthetic.traits import CameraSpread
 
 FORMAT = 1  # version of the images; raise it with any change that changes a pixel
 _CHUNK = 32  # images a worker takes at a time
@@ -40,6 +41,7 @@ class Kind:
     write: Callable[[Path, int, Sequence[int], np.ndarray, int, int], int]  # see `heads.write_pictures`
     format: int  # version of the images; raise it with any change that changes a pixel
     beside: Callable[[int, range], dict[str, Any]] = lambda seed, indices: {}  # JSON-able, of (seed, pictures)
+    spread: type[CameraSpread] = CameraSpread  # law of the cameras
 
 
 KINDS = {
@@ -47,7 +49,15 @@ KINDS = {
     "expressions": Kind(
         "heads with expressions, whose parameters are written", expressions.write_pictures, 1, expressions.parameters
     ),
+    "cars": Kind("ray-cast cars, seen from all around and above", cars.write_pictures, 1, spread=Hemisphere),
 }
+
+
+def spread_of(kind: str, options: Mapping[str, float | None]) -> CameraSpread:
+    """Returns the law of a kind's cameras, with those of its fields that are not None. Raises ValueError."""
+    if kind not in KINDS:
+        raise ValueError(f"--kind={kind}: legal are {', '.join(KINDS)}")
+    return KINDS[kind].spread(**{name: value for name, value in options.items() if value is not None})
 
 
 class Pictures(NamedTuple):
@@ -61,7 +71,7 @@ class Pictures(NamedTuple):
 def sample_cameras(seed: int, indices: Sequence[int], spread: CameraSpread | None = None) -> Cameras:
     """Returns the cameras [N] of the images `indices` of the set `seed`, float32."""
     spread = spread or CameraSpread()
-    angles = torch.tensor([sample_angles(seed, i, spread) for i in indices], dtype=torch.float64).reshape(-1, 3)
+    angles = torch.tensor([spread.angles(seed, i) for i in indices], dtype=torch.float64).reshape(-1, 3)
     yaw, pitch, roll = angles.unbind(-1)
     way = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], dim=-1)
     intrinsics = [[spread.focal, 0.0, spread.cx], [0.0, spread.focal, spread.cy], [0.0, 0.0, 1.0]]
@@ -80,9 +90,12 @@ def render_heads(seed: int, indices: Sequence[int], cameras: Cameras, resolution
 
     Raises ValueError if there is not one camera per head, or if a camera has skew.
     """
-    if tuple(cameras.shape) != (len(indices),):
-        raise ValueError(f"cameras must have the leading shape [{len(indices)}], got {list(cameras.shape)}")
-    return _stack(heads.render(seed, indices, _checked_labels(cameras), resolution, samples))
+    return _stack(heads.render(seed, indices, _checked_labels(cameras, len(indices)), resolution, samples))
+
+
+def render_cars(seed: int, indices: Sequence[int], cameras: Cameras, resolution: int, samples: int = 2) -> Pictures:
+    """Renders the cars `indices` of the set `seed`, each under its own camera [N]; the rest is as of `render_heads`."""
+    return _stack(cars.render(seed, indices, _checked_labels(cameras, len(indices)), resolution, samples))
 
 
 def render_sphere(
@@ -92,7 +105,7 @@ def render_sphere(
     eye, nothing = np.eye(3)[None], np.zeros((1, 4))
     sphere = Solids(np.array([centre], dtype=np.float64), np.full((1, 3), radius), eye, nothing)
     results = []
-    for label in _checked_labels(cameras):
+    for label in _checked_labels(cameras, len(cameras)):
         hits = cast(sphere, label[:16].reshape(4, 4), label[16:].reshape(3, 3), resolution, samples)
         results.append(resolve_samples(hits, np.zeros((int((hits.owner != EMPTY).sum()), 3)), resolution))
     return _stack(results)
@@ -103,7 +116,9 @@ def _stack(results: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Pictures
     return Pictures(images, masks, depth)
 
 
-def _checked_labels(cameras: Cameras) -> np.ndarray:
+def _checked_labels(cameras: Cameras, count: int) -> np.ndarray:
+    if tuple(cameras.shape) != (count,):
+        raise ValueError(f"cameras must have the leading shape [{count}], got {list(cameras.shape)}")
     labels = cameras.labels.to(device="cpu", dtype=torch.float64).numpy()  # [N, 25]
     if labels[:, [17, 19]].any():
         raise ValueError("cameras with skew (intrinsics [0, 1] or [1, 0] not 0) cannot be ray-cast")
@@ -142,13 +157,13 @@ def synthesize_heads(
     num: int,
     resolution: int,
     seed: int = 0,
-    spread: CameraSpread | None = None,
+    spread: CameraSpread | None = None,  # the kind's if None
     samples: int = 2,  # per pixel and axis
     workers: int | None = None,  # processes; the number of cores if None
     progress: Callable[[int], None] | None = None,  # called with the number of images added since its last call
     kind: str = "heads",  # one of KINDS
 ) -> Synthesis:
-    """Writes `num` heads in the FFHQC layout: dest/dataset.json, dest/mask/00000.png, dest/<resolution>/00000.png.
+    """Writes `num` pictures in the FFHQC layout: dest/dataset.json, dest/mask/00000.png, dest/<resolution>/00000.png.
 
     The set is made beside `dest` and renamed when it is whole. If `dest` holds exactly this set already, nothing
     happens.
@@ -163,9 +178,7 @@ def synthesize_heads(
     ):
         if value < low:
             raise ValueError(f"{name} = {value}: at least {low} is legal")
-    if kind not in KINDS:
-        raise ValueError(f"--kind={kind}: legal are {', '.join(KINDS)}")
-    recipe = _Recipe(num, resolution, seed, samples, spread or CameraSpread(), KINDS[kind].format, kind)
+    recipe = _Recipe(num, resolution, seed, samples, spread or spread_of(kind, {}), KINDS[kind].format, kind)
     images = dest / str(resolution)
     if _holds(dest, recipe):
         return Synthesis(images, num, 0.0, fresh=False)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from statistics import NormalDist
+from typing import ClassVar
 
 import numpy as np
 
@@ -168,6 +169,7 @@ class CameraSpread:
     focal: float = 4.2647  # in image widths
     cx: float = 0.5  # principal point in image widths
     cy: float = 0.5  # principal point in image heights
+    ball: ClassVar[tuple[float, str]] = (HEAD_RADIUS, "head")  # radius about the origin, and what lies in it
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -175,15 +177,15 @@ class CameraSpread:
             if not math.isfinite(value) or (field.name not in ("cx", "cy") and value < 0.0):
                 flag = "--" + field.name.replace("_", "-")
                 raise ValueError(f"{flag}={value}: a finite number, not negative, is legal")
-        if self.radius <= HEAD_RADIUS:
-            raise ValueError(f"--radius={self.radius}: more than {HEAD_RADIUS} is legal (the head fills that ball)")
+        radius, what = self.ball
+        if self.radius <= radius:
+            raise ValueError(f"--radius={self.radius}: more than {radius} is legal (the {what} fills that ball)")
         if self.focal == 0.0 or self.pitch_std >= math.pi / 4:
             raise ValueError(
                 f"--focal={self.focal}, --pitch-std={self.pitch_std}: more than 0 and less than pi/4 are legal"
             )
 
-
-def sample_angles(seed: int, index: int, spread: CameraSpread) -> tuple[float, float, float]:
-    """Draws yaw, pitch and roll in radians of the camera of image `index`."""
-    d = Draws(seed, _CAMERA_STREAM, index)
-    return d.normal(0.0, spread.yaw_std), d.normal(0.0, spread.pitch_std), d.normal(0.0, spread.roll_std)
+    def angles(self, seed: int, index: int) -> tuple[float, float, float]:
+        """Draws yaw, pitch and roll in radians of the camera of image `index` of the set `seed`."""
+        d = Draws(seed, _CAMERA_STREAM, index)
+        return d.normal(0.0, self.yaw_std), d.normal(0.0, self.pitch_std), d.normal(0.0, self.roll_std)
