@@ -21,6 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import click
@@ -63,9 +64,10 @@ class Timing:
 def prepared(preset: str) -> Generator:
     """Builds a generator with random weights and 12 + 12 samples along a ray."""
     config = presets.resolve(preset, data="")
-    fine = {"fine_samples": SAMPLES} if hasattr(config.generator, "fine_samples") else {}
+    settings: Any = config.generator
+    fine = {"fine_samples": SAMPLES} if hasattr(settings, "fine_samples") else {}  # else there are as many
     torch.manual_seed(0)
-    G = family(config.family).generator(replace(config.generator, samples=SAMPLES, **fine)).eval().requires_grad_(False)
+    G = family(config.family).generator(replace(settings, samples=SAMPLES, **fine)).eval().requires_grad_(False)
     G.info = checkpoint.run_info(config, FFHQ, FFHQ.orbit(torch.zeros(1)).labels)
     return G
 

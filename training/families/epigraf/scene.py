@@ -27,11 +27,11 @@ class Decoder(nn.Module):
 
     def fused(self, x: Tensor) -> Tensor:
         """Returns what `forward` does for x [B, P, F], by native code in one go."""
-        hidden, last = self.model
-        (weights, bias), (shown, rest) = (
-            (w.t()[None], b[None]) for w, b in scaled_parameters([(hidden, x.dtype), (last, x.dtype)])
-        )
-        return native_fields.run(x, [native_fields.Layer(weights, bias, shown)], rest, "lrelu")
+        layers = [layer for layer in self.model if isinstance(layer, FullyConnected)]
+        (weights, bias), (shown, rest) = scaled_parameters([(layer, x.dtype) for layer in layers])
+        assert bias is not None and rest is not None
+        hidden = native_fields.Layer(weights.t()[None], bias[None], shown.t()[None])
+        return native_fields.run(x, [hidden], rest[None], "lrelu")
 
 
 @dataclass(frozen=True)

