@@ -5,7 +5,7 @@ Metrics import no family, so that measuring the images of another program needs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +34,9 @@ class Generator(Protocol):
     def device(self) -> torch.device: ...
     @property
     def info(self) -> TrainingFacts | None: ...  # None: of no run
+    @property
+    def blocks(self) -> Any: ...  # named parts of a latent, `training.control.blocks.Blocks`; None: there are none
+    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]: ...  # of blocks, off images in -1..1
     def mapping(self, z: Tensor, cameras: Cameras | None = None) -> Tensor: ...  # z [B, z_dim], cameras [B]
     def synthesis(self, ws: Tensor) -> Any: ...  # a scene of the generator's own kind
     def render(self, scene: Any, cameras: Cameras, *, background: Tensor | None = None) -> Rendering: ...  # [B, V]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 import dnnlib
+from metrics.control import VARIATIONS, control
 from metrics.detectors import INCEPTION, VGG, Detector, DetectorKind, load_detector
 from metrics.errors import MetricUnavailable, named, one_line
 from metrics.fid import fid, fid_yaw
@@ -62,6 +63,10 @@ def _swd(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
     return sliced_wasserstein(spec, sampling)
 
 
+def _control(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
+    return control(spec, sampling)
+
+
 def _swd_yaw(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
     return swd_yaw(spec, sampling)
 
@@ -109,6 +114,13 @@ KINDS = {
         INCEPTION,
         optional=True,
         images=lambda count, size: (LABELS * count, 0),
+    ),
+    "control": _Kind(
+        "control<N>",
+        "disentanglement of a latent's blocks",
+        _control,
+        larger_is_better=True,
+        images=lambda count, size: (5 * VARIATIONS * count, min(VARIATIONS * count, size)),
     ),
     "swd": _Kind("swd<N>", "distance of image patches", _swd, images=_as_many),
     "swd3d": _Kind("swd3d_<N>", "SWD of a generator told the frontal camera", _swd, images=_as_many),

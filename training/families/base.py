@@ -138,6 +138,13 @@ class Generator(nn.Module, abc.ABC):
         """Says how large a scene is, for people: "5,440 splats"."""
         return "a scene of its own kind"
 
+    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
+        """Returns what reads whitened blocks [N, n], by name, off images [N, 3, R, R] in -1..1; and its model's key.
+
+        Raises ValueError for a generator whose latents have no blocks, or where nothing that reads them is at hand.
+        """
+        raise ValueError("the latents of this network have no named blocks")
+
     @property
     def scene_numbers(self) -> int:
         """Counts the splats, or values of like cost, of a scene: bounds how many are synthesised at once."""

@@ -7,6 +7,7 @@ blocks of its shape, so that whoever renders it can be guided by the mesh; ws ca
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from gaussian import Cameras, Rendering
 from torch_utils.precision import exact_float32
 from training.control.blocks import Blocks
+from training.control.regressor import regressor_for
 from training.families.base import AT_REST, StepContext
 from training.families.cgof.config import GeneratorConfig
 from training.families.cgof.sampling import Guide, Guided, GuidedDraws, axial, draw, guided
@@ -95,6 +97,10 @@ class Generator(pigan.Generator):
             raise ValueError(f"ws must have shape [B, 1, {self.w_dim}] as mapping() returns it, got {list(ws.shape)}")
         film = self.field_of(ws[..., : self.film_dim])
         return GuidedField(**vars(film), shape=ws[:, 0, self.film_dim :])
+
+    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
+        """Returns the regressor of the morphable model; see `base.Generator.reader`."""
+        return regressor_for("", self.morphable).to(self.device).blocks, self.morphable.key
 
     def share(self, nimg: int | None) -> float:
         """Returns how far guided samples have come to the surface after nimg images of a run; 1 at rest."""
