@@ -80,4 +80,6 @@ SLOW = {
     "tests/training/test_rank_equality.py": 34,
     "tests/training/test_step.py::test_gradients_do_not_depend_on_the_micro_batches": 8,
     "tests/training/test_waits.py::test_a_step_copies_once_for_each_type_and_never_waits": 9,
+    "tests/training/viewer/test_page.py::test_a_browser": 30,
+    "tests/training/viewer/test_static.py::test_a_browser": 20,
 }

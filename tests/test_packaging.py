@@ -33,6 +33,7 @@ COMMANDS = {
     "splatgan-report": "report:main",
     "splatgan-compare": "compare:main",
     "splatgan-mesh": "extract_mesh:main",
+    "splatgan-view": "view:main",
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -19,6 +19,7 @@ SCRIPTS = {  # what each needs besides, so that only the flag in question is wro
     "calc_metrics": ("--network={NETWORK}", "--data={DATA}"),
     "gen_samples": ("--network={NETWORK}", "--outdir={TMP}/out"),
     "gen_videos": ("--network={NETWORK}", "--outdir={TMP}/out"),
+    "view": ("--network={NETWORK}", "--static={TMP}/heads.html"),
 }
 TYPED = (click.types.IntParamType, click.types.FloatParamType, click.types.BoolParamType, click.Choice)
 

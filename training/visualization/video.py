@@ -69,13 +69,14 @@ class Look:
     show: tuple[str, ...] = ("image",)  # panels from left to right, of PANELS
     view: View = whole_scene  # from a scene to what is shown of it, see `view_of`
     depth_range: tuple[float, float] | None = None  # world units of the ends of depth's colours; of the call if None
+    size: tuple[int, int] | None = None  # height and width of a panel, in place of `resolution`; not in films
 
 
 @torch.no_grad()
 def render_panels(G: Generator, scene: Scene, cameras: Cameras, look: Look) -> Tensor:
     """Renders B scenes from cameras [B, V] as uint8 [B, V, 3, R, R * panels] on the CPU."""
     background = torch.tensor(look.background, device=scene.device)
-    out = G.render(look.view(scene), cameras, look.resolution, background)
+    out = G.render(look.view(scene), cameras, look.size or look.resolution, background)
     depth, alpha = out.depth.flatten(0, 1), out.alpha.flatten(0, 1)  # [B V, 1, R, R]
     panels = []
     for name in look.show:

@@ -1,0 +1,185 @@
+"""Makes what a viewer shows: heads by controls, their pictures, and their files."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from gaussian import Cameras, Gaussians, Scene, Splats, save_splats
+from gaussian.export import check_format
+from gaussian.rotations import quats_to_matrices
+from training.checkpoint import load_generator
+from training.families.base import Generator
+from training.families.inspection import Inspection
+from training.visualization import latents, video
+
+DIRECTIONS = 8  # principal ones of w that a viewer offers
+DIRECTION_SAMPLES = 1024  # latents that they are measured on
+KEPT_NETWORKS = 2  # loaded at a time
+
+# Inspections that a network may refuse, by the names of the controls that ask for them.
+PROBES = {
+    "levels": Inspection(levels=(0,)),
+    "anchors": Inspection(anchors=True),
+    "disable_background": Inspection(disable_background=True),
+    "opaque": Inspection(opaque=True),
+    "scale": Inspection(scale=2.0),
+    "color_levels": Inspection(color_levels=True),
+    "color_points": Inspection(color_points=True),
+    "colors_from": Inspection(colors_from=(0.0,)),
+}
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """Says which head is shown."""
+
+    network: str  # its name in the studio
+    seed: int = 0
+    other: int = 1  # seed of the head that `mix` leads to
+    mix: float = 0.0  # 0: the head of `seed`; 1: that of `other`; between them a straight line through w
+    psi: float = 0.7  # truncation
+    told_yaw: float = 0.0  # degrees; of the camera that the mapping is told, where it heeds one
+    direction: int = 0  # principal direction of w, 0 the strongest
+    amount: float = 0.0  # standard deviations along it
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Says how a head is shown."""
+
+    panel: str = "image"  # of `video.PANELS`
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0)  # RGB 0..1
+    inspection: Inspection = field(default_factory=Inspection)
+
+
+class Studio:
+    """Holds networks by name and makes pictures and files of their heads. Not for several threads at once."""
+
+    def __init__(self, networks: Mapping[str, Path], device: torch.device):
+        self.networks = dict(networks)
+        self.device = device
+        self._loaded: dict[str, Generator] = {}
+        self._directions: dict[str, tuple[Tensor, Tensor]] = {}
+        self._scene: tuple[HeadChoice, Scene] | None = None
+
+    def generator(self, name: str) -> Generator:
+        """Returns a network, read at its first use. Raises ValueError, CheckpointError or OSError."""
+        if name not in self._loaded:
+            while len(self._loaded) >= KEPT_NETWORKS:
+                oldest = next(iter(self._loaded))
+                del self._loaded[oldest]
+                self._directions.pop(oldest, None)
+            self._loaded[name] = load_generator(self.networks[name], self.device)
+        return self._loaded[name]
+
+    def supported(self, name: str) -> set[str]:
+        """Returns the names of the controls of `PROBES` that a network has something to show for."""
+        G, found = self.generator(name), set()
+        for control, probe in PROBES.items():
+            try:
+                video.view_of(G, probe)
+            except ValueError:
+                continue
+            found.add(control)
+        return found
+
+    @torch.no_grad()
+    def ws(self, head: HeadChoice) -> Tensor:
+        """Returns the ws [1, num_ws, w_dim] of a head."""
+        G = self.generator(head.network)
+        z = latents.seed_latents([head.seed, head.other], G.z_dim).to(self.device)
+        told = G.geometry.orbit(math.radians(head.told_yaw)).to(self.device).expand(2)
+        ends = G.mapping(z, told, head.psi)
+        ws = torch.lerp(ends[:1], ends[1:], head.mix)
+        if head.amount:
+            axes, deviations = self.directions(head.network)
+            ws = ws + head.amount * deviations[head.direction] * axes[head.direction]
+        return ws
+
+    @torch.no_grad()
+    def directions(self, name: str) -> tuple[Tensor, Tensor]:
+        """Returns the principal directions [D, w_dim] of a network's w and the standard deviations [D] along them.
+
+        Of 1024 heads without truncation; a mapping that heeds a camera is told the frontal one (GANSpace, Haerkoenen
+        et al. 2020).
+        """
+        if name not in self._directions:
+            G = self.generator(name)
+            z = torch.randn(DIRECTION_SAMPLES, G.z_dim, generator=torch.Generator().manual_seed(0))
+            w = latents.frontal_ws(G, z, psi=1.0)[:, 0]
+            _, sizes, axes = torch.linalg.svd(w - w.mean(0), full_matrices=False)
+            self._directions[name] = axes[:DIRECTIONS], sizes[:DIRECTIONS] / math.sqrt(DIRECTION_SAMPLES - 1)
+        return self._directions[name]
+
+    @torch.no_grad()
+    def scene(self, head: HeadChoice) -> Scene:
+        """Returns the scene of a head; that of the last call again if it is the same head."""
+        if self._scene is None or self._scene[0] != head:
+            self._scene = head, self.generator(head.network).synthesis(self.ws(head))
+        return self._scene[1]
+
+    def picture(self, head: HeadChoice, shown: Shown, camera: Cameras, size: tuple[int, int]) -> np.ndarray:
+        """Returns uint8 [H, W, 3] of a head, size (H, W), from a camera of leading shape []."""
+        G = self.generator(head.network)
+        view = video.view_of(G, shown.inspection)
+        look = video.Look(size=size, background=shown.background, show=(shown.panel,), view=view)
+        cameras = camera.to(device=self.device, dtype=torch.float32).reshape(1, 1)
+        return video.render_panels(G, self.scene(head), cameras, look)[0, 0].permute(1, 2, 0).numpy()
+
+    @torch.no_grad()
+    def splats(self, head: HeadChoice, shown: Shown) -> Gaussians:
+        """Returns what is shown of a head as splats [1, N]. Raises ValueError for scenes that are none."""
+        G = self.generator(head.network)
+        if not G.makes_splats:
+            raise ValueError("the scenes of this network are no splats")
+        scene = video.view_of(G, shown.inspection)(self.scene(head))
+        assert isinstance(scene, Splats)
+        return scene.as_gaussians(G.geometry.frontal().positions.to(scene.device)[None])
+
+    def file(self, head: HeadChoice, shown: Shown, form: str, up: str = "y") -> bytes:
+        """Returns the head as a file in a format of `gaussian.export.FORMATS`, in the units of the data's own labels.
+
+        Raises ValueError for scenes that are no splats, and for what the format cannot hold.
+        """
+        splats, geometry = self.splats(head, shown), self.generator(head.network).geometry
+        check_format(form, splats, up)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"head.{form}"
+            save_splats(path, splats.transformed(translation=geometry.origin, scale=geometry.world_scale), up=up)
+            return path.read_bytes()
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Returns a picture [H, W, 3] as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def viewing_camera(wxyz: np.ndarray, position: np.ndarray, fov: float, aspect: float) -> Cameras:
+    """Returns the camera [] of a page: OpenCV axes, `fov` radians from top to bottom, `aspect` width over height."""
+    cam2world = torch.eye(4, dtype=torch.float64)
+    cam2world[:3, :3] = quats_to_matrices(
+        F.normalize(torch.tensor([float(v) for v in wxyz], dtype=torch.float64), dim=0)
+    )
+    cam2world[:3, 3] = torch.from_numpy(np.asarray(position, np.float64))
+    focal = 0.5 / math.tan(fov / 2)
+    intrinsics = torch.tensor([[focal / aspect, 0.0, 0.5], [0.0, focal, 0.5], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    return Cameras(cam2world, intrinsics)
+
+
+def as_data_camera(camera: Cameras, like: Cameras) -> Cameras:
+    """Returns a camera with the pose of one and the intrinsics of another: what films see is square, as the data is."""
+    return dataclasses.replace(camera, intrinsics=like.intrinsics.to(camera.cam2world))
