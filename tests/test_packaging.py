@@ -34,6 +34,7 @@ COMMANDS = {
     "splatgan-compare": "compare:main",
     "splatgan-mesh": "extract_mesh:main",
     "splatgan-view": "view:main",
+    "splatgan-regressor": "fit_regressor:main",
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
