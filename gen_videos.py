@@ -215,26 +215,22 @@ def main(
         heads = head_choice.heads(G)
         heads_per_cell = shared_among(columns * rows, len(heads.names), grid)
         if controlled:
-            controlled.check(G, heads)
-            heads_per_cell = controlled.num_keys(G, len(heads.names), columns * rows)
+            heads_per_cell = controlled.num_keys(G, heads, columns * rows)
         cameras = camera_choice.cameras(G, 1 if interpolate == "none" else heads_per_cell)
         told = cameras if mapping_camera == "film" else None
         start = dnnlib.make_folder(outdir) / f"{Path(network).stem}-{control or camera_choice.name}"
         films = {f"-{head.names[0]}": head for head in heads} if interpolate == "none" else {"": heads}
         for suffix, shown in films.items():
-            if controlled and controlled.what != POSE:
-                ws = controlled.film_ws(G, shown, columns * rows, len(cameras))
-            else:
-                ws = latents.film_ws(G, shown, columns * rows, len(cameras), interpolate, told)
+            ws = latents.film_ws(G, shown, columns * rows, len(cameras), interpolate, told)
+            if controlled:
+                ws = controlled.film_ws(G, shown, columns * rows, len(cameras), ws)
             with video.VideoWriter(start.with_name(f"{start.name}{suffix}.mp4"), fps) as film:
                 frames = video.render_frames(G, ws, cameras, columns, look)
                 for frame in tqdm(frames, total=len(cameras), unit="frame", leave=False, disable=None):
                     film.write(grids.enlarge(frame, enlarge))
             click.echo(film.target)
         if controlled and controlled.what != POSE:
-            pictures, across = controlled.grid(G, heads, look)
-            grids.save_image_grid(pictures, start.with_name(f"{start.name}-grid.png"), across, enlarge)
-            click.echo(start.with_name(f"{start.name}-grid.png"))
+            click.echo(controlled.save_grid(G, heads, look, start, enlarge))
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error
     if not video.ffmpeg_available():

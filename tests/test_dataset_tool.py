@@ -66,8 +66,7 @@ def test_a_set_that_lost_a_file_is_not_up_to_date(tmp_path):
 
 def test_an_empty_folder_is_filled_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "heads").mkdir()
-    broken = dataclasses.replace(KINDS["heads"], write=lambda *_: 1 / 0)
-    monkeypatch.setitem(KINDS, "heads", broken)
+    monkeypatch.setitem(KINDS, "heads", dataclasses.replace(KINDS["heads"], write=lambda *_: 1 / 0))
     result = CliRunner().invoke(main, ["synthesize", f"--dest={tmp_path}/heads", "--num=2", "--resolution=8"])
     assert isinstance(result.exception, ZeroDivisionError)
     assert [path.name for path in tmp_path.iterdir()] == ["heads"] and not any((tmp_path / "heads").iterdir())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,3 +47,16 @@ class Blocks:
         part = self[name]
         values = values.expand(*z.shape[:-1], part.stop - part.start)
         return torch.cat([z[..., : part.start], values, z[..., part.stop :]], dim=-1)
+
+
+class Controllable:
+    """Is the base of generators, whose latents may have named blocks."""
+
+    blocks: Blocks | None = None  # parts of a latent that can be changed one by one; None: it is one piece
+
+    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
+        """Returns what reads whitened blocks [N, n], by name, off images [N, 3, R, R] in -1..1; and its model's key.
+
+        Raises ValueError for a generator whose latents have no blocks, or where nothing that reads them is at hand.
+        """
+        raise ValueError("the latents of this network have no named blocks")

@@ -222,6 +222,10 @@ class AdversarialObjective(Objective):
         """Returns further terms that ask how a scene is seen, or when."""
         return {}
 
+    def picture_terms(self, rendering: Rendering, micro: MicroBatch) -> Mapping[str, tuple[float, Tensor]]:
+        """Returns further terms that look at the pictures that the generator learns from."""
+        return {}
+
     def conditioning(self, labels: Tensor, at: StepContext, whose: str) -> Conditioning:
         """Returns what D is told of images with camera labels [N, 25], before augmentation; `whose` as for `seen`."""
         return Conditioning(labels)
@@ -330,10 +334,9 @@ class AdversarialObjective(Objective):
             adversarial = losses.relativistic(logits, real[micro.pairs]).mean(1)  # [b]
         total, report = adversarial, {"Loss/G/adversarial": adversarial} | _logit_report("G", logits)
         terms = {**self.regularisers(scene), **self.view_regularisers(scene, micro, at)}
-        terms |= self.agreement(output, micro, "G")
+        terms |= {**self.agreement(output, micro, "G"), **self.picture_terms(rendering, micro)}
         for name, (weight, values) in terms.items():
-            total = total + weight * values
-            report[f"Loss/G/{name}"] = values
+            total, report[f"Loss/G/{name}"] = total + weight * values, values
         if micro.first:
             report |= scene.statistics(micro.g_cameras, micro.resolution)
         yield Loss(total, report)
@@ -353,8 +356,7 @@ class AdversarialObjective(Objective):
         fake_loss, real_loss = losses.logistic(fake, real=False), losses.logistic(real, real=True)
         total, report = fake_loss + real_loss, {"Loss/D/fake": fake_loss, "Loss/D/real": real_loss} | report
         for name, (weight, values) in self.agreement(of_data, micro, "real").items():
-            total = total + weight * values
-            report[f"Loss/D/{name}"] = values
+            total, report[f"Loss/D/{name}"] = total + weight * values, values
         yield Loss(total, report, ws)
 
     def r1_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:

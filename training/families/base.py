@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gaussian import Cameras, Geometry, Rendering
 from gaussian.scene import Scene
 from torch_utils.random import Draws
-from training.control.blocks import Blocks
+from training.control.blocks import Controllable
 from training.data.poses import PoseLaw
 from training.families.inspection import Inspect, inspect_splats
 from training.networks.base import Conditioning, Discriminator, DiscriminatorConfig, DiscriminatorOutput
@@ -80,7 +80,7 @@ class GeneratorConfig(Record):
         """Raises ValueError, with the option's name, if the generator cannot show what cameras [N] of a set see."""
 
 
-class Generator(nn.Module, abc.ABC):
+class Generator(Controllable, nn.Module, abc.ABC):
     """Maps latents to scenes and renders scenes. No call changes the module; only `update_average` does."""
 
     z_dim: int  # numbers of a latent
@@ -90,7 +90,6 @@ class Generator(nn.Module, abc.ABC):
     makes_splats: bool = True  # its scenes are `gaussian.Splats`: .ply files and views of the splats exist
     has_background: bool = False  # its scenes have a background of their own, which their `foreground()` leaves out
     colors_follow_view: bool = False  # a splat's colour depends on where it is seen from
-    blocks: Blocks | None = None  # parts of a latent that can be changed one by one
     mapping_follows_camera: bool = False  # `mapping` heeds the cameras that it is told
     w_avg_buffer: str = ""  # name of the buffer [w_dim] with the running mean of w, the truncation centre; "": none
     w_avg_batch: int = 8  # images in which that mean keeps W_AVG_DECAY of its past
@@ -137,13 +136,6 @@ class Generator(nn.Module, abc.ABC):
     def scene_size(self) -> str:
         """Says how large a scene is, for people: "5,440 splats"."""
         return "a scene of its own kind"
-
-    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
-        """Returns what reads whitened blocks [N, n], by name, off images [N, 3, R, R] in -1..1; and its model's key.
-
-        Raises ValueError for a generator whose latents have no blocks, or where nothing that reads them is at hand.
-        """
-        raise ValueError("the latents of this network have no named blocks")
 
     @property
     def scene_numbers(self) -> int:

@@ -13,6 +13,7 @@ from gaussian import Cameras
 from training.control.blocks import Blocks
 from training.data.label_file import parse_json
 from training.families.base import Generator
+from training.visualization.grids import save_image_grid
 from training.visualization.latents import Heads, along, straight
 from training.visualization.video import Look, render_panels
 
@@ -49,8 +50,8 @@ class Control:
             raise ValueError(f"--control={self.what}: legal are {POSE}, {', '.join(G.blocks.slices)}")
         return G.blocks
 
-    def check(self, G: Generator, heads: Heads) -> None:
-        """Raises ValueError, with the option's name, for what contradicts the network or the heads."""
+    def check(self, G: Generator, heads: Heads, cells: int) -> None:
+        """Raises ValueError, with the option's name, for what contradicts the network, the heads or the cells."""
         if self.what == POSE:
             for flag, given in (("--fix-subject", self.fix_subject), ("--key-expressions", self.key_file is not None)):
                 if given:
@@ -59,6 +60,11 @@ class Control:
         self.blocks(G)
         if heads.z is None:
             raise ValueError(f"--control={self.what} changes latents, and --w-file holds none; give --seeds")
+        if not self.chains and not self.fix_subject and len(heads.names) != cells:
+            raise ValueError(
+                f"--control={self.what} shows one head in each of the {cells} cells of --grid, and --seeds names "
+                f"{len(heads.names)}"
+            )
 
     def keys(self, G: Generator) -> Tensor:
         """Returns what the block runs through, latent numbers [K, n]: its mean and KEYS draws, or those of the file."""
@@ -69,9 +75,10 @@ class Control:
             return torch.from_numpy(np.concatenate([np.zeros((1, count)), draws]).astype(np.float32))
         return read_keys(self.key_file, count)
 
-    def num_keys(self, G: Generator, heads: int, cells: int) -> int:
-        """Returns how many times the film comes to a key."""
-        return max(heads // cells, 1) if self.what == POSE or self.chains else len(self.keys(G))
+    def num_keys(self, G: Generator, heads: Heads, cells: int) -> int:
+        """Returns how many times the film comes to a key, or to a head. Raises ValueError as `check` does."""
+        self.check(G, heads, cells)
+        return len(heads.names) // cells if self.what == POSE or self.chains else len(self.keys(G))
 
     def latents(self, G: Generator, heads: Heads, cells: int, num_frames: int) -> Tensor:
         """Returns latents [F, cells, z_dim] of a film that leads back to its first frame.
@@ -90,9 +97,18 @@ class Control:
         shifted = torch.stack([keys.roll(-cell, 0) for cell in range(cells)], dim=1)  # [K, cells, n]
         return blocks.put(z[:1].expand(num_frames, cells, -1), self.what, straight(shifted, num_frames))
 
-    def film_ws(self, G: Generator, heads: Heads, cells: int, num_frames: int) -> Tensor:
-        """Returns ws [F, cells, num_ws, w_dim] of a film on G's device."""
+    def film_ws(self, G: Generator, heads: Heads, cells: int, num_frames: int, ws: Tensor) -> Tensor:
+        """Returns ws [F, cells, num_ws, w_dim] of a film on G's device; those given where the camera alone moves."""
+        if self.what == POSE:
+            return ws
         return along(G, self.latents(G, heads, cells, num_frames), heads.psi)
+
+    def save_grid(self, G: Generator, heads: Heads, look: Look, start: Path, factor: int) -> Path:
+        """Writes `grid`, enlarged, beside the film whose name begins with `start`, and returns where."""
+        pictures, across = self.grid(G, heads, look)
+        path = start.with_name(f"{start.name}-grid.png")
+        save_image_grid(pictures, path, across, factor)
+        return path
 
     def grid(self, G: Generator, heads: Heads, look: Look) -> tuple[Tensor, int]:
         """Returns pictures uint8 [N, 3, R, R * panels], a row for every head, and the keys of a row."""

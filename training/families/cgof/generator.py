@@ -16,7 +16,7 @@ from torch import Tensor
 from gaussian import Cameras, Rendering
 from torch_utils.precision import exact_float32
 from training.control.blocks import Blocks
-from training.control.regressor import regressor_for
+from training.control.surface import Surface
 from training.families.base import AT_REST, StepContext
 from training.families.cgof.config import GeneratorConfig
 from training.families.cgof.sampling import Guide, Guided, GuidedDraws, axial, draw, guided
@@ -24,8 +24,7 @@ from training.families.pigan import generator as pigan
 from training.families.pigan.siren import FilmField
 from training.fields.marching import March
 from training.fields.rays import Rays, camera_rays
-from training.morphable.model import SHAPE_BLOCKS, MorphableModel
-from training.morphable.rasterize import Fragments, close_holes, rasterize
+from training.morphable.rasterize import close_holes
 
 __all__ = ["Generator", "GeneratorConfig", "GuidedField", "Traced"]
 
@@ -61,20 +60,10 @@ class Generator(pigan.Generator):
         super().__init__(config)
         self.config: GeneratorConfig = config
         self.blocks: Blocks = config.blocks()
-        self.morphable = config.model()
-        self.film_dim, shape = 2 * config.modulations, sum(self.morphable.sizes[name] for name in SHAPE_BLOCKS)
-        self.w_dim = self.film_dim + shape
-        key = torch.tensor(list(bytes.fromhex(self.morphable.key)), dtype=torch.uint8)
-        self.register_buffer("morphable_key", key)  # so that weights meet no other model than theirs
-        self.register_load_state_dict_pre_hook(_check_key)
-        self._models: dict[tuple[torch.device, torch.dtype], MorphableModel] = {}
-
-    def model(self, like: Tensor) -> MorphableModel:
-        """Returns the morphable model on a tensor's device, in its type."""
-        place = like.device, like.dtype
-        if place not in self._models:
-            self._models[place] = self.morphable.to(like)
-        return self._models[place]
+        self.surface = Surface(config.model(), self.blocks)
+        self.surface.bind(self)
+        self.film_dim = 2 * config.modulations
+        self.w_dim = self.film_dim + self.surface.size
 
     def mean_ws(self) -> Tensor:
         """Returns the mean ws [1, w_dim], the truncation centre; the mean of the shape's blocks is 0."""
@@ -87,8 +76,7 @@ class Generator(pigan.Generator):
         ws: raw frequencies and phases, then the blocks of the shape. No camera is listened to.
         """
         film = super().mapping(z)
-        shape = torch.cat([self.blocks.take(z, name) for name in SHAPE_BLOCKS], dim=1).to(film)
-        ws = torch.cat([film, shape[:, None]], dim=2)
+        ws = torch.cat([film, self.surface.shape(z).to(film)[:, None]], dim=2)
         return ws if psi == 1 else self.mean_ws().lerp(ws, psi)
 
     def synthesis(self, ws: Tensor, at: StepContext = AT_REST) -> GuidedField:
@@ -99,23 +87,13 @@ class Generator(pigan.Generator):
         return GuidedField(**vars(film), shape=ws[:, 0, self.film_dim :])
 
     def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
-        """Returns the regressor of the morphable model; see `base.Generator.reader`."""
-        return regressor_for("", self.morphable).to(self.device).blocks, self.morphable.key
+        """Returns the regressor of the morphable model; see `Controllable.reader`."""
+        return self.surface.reader(self.device)
 
     def share(self, nimg: int | None) -> float:
         """Returns how far guided samples have come to the surface after nimg images of a run; 1 at rest."""
         fade = self.config.guide_kimg * 1000
         return 1.0 if nimg is None or nimg >= fade else nimg / fade
-
-    def vertices(self, scene: GuidedField) -> Tensor:
-        """Returns the vertices [B, V, 3] of the surfaces that guide scenes, world units; constants."""
-        return self.surface(scene.shape.detach())
-
-    def drawn(self, vertices: Tensor, cameras: Cameras, size: tuple[int, int]) -> Fragments:
-        """Draws surfaces, vertices [B, V, 3], from cameras [B]. On a GPU nothing waits; see `rasterize`."""
-        triangles = self.model(vertices).triangles
-        ample = len(vertices) * (2 * len(triangles) + 12 * size[0] * size[1])
-        return rasterize(vertices, triangles, cameras, size, ample if vertices.is_cuda else None)
 
     @torch.no_grad()
     def guide(self, scene: GuidedField, cameras: Cameras, size: tuple[int, int]) -> Guide | None:
@@ -123,8 +101,8 @@ class Generator(pigan.Generator):
         if not self.config.guided:
             return None
         batch, views = cameras.shape
-        vertices = self.vertices(scene).repeat_interleave(views, dim=0)
-        found = self.drawn(vertices, cameras.reshape(batch * views), size)
+        vertices = self.surface.vertices(scene.shape).repeat_interleave(views, dim=0)
+        found = self.surface.drawn(vertices, cameras.reshape(batch * views), size)
         depth, mask = close_holes(found.depth * self.config.unit, found.mask)
         return Guide(depth.view(batch, -1), mask.view(batch, -1))
 
@@ -147,17 +125,6 @@ class Generator(pigan.Generator):
             guide, march = self.guide(scene, cameras, size), self.config.march()
             found = self._marched(scene, rays, march, numbers, guide, share)
         return Traced(scene, rays, guide, found, march)
-
-    def surface_landmarks(self, shape: Tensor) -> Tensor:
-        """Returns the landmarks [B, L, 3], world units, of surfaces whose blocks are [B, I + E]. Differentiable."""
-        model = self.model(shape)
-        return self.surface(shape)[:, model.landmarks]
-
-    def surface(self, shape: Tensor) -> Tensor:
-        """Returns the vertices [B, V, 3], world units, of surfaces whose whitened blocks are [B, I + E]."""
-        model = self.model(shape)
-        identity, expression = shape.split([model.sizes[name] for name in SHAPE_BLOCKS], dim=1)
-        return model.vertices(model.coefficients("identity", identity), model.coefficients("expression", expression))
 
     def _marched(
         self,
@@ -201,14 +168,3 @@ class Generator(pigan.Generator):
         size = resolution or self.resolution
         size = (size, size) if isinstance(size, int) else size
         return self.rendering(self.trace(scene, cameras, size, at), cameras.shape[1], size, background)
-
-
-def _check_key(module: Generator, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Raises ValueError if weights were trained with another morphable model."""
-    found = state.get(f"{prefix}morphable_key")
-    own = module.get_buffer("morphable_key")
-    if found is not None and not torch.equal(found.cpu(), own.cpu()):
-        raise ValueError(
-            f"the weights were trained with the morphable model {bytes(found.tolist()).hex()}, and "
-            f"--morphable={module.config.morphable} is {bytes(own.tolist()).hex()}"
-        )

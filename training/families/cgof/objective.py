@@ -89,7 +89,7 @@ class CgofObjective(PiganObjective):
         super().__init__(config, G, D)
         self.regressor: Regressor | None = None
         if self.settings.reads:
-            self.regressor = regressor_for(self.settings.regressor, G.morphable).to(G.device)
+            self.regressor = regressor_for(self.settings.regressor, G.surface.morphable).to(G.device)
 
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Learns from D, as pi-GAN does, and from the surface and the coefficients that were asked for."""
@@ -154,8 +154,8 @@ class CgofObjective(PiganObjective):
         terms: dict[str, tuple[float, Tensor]] = {"recon": (self.settings.recon_weight, recon)}
         if self.settings.landmark_weight:
             shape = torch.cat([read[name] for name in ("identity", "expression")], dim=1)
-            asked = self.G.surface_landmarks(traced.field.shape)
-            values = self._landmarks(traced, micro.g_cameras[:, 0], self.G.surface_landmarks(shape), asked)
+            asked = self.G.surface.landmarks(traced.field.shape)
+            values = self._landmarks(traced, micro.g_cameras[:, 0], self.G.surface.landmarks(shape), asked)
             terms["landmarks"] = self.settings.landmark_weight, values
         return terms
 
@@ -170,7 +170,7 @@ class CgofObjective(PiganObjective):
         right, down, ahead = (cameras.cam2world[:, None, :3, i] for i in range(3))
         middle = unit * cameras.positions[:, None] + ahead
         lifted = middle + local[..., :1] * right + local[..., 1:2] * down - local[..., 2:] * ahead
-        return losses.landmarks(flat[0], flat[1], lifted, unit * asked, slice(self.G.morphable.outline, None))
+        return losses.landmarks(flat[0], flat[1], lifted, unit * asked, slice(self.G.surface.morphable.outline, None))
 
     def warp_values(self, micro: MicroBatch, at: StepContext) -> Tensor:
         """Returns what the volume warp finds of every `warp_every`th sample, [b]: so many times, and 0 of the others.
@@ -195,9 +195,11 @@ class CgofObjective(PiganObjective):
         chosen = draw(numbers, "warp", rays, G.config.samples).map(lambda t: t[::every])
         traced = G.trace_with(after, cameras, size, chosen, 1.0)
         with torch.no_grad():
-            vertices = [G.vertices(field) for field in fields]
-            found = G.drawn(vertices[1], cameras[:, 0], size)
-            flow = interpolate(found, G.model(vertices[0]).triangles, (vertices[0] - vertices[1]) * G.config.unit)
-            masks = [G.drawn(vertices[0], cameras[:, 0], size).mask, found.mask]
+            vertices = [G.surface.vertices(field.shape) for field in fields]
+            found = G.surface.drawn(vertices[1], cameras[:, 0], size)
+            flow = interpolate(
+                found, G.surface.model(vertices[0]).triangles, (vertices[0] - vertices[1]) * G.config.unit
+            )
+            masks = [G.surface.drawn(vertices[0], cameras[:, 0], size).mask, found.mask]
         moved = warp.carried_image(before, traced.rays, traced.march, traced.guided, flow.flatten(2).transpose(1, 2))
         return warp.volume_warp(moved, traced.guided, warp.compared(*masks))

@@ -7,8 +7,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from training.control.blocks import Blocks
 from training.families import base
 from training.families.cgs import hierarchy
+from training.morphable.models import block_sizes
 from training.networks import color
 from training.networks.point_encoding import POINT_ENCODINGS
 
@@ -35,6 +37,7 @@ class GeneratorConfig(base.GeneratorConfig):
     coarse_log_scale: float = -5.0  # where the ln scale of a coarse anchor starts, world units
     camera_embedding: bool = True  # keep the mapping's (published, always zero) camera input
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
+    controls: str = ""  # morphable model, or file of one, that gives a latent named blocks; "": it has none
     color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see networks/color.py
 
     def __post_init__(self) -> None:
@@ -56,6 +59,7 @@ class GeneratorConfig(base.GeneratorConfig):
             raise ValueError(f"point_encoding={self.point_encoding!r}; legal are {', '.join(POINT_ENCODINGS)}")
         if self.color_rule not in color.RULES:
             raise ValueError(f"color_rule={self.color_rule!r}; legal are {', '.join(color.RULES)}")
+        _ = self.blocks
 
     @classmethod
     def published(cls, resolution: int) -> Self:
@@ -73,6 +77,23 @@ class GeneratorConfig(base.GeneratorConfig):
             first_blocks=6,
             num_heads=8,
         )
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """Returns the blocks of the latent: those of the model, and the rest of its numbers in two halves.
+
+        None where there is no model. Raises ValueError where too few numbers are left.
+        """
+        if not self.controls:
+            return None
+        sizes = block_sizes(self.controls)
+        rest = self.z_dim - sum(sizes.values())
+        if rest < 2:
+            raise ValueError(
+                f"generator.z_dim={self.z_dim}: the blocks of --controls={self.controls} have {self.z_dim - rest} "
+                "numbers, and 2 more are needed for what it does not describe"
+            )
+        return Blocks.of(sizes, rest - rest // 2, rest // 2)
 
     @property
     def num_levels(self) -> int:

@@ -34,6 +34,10 @@ OPTIONS = (
     Option(("--num-multiview",), "objective.num_views", "how many", least=1),
     *ANCHOR_OPTIONS,
     *BLUR_OPTIONS,
+    Option(("--controls",), "generator.controls", "model that gives a latent named blocks: procedural, or an .npz"),
+    Option(("--recon",), "objective.recon_weight", "weight of the difference of its coefficients asked and found"),
+    Option(("--surface",), "objective.surface_weight", "weight of the distance of what is seen from its surface"),
+    Option(("--regressor",), "objective.regressor", "network that reads coefficients, of fit_regressor.py"),
 )
 
 ALARMS = (
@@ -46,6 +50,7 @@ ALARMS = (
 
 CURVES = (
     ("Regularisers of G", ("Loss/G/center", "Loss/G/knn")),
+    ("Control", ("Loss/G/recon", "Loss/G/surface")),
     PENALTY_CURVE,
     SPLAT_CURVE,
     DENSITY_CURVE,

@@ -4,17 +4,20 @@ Sources: Hyun and Heo 2024 (GSGAN), Barthel et al. 2025 (CGS-GAN). Modules and p
 published checkpoints, so that published weights load as they are.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gaussian import Cameras, Gaussians, Rendering, render
+from training.control.surface import Surface
 from training.families import base
 from training.families.base import AT_REST, StepContext
 from training.families.cgs.config import GeneratorConfig, published_constants
 from training.families.cgs.hierarchy import Attributes
 from training.families.cgs.point_generator import PointGenerator
+from training.morphable.models import morphable_model
 from training.networks import color
 from training.networks.layers import CAMERA_DIM, MappingNetwork, normalize_second_moment
 
@@ -49,6 +52,10 @@ class Generator(base.Generator):
             config.map_depth,
             keep_average=True,
         )
+        self.blocks = config.blocks
+        self.surface = Surface(morphable_model(config.controls), self.blocks) if self.blocks is not None else None
+        if self.surface is not None:
+            self.surface.bind(self)
         if config.published_keys:  # published training stored it and never read it
             self.register_buffer("dataset_label_std", torch.zeros(CAMERA_DIM))
 
@@ -61,6 +68,10 @@ class Generator(base.Generator):
     def scene_numbers(self) -> int:
         """Returns the splats of a scene."""
         return sum(self.config.level_sizes)
+
+    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
+        """Returns the regressor of the morphable model; see `Controllable.reader`."""
+        return super().reader() if self.surface is None else self.surface.reader(self.device)
 
     def scene_size(self) -> str:
         """Says how many splats a scene has."""
@@ -110,13 +121,14 @@ class Generator(base.Generator):
         background: Tensor | None = None,  # RGB 0..1 that broadcasts to [B, V, 3]; white if None
         at: StepContext = AT_REST,  # no schedule depends on it
     ) -> Rendering:
-        """Renders scenes in float32; in training mode without depth, which no loss reads."""
+        """Renders scenes in float32; in training mode without depth, unless it is compared with a surface's."""
         scene = scene.to(dtype=torch.float32)
         # In training a non-finite gradient skips its step and is counted; a sample for somebody to look at is an error.
         size = resolution or self.resolution
         look_on = not self.training  # somebody looks at it
+        with_depth = look_on or self.surface is not None
         return render(
-            scene, cameras, size, background, with_depth=look_on, check_finite=look_on, backend=self.rasterizer
+            scene, cameras, size, background, with_depth=with_depth, check_finite=look_on, backend=self.rasterizer
         )
 
 

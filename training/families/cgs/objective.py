@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from gaussian import Rendering
+from training.control.regressor import Regressor, regressor_for
 from training.families.anchored import AnchoredConfig, AnchoredObjective
-from training.samples import RunConfig
+from training.families.blurred import check_finite
+from training.morphable.models import morphable_model
+from training.samples import MicroBatch, RunConfig
+
+CLEAR = 0.1  # world units that light counts as away which passes the surface
 
 
 @dataclass(frozen=True)
@@ -14,6 +25,9 @@ class CgsObjectiveConfig(AnchoredConfig):
 
     multiview: bool = True  # average the generator's gradient over several views of one scene
     num_views: int = 4  # views of a scene where multiview is on
+    recon_weight: float = 0.0  # of the difference of coefficients asked and read off the pictures; needs controls
+    surface_weight: float = 0.0  # of the distance of pictures' depth from the surface that was asked for; likewise
+    regressor: str = ""  # file of the network that reads coefficients; "": the one that fit_regressor.py keeps
 
     @property
     def views(self) -> range:
@@ -25,12 +39,58 @@ class CgsObjectiveConfig(AnchoredConfig):
         super().check(config)
         if self.num_views < 1:
             raise ValueError(f"--num-multiview={self.num_views}: at least 1 view is needed")
+        self._check_control(config)
         starts = [0, *(stage.from_nimg for stage in config.stages)]
         if self.multiview and any(config.stage_at(nimg).batch == 1 for nimg in starts):
             raise ValueError(
                 "--batch=1 leaves multi-view regularisation only the scene's own camera; use --batch=2 or more"
             )
 
+    def _check_control(self, config: RunConfig) -> None:
+        check_finite(("--recon", self.recon_weight), ("--surface", self.surface_weight))
+        for flag, weight in (("--recon", self.recon_weight), ("--surface", self.surface_weight)):
+            if weight and not config.generator.controls:
+                raise ValueError(f"{flag}={weight}: needs a latent of named blocks, --controls=procedural or a file")
+        if self.recon_weight:
+            regressor_for(self.regressor, morphable_model(config.generator.controls))
+
 
 class CgsObjective(AnchoredObjective):
-    """Runs the phases of the usual game, with a fading blur and the geometry terms of the coarse anchors."""
+    """Runs the phases of the usual game, with a fading blur and the geometry terms of the coarse anchors.
+
+    Where a latent has named blocks, what is seen has to be what they ask for, as in CGOF (Sun et al. 2022). No
+    published generator of splats does this.
+    """
+
+    def __init__(self, config: RunConfig, G: Any, D: Any):
+        super().__init__(config, G, D)
+        self.regressor: Regressor | None = None
+        if self.settings.recon_weight:
+            self.regressor = regressor_for(self.settings.regressor, G.surface.morphable).to(G.device)
+
+    def picture_terms(self, rendering: Rendering, micro: MicroBatch) -> Mapping[str, tuple[float, Tensor]]:
+        """Returns what pictures of a latent of named blocks lack of what it asks for, means over views."""
+        settings = self.settings
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if self.regressor is not None:
+            images, views, blocks = rendering.image, rendering.image.shape[1], self.G.blocks
+            assert blocks is not None
+            read = self.regressor.blocks(images.flatten(0, 1))
+            z = micro.g_z.repeat_interleave(views, dim=0)
+            errors = [(values - blocks.take(z, name)).abs().mean(1) for name, values in read.items()]
+            terms["recon"] = settings.recon_weight, torch.stack(errors).sum(0).view(-1, views).mean(1)
+        if settings.surface_weight:
+            terms["surface"] = settings.surface_weight, self._off_surface(rendering, micro)
+        return terms
+
+    def _off_surface(self, rendering: Rendering, micro: MicroBatch) -> Tensor:
+        """Returns how far the light of the pixels that show the surface comes from it, world units, [b]."""
+        batch, views, _, *size = rendering.depth.shape
+        surface: Any = self.G.surface
+        with torch.no_grad():
+            vertices = surface.vertices(surface.shape(micro.g_z)).repeat_interleave(views, dim=0)
+            found = surface.drawn(vertices, micro.g_cameras.reshape(batch * views), tuple(size))
+            asked, mask = found.depth.view(batch, views, *size), found.mask.view(batch, views, *size)
+        alpha, depth = rendering.alpha[:, :, 0], rendering.depth[:, :, 0]
+        away = (depth - alpha * asked).abs() + CLEAR * (1 - alpha)
+        return (away * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)

@@ -98,3 +98,11 @@ PRESETS = {
     "cgs2048": _published(2048),
 }
 # fmt: on
+
+_TINY = PRESETS["tiny"]
+PRESETS["cgs-control-tiny"] = Preset(  # 49 numbers of the procedural head, and 79 for what it does not describe
+    generator=_TINY.generator.changed(controls="procedural"),
+    discriminator=_TINY.discriminator,
+    objective=_TINY.objective.changed(recon_weight=1.0, surface_weight=5.0),
+    run=RunFields(**{**_TINY.run, "total_kimg": 20, "mirror": False}),  # a mirrored face has other coefficients
+)
