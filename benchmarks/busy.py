@@ -1,6 +1,6 @@
 """Measures a training step beside busy processes, for ways in which idle threads may wait.
 
-    python -m benchmarks.busy --preset=tiny --steps=20        # quiet, and beside a busy process on each core
+    python -m benchmarks.busy --preset=tiny --steps=20        # quiet, and with a busy process on every core
     python -m benchmarks.busy --steps=0                       # two small loops alone, seconds
 
 Every case is a process of its own, since OpenMP reads its environment once. A thread that waits for others can spin,
