@@ -37,6 +37,7 @@ from training.checkpoint import load_generator
 from training.comparison.store import write_whole
 from training.data.synthetic.synthesize import synthesize_heads
 from training.dataset import ImageDataset
+from training.families.adversarial import AdversarialConfig
 from training.runs.resume import newest_run
 from training.safety.watchdog import DIAGNOSIS_NAME
 
@@ -71,6 +72,7 @@ class Job:
         config = presets.resolve(preset, data="")
         loss, both = OBJECTIVES[self.objective]
         weight, rate = SETTINGS[self.setting]
+        assert isinstance(config.objective, AdversarialConfig)
         gamma = config.objective.gamma * weight
         rates = [f"--glr={config.g_lr * rate:g}", f"--dlr={config.d_lr * rate:g}"]
         return [f"--objective={loss}", f"--r1-gamma={gamma:g}", f"--r2-gamma={gamma if both else 0:g}", *rates]
