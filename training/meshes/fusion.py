@@ -58,14 +58,19 @@ def fuse(views: DepthViews, lattice: Lattice, progress: Progress | None = None) 
 
 
 def _upsampled(coarse: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor]:
-    """Returns, over a lattice [R, R, R], signs (-1 or 1) of values over a coarse one, and what is near a surface."""
-    near = (coarse.abs() < 2 / TRUNCATION).to(coarse)
-    solid = (coarse > 0).to(coarse)
-    # A point is close if a corner of its coarse cell is, or if these corners do not agree.
-    size = (lattice.resolution,) * 3
-    stack = torch.stack([near, solid])[None]
-    around, share = F.interpolate(stack, size, mode="trilinear", align_corners=True)[0]
-    return torch.where(share > 0.5, 1.0, -1.0), (around > 1e-3) | ((share > 1e-3) & (share < 1 - 1e-3))
+    """Returns, over a lattice [R, R, R], signs (-1 or 1) of values over a coarse one, and what is near a surface.
+
+    A point is near one if a corner of its coarse cell is, or if these corners do not agree.
+    """
+
+    def over(corners: Tensor) -> Tensor:
+        size = (lattice.resolution,) * 3
+        return F.interpolate(corners.to(coarse)[None, None], size, mode="trilinear", align_corners=True)[0, 0]
+
+    close = over(coarse.abs() < 2 / TRUNCATION) > 1e-3
+    share = over(coarse > 0)
+    close |= (share > 1e-3) & (share < 1 - 1e-3)
+    return share.sub_(0.5).sign_(), close
 
 
 def _projection(views: DepthViews) -> Tensor:
