@@ -40,7 +40,10 @@ def main(ctx: click.Context, morphable: str, dest: str | None, pictures: int, st
     ctx.with_resource(dnnlib.stoppable())
     try:
         model = morphable_model(morphable)
-        config = RegressorConfig(model.key, dict(model.sizes), pictures=pictures, steps=steps, seed=seed)
+        landmarks = len(model.landmarks)
+        config = RegressorConfig(
+            model.key, dict(model.sizes), landmarks=landmarks, pictures=pictures, steps=steps, seed=seed
+        )
         if pictures < config.batch:
             raise ValueError(f"--pictures={pictures}: at least {config.batch} are legal, a batch")
         target = Path(dest) if dest else default_path(model.key)

@@ -6,6 +6,8 @@ that takes longer than 3 seconds belongs in here; `pytest --durations=20` finds 
 
 SLOW = {
     "tests/bad_input/test_bad_input.py::test_as_a_process": 35,  # the same lines are tested in process
+    "tests/families/test_cgof.py::": 30,
+    "tests/families/test_cgs_control.py::": 20,
     "tests/families/test_compare.py::test_every_family_is_measured_as_calc_metrics_does": 5,
     "tests/families/test_compare.py::test_train_py_is_called_and_stops_by_the_clock": 12,
     "tests/families/test_compare.py::test_two_processes_write_the_table_of_one": 15,
@@ -37,6 +39,7 @@ SLOW = {
     "tests/torch_utils/test_distributed.py::test_a_rank_that_does_not_answer_is_named": 8,
     "tests/torch_utils/test_launcher.py": 9,
     "tests/torch_utils/test_triton_ops.py": 12,
+    "tests/training/control/test_control.py::": 20,
     "tests/training/data/making/test_camera_angles.py": 4,
     "tests/training/data/making/test_colmap.py::": 12,
     "tests/training/data/making/test_lenses.py::test_": 6,

@@ -6,18 +6,22 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 
 from dnnlib import ROOT
+from tests.families import test_cgof as cgof
 from tests.training.families.epigraf import small as epigraf
 from tests.training.families.gghead import file_writer as gghead
 from tests.training.families.gsgan import small as gsgan
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.control.regressor import default_path
 from training.data.synthetic.synthesize import synthesize_heads
 from training.families import FAMILIES, family
+from training.morphable.head import procedural_head
 from training.presets import resolve
 
 TEXT = (ROOT / "docs" / "coming-from.md").read_text()
@@ -28,9 +32,10 @@ ROWS = [  # system, their command, ours
 ]
 PIGAN = FAMILIES["pigan"].presets["pigan-tiny"]
 
-SMALL = {  # networks of 32 px, in the sections of the systems that have no other
+SMALL: dict[str, Any] = {  # networks of 32 px, in the sections of the systems that have no other
     "GSGAN": ("gsgan-tiny", gsgan.generator_config, gsgan.discriminator_config),
     "GGHead": ("gghead-tiny", gghead.small_generator, gghead.small_discriminator),
+    "CGOF": ("cgof-tiny", lambda: cgof.GENERATOR, lambda: cgof.SMALL.discriminator),
     "pi-GAN": ("pigan-tiny", lambda: dataclasses.replace(PIGAN.generator, resolution=32), lambda: PIGAN.discriminator),
     "EpiGRAF": ("epigraf-tiny", epigraf.for_heads, lambda: epigraf.discriminator_config(resolution=32)),
 }
@@ -66,6 +71,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, checkpoint_path: Path) -> Pa
         networks = {"G": G.state_dict(), "D": D.state_dict(), "G_ema": G.state_dict()}
         grid = {"z": torch.randn(4, G.z_dim), "labels": state["grid"]["labels"][:4]}
         save_checkpoint(folder / f"{system}-PKL", state | networks | {"config": config.to_dict(), "grid": grid})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPLATGAN_CACHE_DIR", str(folder / "cache"))
+        kept = default_path(procedural_head().key)
+        kept.parent.mkdir(parents=True)
+        cgof.small_regressor(folder, procedural_head().key).rename(kept)
     return folder
 
 
@@ -89,6 +99,8 @@ def test_our_command_runs(
 ) -> None:
     script, _, arguments = row[2].partition(".py ")
     monkeypatch.chdir(tmp_path)
+    if row[0] == "CGOF":
+        monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(place / "cache"))  # of its regressor
     words = replaced(row[0], arguments, place)
     own = [word for word in words if not word.startswith("--outdir")]
     outdir = [f"--outdir={tmp_path / 'out'}"] if script != "dataset_tool" else []

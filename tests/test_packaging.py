@@ -28,6 +28,7 @@ COMMANDS = {
     "splatgan-metrics": "calc_metrics:main",
     "splatgan-videos": "gen_videos:main",
     "splatgan-samples": "gen_samples:main",
+    "splatgan-regressor": "fit_regressor:main",
     "splatgan-data": "dataset_tool:main",
     "splatgan-convert": "convert_checkpoint:main",
     "splatgan-report": "report:main",

@@ -32,8 +32,9 @@ class RegressorConfig:
     sizes: Mapping[str, int]  # numbers of the model's blocks
     resolution: int = 64  # pixels of the pictures that it reads; others are resized
     width: int = 24  # channels of the first layer
-    pictures: int = 6000  # that it learnt from
-    steps: int = 6000
+    landmarks: int = 0  # of the model, whose places it learns to tell besides, with the camera's angles
+    pictures: int = 12_000  # that it learnt from
+    steps: int = 12_000
     batch: int = 32
     seed: int = 0
 
@@ -55,6 +56,7 @@ class Regressor(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(widths[-1] * edge * edge, features), nn.LeakyReLU(SLOPE), nn.Linear(features, self.outputs)
         )
+        self.aside = nn.Linear(widths[-1] * edge * edge, 2 * config.landmarks + 2)  # read in training alone
 
     @property
     def outputs(self) -> int:
@@ -63,12 +65,17 @@ class Regressor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns whitened coefficients [N, outputs] of images [N, 3, R, R] in -1..1, block after block."""
+        result: Tensor = self.head(self.seen(images))
+        return result
+
+    def seen(self, images: Tensor) -> Tensor:
+        """Returns features [N, F] of images of any size."""
         size = self.config.resolution
         if images.shape[-1] != size:
             shrinks = images.shape[-1] > size
             images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks)
-        result: Tensor = self.head(self.features(images).flatten(1))
-        return result
+        features: Tensor = self.features(images).flatten(1)
+        return features
 
     def blocks(self, images: Tensor) -> dict[str, Tensor]:
         """Returns the same by block, [N, n] each."""

@@ -300,6 +300,15 @@ def _landmarks(g: Grid, shape: Tensor) -> Tensor:
     return away.argmin(1)
 
 
+def mirrored_signs() -> Tensor:
+    """Returns what becomes of the whitened coefficients [49] of the head, block after block, as it is mirrored."""
+    expression = torch.ones(len(EXPRESSION))
+    expression[EXPRESSION.index("jaw aside")] = -1
+    light = torch.ones(3, BANDS)
+    light[:, [3, 4, 7]] = -1  # x, xy and xz
+    return torch.cat([torch.ones(len(IDENTITY)), expression, torch.ones(len(TEXTURE)), light.flatten()])
+
+
 @functools.cache
 def procedural_head() -> MorphableModel:
     """Builds the model: 8 modes of identity, 8 of expression, 6 of colour; its surface is the face without the hair."""

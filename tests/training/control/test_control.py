@@ -1,0 +1,116 @@
+"""Blocks of a latent, and the regressor: trained by one command, kept by content, refused where it does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import fit_regressor
+from training.control import fitting
+from training.control.blocks import Blocks
+from training.control.regressor import (
+    Regressor,
+    RegressorConfig,
+    default_path,
+    read_regressor,
+    regressor_for,
+    save_regressor,
+)
+from training.data.synthetic import expressions
+from training.data.synthetic.synthesize import sample_cameras
+from training.morphable.head import mirrored_signs, procedural_head
+from training.morphable.model import MODEL_BLOCKS, write_model
+from training.morphable.models import block_sizes
+
+
+def test_blocks_have_the_published_places() -> None:
+    sizes = {"identity": 80, "expression": 64, "texture": 80, "illumination": 27}
+    blocks = Blocks.of(sizes, 80, 80)
+    found = {name: (part.start, part.stop) for name, part in blocks.slices.items()}
+    assert blocks.total == 411 and found == {
+        "identity": (0, 80), "expression": (80, 144), "background": (144, 224), "texture": (224, 304),
+        "illumination": (304, 331), "background_texture": (331, 411),
+    }  # fmt: skip
+    z, other = torch.randn(2, 411), torch.randn(64)
+    changed = blocks.put(z, "expression", other)
+    assert torch.equal(blocks.take(changed, "expression"), other.expand(2, -1))
+    assert torch.equal(changed[:, :80], z[:, :80]) and torch.equal(changed[:, 144:], z[:, 144:])
+    with pytest.raises(ValueError, match="there is no block 'mood'; legal are identity, expression"):
+        blocks["mood"]
+
+
+def test_sizes_are_known_without_building_the_head() -> None:
+    assert block_sizes("procedural") == procedural_head().sizes
+
+
+def test_a_regressor_learns_and_pictures_are_functions_of_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tone, which is easily seen: a few steps explain some of it, and none before."""
+    model = procedural_head()
+    config = RegressorConfig(model.key, model.sizes, 16, width=8, landmarks=68, pictures=64, steps=150, batch=16)
+    pictures = fitting.draw_pictures(config, model, range(5, 9), lambda *_: None)
+    again = fitting.draw_pictures(config, model, range(6, 8), lambda *_: None)
+    assert all(torch.equal(getattr(pictures, name)[1:3], getattr(again, name)) for name in ("images", "z", "aside"))
+    said: list[tuple[str, int, int]] = []
+    regressor = fitting.fit(config, model, lambda *what: said.append(what))
+    assert said[-1] == ("steps", 150, 150) and ("pictures", 64, 64) in said
+    assert fitting.explained(regressor, model, 64)["texture"][0] > 0.2
+    assert fitting.explained(Regressor(config), model, 64)["texture"][0] < 0.1
+
+
+def test_it_reads_pictures_of_any_size() -> None:
+    config = RegressorConfig("key", procedural_head().sizes, resolution=32, width=4)
+    read = Regressor(config).blocks(torch.zeros(2, 3, 64, 64))
+    assert {name: part.shape for name, part in read.items()} == {
+        name: (2, n) for name, n in procedural_head().sizes.items()
+    }
+
+
+def test_the_command_keeps_it_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(fitting, "CHECKED", 4)
+    monkeypatch.setattr(fitting.explained, "__defaults__", (4,))
+    result = CliRunner().invoke(fit_regressor.main, ["--pictures=32", "--steps=1"])
+    assert result.exit_code == 0, result.output
+    assert "mouth open" in result.output and str(default_path(procedural_head().key)) in result.output
+    regressor = regressor_for("", procedural_head())
+    assert not any(p.requires_grad for p in regressor.parameters())
+    assert len(read_regressor(default_path(procedural_head().key))[1]["expression"]) == 8
+    refused = CliRunner().invoke(fit_regressor.main, ["--pictures=8"])
+    assert refused.exit_code == 1 and "--pictures=8: at least 32 are legal" in refused.output
+
+
+def test_a_mirrored_render_is_one_of_mirrored_coefficients() -> None:
+    model, looks, cameras = procedural_head(), expressions.sample_looks(0, range(2)), sample_cameras(0, range(2))
+    z = torch.cat([model.whitened(block, getattr(looks, block)) for block in MODEL_BLOCKS], dim=1) * mirrored_signs()
+    parts = dict(zip(model.sizes, z.split(list(model.sizes.values()), dim=1), strict=True))
+    other = dataclasses.replace(looks, **{block: model.coefficients(block, parts[block]) for block in MODEL_BLOCKS})
+    here, there = (expressions.render(look, view, 32, 1)[0] for look, view in
+                   ((looks, cameras), (other, cameras.mirror())))  # fmt: skip
+    assert (here.flip(3) - there).abs().mean() < 0.01 < 0.05 < (here - there).abs().mean()
+
+
+def test_a_model_of_a_file_is_read_off_bare_faces(tmp_path: Path) -> None:
+    model = procedural_head()
+    other = type(model)(**{**vars(model), "shape": 1.05 * model.shape})
+    write_model(tmp_path / "model.npz", other)
+    config = RegressorConfig(other.key, other.sizes, resolution=16, pictures=4)
+    found = fitting.draw_pictures(config, other, range(4), lambda *_: None)
+    assert found.images.shape == (4, 3, 16, 16) and found.z.shape == (4, 49)
+    assert 0.05 < float((found.masks > 0).float().mean()) < 0.7
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPLATGAN_CACHE_DIR", str(tmp_path / "empty"))
+    model = procedural_head()
+    with pytest.raises(ValueError, match=r"there is no regressor of this morphable model .*run fit_regressor\.py"):
+        regressor_for("", model)
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(ValueError, match="not a regressor as fit_regressor"):
+        regressor_for(str(tmp_path / "text.pt"), model)
+    save_regressor(tmp_path / "other.pt", Regressor(RegressorConfig("other", model.sizes, 16, 4)), {})
+    with pytest.raises(ValueError, match="reads the coefficients of the morphable model other"):
+        regressor_for(str(tmp_path / "other.pt"), model)
