@@ -6,6 +6,7 @@ import dnnlib  # before torch: it says how torch's threads wait
 
 # isort: split
 
+import itertools
 import json
 import os
 import sys
@@ -21,7 +22,8 @@ import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from metrics.measuring import estimate
 from torch_utils import distributed, launcher
-from training.checkpoint import load_generator
+from training.averages import parse_lengths
+from training.checkpoint import load_averages, load_generator
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
 
@@ -34,6 +36,8 @@ WEIGHTS = "PATH|URL|tiny|untrained"
 FILES = group(
     "Files",
     option("--network", required=True, metavar="FILE", help="checkpoint: network-snapshot-NNNNNN.pkl"),
+    option("--ema", metavar="LIST", show_default="the average that pictures show",
+           help="instead each of these averages of the weights, by half-life in kimg, as train.py --ema kept them"),
     option("--data", metavar="DIR|ZIP", show_default="the one the network was trained on", help="folder of the images"),
     option("--index-list", metavar="NAME|FILE|all", show_default="that of the training",
            help="images of it to use, and how often"),
@@ -65,6 +69,7 @@ class Request:
     """Holds the command line."""
 
     network: str  # checkpoint
+    ema: str | None  # averages to measure, by half-life in kimg, comma-separated; None: G_ema
     data: str | None  # folder of the images; None: that of the training
     index_list: str | None  # images to use; None: those of the training
     outdir: str | None  # where the results go; None: beside the checkpoint
@@ -109,9 +114,11 @@ def compute(request: Request) -> None:
     Raises MetricUnavailable for the first that cannot run, ClickException, OSError and ValueError.
     """
     device = _device(request.device)
-    G = load_generator(request.network, device)
-    assert G.info is not None  # every generator from a file has it
-    config = G.info.config
+    lengths = (None,) if request.ema is None else dnnlib.parse_flag("--ema", request.ema, parse_lengths)
+    networks = [load_generator(request.network, device)] if request.ema is None else []
+    networks += load_averages(request.network, [kimg for kimg in lengths if kimg is not None], device)
+    assert networks[0].info is not None  # every generator from a file has it
+    config = networks[0].info.config
     names = _names(request.metrics, config)
     detector, detector_vgg = metrics.load_detectors(
         names, request.detector or config["detector"], request.detector_vgg or config["detector_vgg"], device
@@ -120,7 +127,7 @@ def compute(request: Request) -> None:
     folder = Path(request.network).parent if request.outdir is None else Path(request.outdir)
     dnnlib.require_place(folder)
     main_rank, ranks = distributed.rank() == 0, distributed.world_size()
-    for name in names:
+    for name, (kimg, G) in itertools.product(names, zip(lengths, networks, strict=True)):
         with metrics.named(name):
             if main_rank and metrics.image_counts(name, len(dataset))[0] >= LONG:
                 network = metrics.used_detector(name, detector, detector_vgg)
@@ -140,7 +147,7 @@ def compute(request: Request) -> None:
         if main_rank:
             if "cache" in result.real_statistics:
                 click.echo(f"{name}: features of the real images: {result.real_statistics}", err=True)
-            click.echo(json.dumps(metrics.write_result(result, folder, request.network)))
+            click.echo(json.dumps(metrics.write_result(result, folder, request.network, kimg)))
 
 
 def _device(name: str) -> torch.device:

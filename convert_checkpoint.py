@@ -15,7 +15,14 @@ import click
 import torch
 
 from dnnlib.command import in_a_folder, version
-from training.checkpoint import RECORDS, CheckpointError, config_of, load_checkpoint, save_checkpoint
+from training.checkpoint import (
+    RECORDS,
+    CheckpointError,
+    config_of,
+    load_checkpoint,
+    require_average,
+    save_checkpoint,
+)
 from training.dataset import ImageDataset
 from training.families import FAMILIES, family
 from training.families.base import Option
@@ -58,12 +65,16 @@ def _list(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
               metavar="[splatgan|published]",
               help="our checkpoint, or the tensors of the published layout (for torch.load)")  # fmt: skip
 @click.option("--ema-only", is_flag=True, help="keep the averaged generator alone: enough for pictures and metrics")
+@click.option("--ema", "ema_kimg", type=float, metavar="KIMG",
+              help="make the average of this half-life, which train.py --ema kept, the one that is shown")  # fmt: skip
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list,
               help="print the published networks that are known, and where they are, and exit")  # fmt: skip
 @_add_published_options
 @click.option("--data", metavar="DIR", help="take the geometry from this image folder; by default as IN has it")
 @version
-def main(source: str, target: str, layout: str, ema_only: bool, data: str | None, **stated: Any) -> None:
+def main(
+    source: str, target: str, layout: str, ema_only: bool, ema_kimg: float | None, data: str | None, **stated: Any
+) -> None:
     """Write the checkpoint IN, published or ours, to the new file OUT. No code in IN is run.
 
     \b
@@ -73,6 +84,9 @@ def main(source: str, target: str, layout: str, ema_only: bool, data: str | None
         if Path(target).exists():
             raise ValueError(f"{target} exists already; choose another name or remove it")
         state = _read(source, ema_only, {name: value for name, value in stated.items() if value is not None})
+        if ema_kimg is not None:
+            state["G_ema"] = state[require_average(source, state, ema_kimg)]
+        state = _without_averages(state) if ema_only else state
         if data is not None:
             state["geometry"] = ImageDataset(data).geometry.to_dict()
         dropped = _write(target, state) if layout == "splatgan" else _write_published(source, target, state)
@@ -95,9 +109,12 @@ def _read(source: str, ema_only: bool, stated: dict[str, Any]) -> dict[str, Any]
         raise ValueError(f"{flag}: {source} is ours and has it on record; leave the flag out")
     state = load_checkpoint(source)
     if ema_only:
-        kept = {name: record for name, record in state.items() if name in RECORDS}  # no further average of G
-        state = kept | {"G": {}, "D": {}, "opt": {name: {} for name in state["opt"]}}
+        state |= {"G": {}, "D": {}, "opt": {name: {} for name in state["opt"]}}
     return state
+
+
+def _without_averages(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: record for name, record in state.items() if name in RECORDS}
 
 
 def _write(target: str, state: dict[str, Any]) -> list[str]:

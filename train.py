@@ -20,6 +20,7 @@ from dnnlib.command import CONTEXT, group, option, refuse, version
 from gaussian.rendering import BACKENDS
 from torch_utils import distributed, launcher
 from training import presets
+from training.averages import parse_lengths
 from training.checkpoint import CheckpointError
 from training.measure import MeasureFailed, OutOfMemory, measure_run, report
 from training.replay import replay
@@ -97,6 +98,13 @@ def _metrics(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     return names
 
 
+def _lengths(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if value is None else dnnlib.parse_flag("--ema", value, parse_lengths)
+    except ValueError as error:
+        raise click.UsageError(str(error), ctx) from None
+
+
 # fmt: off
 DATA = group(
     "Data",
@@ -153,6 +161,8 @@ OPTIMISATION = group(
     field("--dlr", "d_lr", type=float, help="learning rate of the discriminator"),
     field("--disc-c-noise", "label_noise", type=float,
           help="noise on the cameras that the discriminator is told, in standard deviations of the labels"),
+    field("--ema", "ema_kimg", metavar="LIST", callback=_lengths,
+          help="also keep moving averages of G with these half-lives in kimg, for calc_metrics.py --ema"),
     field("--seed", "seed", type=FROM_0, help="everything random follows from it"),
 )
 

@@ -27,7 +27,7 @@ LEGAL = {
 # yet keep the places of rooms to come.
 FLOORS = (
     ("morphable",),
-    ("records", "images", "losses", "augment", "data"),
+    ("records", "images", "losses", "augment", "averages", "data"),
     ("published.restricted_pickle", "published.state_dicts", "published.eg3d"),
     ("networks", "published.gallery", "published.pickle_file"),
     ("control", "fields", "published.discriminator", "published.module_files"),

@@ -35,7 +35,6 @@ COMMANDS = {
     "splatgan-compare": "compare:main",
     "splatgan-mesh": "extract_mesh:main",
     "splatgan-view": "view:main",
-    "splatgan-regressor": "fit_regressor:main",
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -7,7 +7,8 @@
     geometry    Geometry of the data set as a dict
     progress    {nimg, step, tick, tick_nimg, threads, ranks, data, files}: tick is the last finished one, tick_nimg
                 the images seen at its end; files the sizes of the run folder's growing files (training/runs/resume.py)
-    G, D, G_ema state dicts; further moving averages of G have the names that their objective gives them
+    G, D, G_ema state dicts; further moving averages of G have the names that their objective gives them, or
+                training/averages.py
     opt         optimiser -> parameter name -> {step, exp_avg, exp_avg_sq}
     grid        {z [rows, z_dim], labels [columns, 25]} of the pictures
     best        metric name -> {value, nimg}
@@ -30,7 +31,7 @@ import pickle
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from torch import nn
 import dnnlib
 from gaussian import Cameras, Geometry
 from torch_utils import distributed
+from training.averages import average_name, kept_lengths
 from training.config import TrainingConfig, upgraded
 from training.families import family
 from training.families.base import CheckpointInfo, Discriminator, Generator
@@ -248,9 +250,36 @@ def load_generator(path: str | os.PathLike, device: str | torch.device = "cpu") 
     background, so that nobody needs to read the file again.
     """
     state = _read_published(path, ema_only=True) if is_published(path) else load_checkpoint(path)
+    return _generator(path, state, "G_ema", device)
+
+
+def load_averages(
+    path: str | os.PathLike, lengths: Sequence[float], device: str | torch.device = "cpu"
+) -> Iterator[Generator]:
+    """Yields the averages of G with these half-lives in kimg, as `load_generator` loads G_ema; the file is read once.
+
+    Raises CheckpointError for a file that does not have them.
+    """
+    state = {} if is_published(path) else load_checkpoint(path)
+    for name in [require_average(path, state, kimg) for kimg in lengths]:
+        yield _generator(path, state, name, device)
+
+
+def require_average(path: str | os.PathLike, state: Mapping[str, Any], kimg: float) -> str:
+    """Returns the record of an average of G among those read at `path`. Raises CheckpointError if it is not there."""
+    if average_name(kimg) in state:
+        return average_name(kimg)
+    kept = ", ".join(f"{length:g}" for length in kept_lengths(state)) or "none"
+    raise CheckpointError(
+        f"{path}: it has no average of {kimg:g} kimg besides G_ema; those it has: {kept}. "
+        "train.py --ema=LIST keeps them"
+    )
+
+
+def _generator(path: str | os.PathLike, state: dict[str, Any], record: str, device: str | torch.device) -> Generator:
     config = config_of(path, state)
     G = family(config.family).generator(config.generator)
-    G.load_state_dict(state["G_ema"])
+    G.load_state_dict(state[record])
     G.rasterizer = config.rasterizer
     G.info = run_info(config, Geometry.from_dict(state["geometry"]), state["grid"]["labels"])
     return G.to(device).eval().requires_grad_(False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import dnnlib
+from training.averages import check_lengths
 from training.families import DEFAULT_FAMILY, family
 from training.families.base import DiscriminatorConfig, Family, GeneratorConfig, ObjectiveConfig
 from training.records import Record
@@ -39,6 +40,7 @@ class TrainingConfig:
     snapshot_ticks: int = 500  # ticks between two checkpoints
     batch: int = 32  # samples per step, over all ranks
     batch_gpu: int = 8  # samples per micro-batch
+    ema_kimg: tuple[float, ...] = ()  # half-lives of further averages of G, in thousands of images
     stages: tuple[Stage, ...] = ()  # parts of the run with a batch, resolution and rates of their own, in order
 
     # Optimisation
@@ -94,7 +96,8 @@ class TrainingConfig:
         types = record_types(family(values["family"]))
         nested = {name: kind.from_dict(values[name]) for name, kind in types.items()}
         stages = tuple(Stage.from_dict(stage) for stage in values.get("stages", ()))
-        return cls(**{**values, **nested, "stages": stages, "metrics": tuple(values.get("metrics", ()))})
+        lists: dict[str, Any] = {name: tuple(values.get(name, ())) for name in ("metrics", "ema_kimg")}
+        return cls(**{**values, **nested, "stages": stages, **lists})
 
     def check(self, ranks: int = 1) -> None:
         """Raises ValueError with a line a user can act on if options contradict each other."""
@@ -115,6 +118,7 @@ class TrainingConfig:
         ):
             if not 0 < value < math.inf:
                 raise ValueError(f"{flag}={value}: must be finite and greater than 0")
+        check_lengths("--ema", self.ema_kimg)
         if not 0 <= self.label_noise < math.inf:
             raise ValueError(f"--disc-c-noise={self.label_noise}: must be finite and 0 or greater")
         layers = self.discriminator.num_freezable

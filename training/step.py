@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch_utils import distributed
 from torch_utils.pairwise import PairwiseSum
 from torch_utils.training_stats import Collector
+from training.averages import average_name, decay
 from training.families.base import Generator, Objective, Phase, StepContext
 from training.samples import MicroBatch, RunConfig
 
@@ -39,6 +40,18 @@ class StepReport:
         return {phase: [name for name in names if next(flags)] for phase, names in self.phases}
 
 
+def averages(config: RunConfig, objective: Objective) -> Mapping[str, Callable[[int], float]]:
+    """Returns the moving averages of G by name, the objective's and those that the run keeps besides.
+
+    Each is a function from the images seen to the share that is kept.
+    """
+
+    def batch_at(nimg: int) -> int:
+        return config.stage_at(nimg).batch
+
+    return {**objective.averages(), **{average_name(kimg): decay(kimg, batch_at) for kimg in config.ema_kimg}}
+
+
 class GanStep:
     """Runs the phases of an objective, and moves the averages of G."""
 
@@ -55,7 +68,7 @@ class GanStep:
         if unfused := [name for name, o in self.optimizers.items() if not o.defaults.get("fused")]:
             raise ValueError(f"optimiser {unfused[0]} must be fused, so that a non-finite gradient skips its step")
         self.phases = list(objective.phases())
-        self.decays: Mapping[str, Callable[[int], float]] = objective.averages()
+        self.decays = averages(config, objective)
         self.ws_sum = PairwiseSum()  # of ws over this rank's generated images of the phase under way
         self.ws_total: Tensor | None = None  # over all ranks and the phases of this step; None where no loss gives ws
         self.loss_scale = 1.0  # on losses before they go back, off again in the gradients; see torch_utils/precision.py

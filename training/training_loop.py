@@ -33,7 +33,7 @@ from training.safety.requests import Requests, Stopped
 from training.safety.run_state import RunState
 from training.safety.watchdog import Diverged, Watchdog
 from training.samples import PreparedStep, SampleStream
-from training.step import GanStep, StepReport
+from training.step import GanStep, StepReport, averages
 
 LOADER_WORKERS = 3
 # Batches fetched before their step: after a GPU's step, several ranks agree on a request one step later.
@@ -92,7 +92,7 @@ class Trainer:
         self.stats = Collector()
         objective = of.objective(config, self.G, self.D)
         self.networks: dict[str, nn.Module] = {"G": self.G, "D": self.D}
-        self.networks |= {name: copy.deepcopy(self.G).eval() for name in objective.averages()}
+        self.networks |= {name: copy.deepcopy(self.G).eval() for name in averages(config, objective)}
         self.G_ema: Generator = self.networks["G_ema"]  # type: ignore[assignment]
         self.G.low_dtype = self.D.low_dtype = precision.set_up(config.precision, self.device)
         if options.init_from:
@@ -102,8 +102,8 @@ class Trainer:
             objective.compile()
         for module in self.networks.values():
             module.requires_grad_(False)  # a phase switches on what it trains
-        averages = {name: self.networks[name] for name in objective.averages()}
-        self.gan = GanStep(config, self.G, objective, averages, self.stats)
+        averaged = {name: self.networks[name] for name in averages(config, objective)}
+        self.gan = GanStep(config, self.G, objective, averaged, self.stats)
         self.gan.loss_scale = precision.loss_scale(self.D.low_dtype)
         self.stream = SampleStream(config, torch.from_numpy(dataset.labels), self.G.z_dim, self.device)
         self.state = RunState(self.networks, self.gan.optimized(), objective.state(), self.stats, grid)

@@ -53,7 +53,13 @@ def stated_default(target: str, of: Family) -> str:
     for preset in reversed(table):
         config = presets.resolve(preset, data="")
         value = getattr(getattr(config, owner) if owner else config, name)
-        value = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+        value = (
+            (",".join(map(str, value)) or "none")
+            if isinstance(value, tuple)
+            else f"{value:g}"
+            if isinstance(value, float)
+            else value
+        )
         values.setdefault(str(value), []).insert(0, preset)
     usual = max(values, key=lambda value: len(values[value]))
     others = [f"{', '.join(names)}: {value}" for value, names in reversed(values.items()) if value != usual]
