@@ -48,16 +48,15 @@ def test_train_options_stand_in_groups_with_their_defaults():
     command = importlib.import_module("train").main.of(FAMILIES[DEFAULT_FAMILY])
     shown = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
     assert all(p.heading != "Options" for p in shown)
-    text = " ".join(help_file("train").read_text().split())
+    text = "".join(help_file("train").read_text().split())  # lines are broken at hyphens too
     for option in shown:
-        assert f"{option.heading}:" in text
+        assert f"{option.heading}:".replace(" ", "") in text
         if isinstance(option.show_default, str):
-            assert f"default: {option.show_default}" in text, option.name
+            assert f"default: {option.show_default}".replace(" ", "") in text, option.name
 
 
 def test_stated_defaults_are_those_of_the_presets():
-    assert stated_default("objective.gamma", FAMILIES["cgs"]) == "1; micro: 2; tiny, small: 4"
+    assert stated_default("objective.gamma", FAMILIES["cgs"]) == "1; micro: 2; tiny, small, cgs-control-tiny: 4"
     assert stated_default("generator.map_depth", FAMILIES["cgs"]) == "2"
-    assert (
-        stated_default("discriminator.channel_base", FAMILIES["cgs"]) == "32768; micro: 1024; tiny: 2048; small: 4096"
-    )
+    bases = "32768; micro: 1024; small: 4096; tiny, cgs-control-tiny: 2048"
+    assert stated_default("discriminator.channel_base", FAMILIES["cgs"]) == bases
