@@ -23,9 +23,10 @@ from gaussian import Cameras
 from gaussian.export import FORMATS
 from gaussian.rotations import quats_to_matrices
 from training.checkpoint import CheckpointError
+from training.families.base import Generator
 from training.families.inspection import Inspection
 from training.viewer.pace import Pace, Quality, Size
-from training.viewer.studio import DIRECTIONS, HeadChoice, Shown, Studio, as_data_camera, png, viewing_camera
+from training.viewer.studio import ALL, DIRECTIONS, HeadChoice, Shown, Studio, as_data_camera, png, viewing_camera
 from training.visualization import video
 
 ENLARGED = 30.0  # page units per world unit: the page keeps covariances as float16, which splats of a head underflow
@@ -95,6 +96,7 @@ class Page:
             made["seed"] = gui.add_number("seed", first.seed, min=0, max=2**32 - 1, step=1)
             made["other"] = gui.add_number("second seed", first.other, min=0, max=2**32 - 1, step=1)
             made["mix"] = gui.add_slider("towards it", 0.0, 1.0, 0.01, first.mix)
+            made["part"] = gui.add_dropdown("of it", (ALL,), initial_value=ALL, hint="a block of the latent alone")
             made["psi"] = gui.add_slider("truncation", 0.0, 1.5, 0.01, first.psi)
             made["told_yaw"] = gui.add_slider("camera told", -90.0, 90.0, 1.0, 0.0, hint="to the mapping; degrees")
             made["direction"] = gui.add_slider("direction of w", 1, DIRECTIONS, 1, 1, hint="principal ones")
@@ -133,10 +135,10 @@ class Page:
     def head(self) -> HeadChoice:
         """Returns the head that the controls ask for."""
         at = {name: handle.value for name, handle in self._gui.items() if hasattr(handle, "value")}
-        follows = self.studio.generator(at["network"]).mapping_follows_camera
+        G = self.studio.generator(at["network"])
         return HeadChoice(
-            at["network"], int(at["seed"]), int(at["other"]), at["mix"], at["psi"],
-            at["told_yaw"] if follows else 0.0, int(at["direction"]) - 1, at["amount"],
+            at["network"], int(at["seed"]), int(at["other"]), at["mix"], at["part"] if at["part"] in _parts(G) else ALL,
+            at["psi"], at["told_yaw"] if G.mapping_follows_camera else 0.0, int(at["direction"]) - 1, at["amount"],
         )  # fmt: skip
 
     def shown(self) -> Shown:
@@ -147,8 +149,10 @@ class Page:
             for name in ("levels", "anchors", "opaque", "scale", "disable_background"):
                 self._gui[name].visible = name in self._supported[1]
             self._gui["colors"].visible = "color_levels" in self._supported[1]
-            self._gui["told_yaw"].visible = self.studio.generator(network).mapping_follows_camera
-            self._gui["client"].visible = self.studio.generator(network).makes_splats
+            G = self.studio.generator(network)
+            self._gui["told_yaw"].visible = G.mapping_follows_camera
+            self._gui["client"].visible = G.makes_splats
+            self._gui["part"].visible, self._gui["part"].options = len(_parts(G)) > 1, _parts(G)
         has, gui = self._supported[1], self._gui
         asked: dict[str, Any] = {}
         if "levels" in has and gui["levels"].value.strip():
@@ -265,6 +269,11 @@ class Page:
             event.client.send_file_download(name, data, save_immediately=True)
         except ValueError as error:
             self._gui["said"].content = f"**{dnnlib.format_error(error)}**"
+
+
+def _parts(G: Generator) -> tuple[str, ...]:
+    """Returns what of a latent can be moved: all of it, and its named blocks if it has any."""
+    return (ALL, *(G.blocks.slices if G.blocks is not None else ()))
 
 
 def covariances(scales: Tensor, quats: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from training.families.base import Generator
 from training.families.inspection import Inspection
 from training.visualization import latents, video
 
+ALL = "all"  # of a latent
 DIRECTIONS = 8  # principal ones of w that a viewer offers
 DIRECTION_SAMPLES = 1024  # latents that they are measured on
 KEPT_NETWORKS = 2  # loaded at a time
@@ -49,6 +50,7 @@ class HeadChoice:
     seed: int = 0
     other: int = 1  # seed of the head that `mix` leads to
     mix: float = 0.0  # 0: the head of `seed`; 1: that of `other`; between them a straight line through w
+    part: str = ALL  # or a named block of the latent, which then moves alone, on a straight line through z
     psi: float = 0.7  # truncation
     told_yaw: float = 0.0  # degrees; of the camera that the mapping is told, where it heeds one
     direction: int = 0  # principal direction of w, 0 the strongest
@@ -97,12 +99,16 @@ class Studio:
 
     @torch.no_grad()
     def ws(self, head: HeadChoice) -> Tensor:
-        """Returns the ws [1, num_ws, w_dim] of a head."""
+        """Returns the ws [1, num_ws, w_dim] of a head. Raises ValueError for a part that latents do not have."""
         G = self.generator(head.network)
         z = latents.seed_latents([head.seed, head.other], G.z_dim).to(self.device)
         told = G.geometry.orbit(math.radians(head.told_yaw)).to(self.device).expand(2)
-        ends = G.mapping(z, told, head.psi)
-        ws = torch.lerp(ends[:1], ends[1:], head.mix)
+        if head.part != ALL and G.blocks is not None:
+            block = torch.lerp(G.blocks.take(z[0], head.part), G.blocks.take(z[1], head.part), head.mix)
+            ws = G.mapping(G.blocks.put(z[:1], head.part, block), told[:1], head.psi)
+        else:
+            ends = G.mapping(z, told, head.psi)
+            ws = torch.lerp(ends[:1], ends[1:], head.mix)
         if head.amount:
             axes, deviations = self.directions(head.network)
             ws = ws + head.amount * deviations[head.direction] * axes[head.direction]

@@ -11,6 +11,7 @@ import pytest
 from tests.training.viewer.balls import BallGenerator, make_studio, psnr
 from tests.training.viewer.browser import needs_browser, open_page
 from tests.training.visualization import toys
+from training.control.blocks import Blocks
 from training.viewer.pace import Pace, Quality
 from training.viewer.studio import HeadChoice
 from training.visualization.camera_paths import read_cameras
@@ -70,11 +71,24 @@ def test_controls_change_what_is_shown(page):
         ("told_yaw", 20.0),
     ):
         gui[name].value = value
-    assert page.head() == HeadChoice("a", 9, 4, 0.5, 0.3, 20.0, 1, -1.5)
+    assert page.head() == HeadChoice("a", 9, 4, 0.5, "all", 0.3, 20.0, 1, -1.5)
     gui["scale"].value, gui["background"].value, gui["panel"].value = 2.0, (255, 0, 51), "depth"
     shown = page.shown()
     assert shown.inspection.scale == 2 and shown.panel == "depth" and shown.background == (1.0, 0.0, 0.2)
     assert not gui["levels"].visible and not gui["colors"].visible and gui["scale"].visible  # what the network lacks
+
+
+def test_blocks_of_the_latent_are_offered_where_there_are_some(page):
+    page.shown()
+    assert page._gui["part"].options == ("all",) and not page._gui["part"].visible
+    page.studio.generator("b").blocks = Blocks({"shape": slice(0, 1), "colour": slice(1, 4)})
+    page._gui["network"].value = "b"
+    page.shown()
+    assert page._gui["part"].options == ("all", "shape", "colour") and page._gui["part"].visible
+    page._gui["part"].value = "colour"
+    assert page.head().part == "colour"
+    page._gui["network"].value = "a"
+    assert page.head().part == "all"
 
 
 def test_what_cannot_be_shown_is_said_on_the_page(page, monkeypatch):

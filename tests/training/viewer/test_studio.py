@@ -10,6 +10,7 @@ import torch
 from tests.gaussian import splat_files
 from tests.training.viewer.balls import make_studio, psnr
 from tests.training.visualization import toys
+from training.control.blocks import Blocks
 from training.families.inspection import Inspection
 from training.images import quantize
 from training.viewer.networks import find_networks
@@ -53,6 +54,17 @@ def test_heads_change_from_one_seed_to_the_other(studio):
     between = studio.ws(HeadChoice("a", 3, 8, mix=0.25))
     torch.testing.assert_close(between, torch.lerp(*ends, 0.25))
     assert torch.equal(studio.ws(HeadChoice("a", 3, 8, mix=1.0)), ends[1])
+
+
+def test_a_block_of_the_latent_moves_alone(studio):
+    G = studio.generator("a")
+    G.blocks = Blocks({"shape": slice(0, 1), "colour": slice(1, 4)})
+    z = latents.seed_latents([3, 8], G.z_dim)
+    z[0, 1:] += 0.25 * (z[1, 1:] - z[0, 1:])
+    ws = studio.ws(HeadChoice("a", 3, 8, mix=0.25, part="colour"))
+    torch.testing.assert_close(ws, latents.frontal_ws(G, z[:1], 0.7))
+    with pytest.raises(ValueError, match="no block 'hair'"):
+        studio.ws(HeadChoice("a", part="hair"))
 
 
 def test_a_mapping_is_told_the_camera_asked_for(studio, geometry):
