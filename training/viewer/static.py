@@ -42,13 +42,13 @@ def write_page(path: str | Path, studio: Studio, network: str, seeds: Sequence[i
     for seed in seeds:
         head = HeadChoice(network, seed, psi=psi)
         plain.append(_colored(studio.splats(head, shown), G.geometry.frontal().positions))
-        size = len(plain) * len(plain[-1]) * BYTES_A_SPLAT
         if len(plain[-1]) != len(plain[0]):
             raise ValueError(f"--static: head {seed} has {len(plain[-1]):,} splats, and the first {len(plain[0]):,}")
-        if size > MOST_BYTES:
+        most = MOST_BYTES // (len(plain[0]) * BYTES_A_SPLAT)
+        if len(seeds) > most:
             raise ValueError(
-                f"--heads: {len(seeds)} heads of {len(plain[0]):,} splats do not fit on a page of "
-                f"{dnnlib.format_bytes(MOST_BYTES)}; {len(plain) - 1} do"
+                f"--heads: {len(seeds):,} heads of {len(plain[0]):,} splats do not fit on a page of "
+                f"{dnnlib.format_bytes(MOST_BYTES)}; {most:,} do"
             )
         picture = studio.picture(head, shown, G.geometry.frontal(), (THUMBNAIL, THUMBNAIL))
         heads.append({"seed": seed, "picture": "data:image/jpeg;base64," + _coded(_jpeg(picture))})
