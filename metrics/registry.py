@@ -17,6 +17,8 @@ from metrics.detectors import INCEPTION, VGG, Detector, DetectorKind, load_detec
 from metrics.errors import MetricUnavailable, named, one_line
 from metrics.fid import fid, fid_yaw
 from metrics.generators import Generator
+from metrics.head_check import head_check
+from metrics.head_check import image_counts as head_check_images
 from metrics.inception_score import SPLITS, inception_score
 from metrics.kid import kid
 from metrics.precision_recall import NEIGHBOURS, precision_and_recall
@@ -65,6 +67,10 @@ def _swd(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
 
 def _control(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
     return control(spec, sampling)
+
+
+def _head_check(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
+    return head_check(spec, sampling)
 
 
 def _swd_yaw(spec: MetricSpec, sampling: Sampling, _: None) -> Outcome:
@@ -125,6 +131,13 @@ KINDS = {
     "swd": _Kind("swd<N>", "distance of image patches", _swd, images=_as_many),
     "swd3d": _Kind("swd3d_<N>", "SWD of a generator told the frontal camera", _swd, images=_as_many),
     "swd_yaw": _Kind("swd_yaw<N>", "SWD by the yaw of the camera, mean of 5 bins", _swd_yaw, images=_as_many_a_bin),
+    "head_check": _Kind(
+        "head_check<N>",
+        "share of heads with two eyes and a mouth",
+        _head_check,
+        larger_is_better=True,
+        images=head_check_images,
+    ),
 }
 # This published name means 50,000 images and 3 neighbours. Here k3 is part of every name, so that 200 images can be
 # asked for as pr200k3_full; the published name keeps its meaning, and other thousands are written pr20kk3_full.

@@ -123,6 +123,12 @@ def data_cameras(sampling: Sampling, items: Tensor | np.ndarray) -> Cameras:
     return Cameras.from_labels(torch.as_tensor(sampling.dataset.labels)[items].to(sampling.device))
 
 
+def fake_items(sampling: Sampling, samples: range, pool: np.ndarray) -> np.ndarray:
+    """Draws, for each of `samples`, the data item of `pool` from whose camera `fake_images` renders it."""
+    # As NumPy: it takes a tensor of one index for a number, and a batch of one image would lose its dimension.
+    return pool[random.integers(sampling.seed, "metric/label", samples, len(pool)).numpy()]
+
+
 def conditioning(frontal: bool) -> str:
     """Says in a result's protocol what camera the mapping of `fake_images` was told."""
     return "the data's frontal camera" if frontal else "the rendering camera"
@@ -165,9 +171,7 @@ def fake_images(
     batches = sampling.batches(count)
     for indices in batches:
         samples = range(first + indices.start, first + indices.stop)
-        # As NumPy: it takes a tensor of one index for a number, and a batch of one image would lose its dimension.
-        items = pool[random.integers(sampling.seed, "metric/label", samples, len(pool)).numpy()]
-        cameras = data_cameras(sampling, items)
+        cameras = data_cameras(sampling, fake_items(sampling, samples, pool))
         condition = frontal_cameras(sampling, len(indices)) if frontal_conditioning else cameras
         yield indices, picture(sampling, latents(sampling, samples), condition, cameras, indices is batches[0])
         sampling.report_progress("fakes", indices.stop, count)

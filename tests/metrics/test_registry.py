@@ -43,6 +43,7 @@ def fid(G, dataset, detector, name="fid96_full", **options):
         ("fid_yaw2k", "fid_yaw", 2000, "inception"),
         ("swd3d_2k", "swd3d", 2000, None),
         ("swd_yaw1k", "swd_yaw", 1000, None),
+        ("head_check200", "head_check", 200, None),
     ],
 )
 def test_names(name, kind, count, detector):
@@ -72,6 +73,7 @@ def test_names(name, kind, count, detector):
         "kid2k",
         "view_drift1",
         "fid_yaw",
+        "head_check1",
     ],
 )
 def test_illegal_names(name):
