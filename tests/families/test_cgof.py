@@ -215,7 +215,8 @@ def test_presets_are_built_and_consistent(name: str, regressor: Path) -> None:
     config.check()
     assert TrainingConfig.from_dict(config.to_dict()) == config
     with torch.device("meta"):
-        D = Discriminator(config.discriminator)
+        D, G = Discriminator(config.discriminator), Generator(config.generator)
+    assert G.blocks.total == G.z_dim and G.surface.morphable.shape.device.type == "cpu"
     assert D.config.latent == config.generator.z_dim == config.generator.blocks().total
 
 

@@ -61,8 +61,8 @@ class Surface:
 
     def bind(self, module: nn.Module) -> None:
         """Lets a module's weights name the model, and refuse another one: ValueError as they are loaded."""
-        own = torch.tensor(list(bytes.fromhex(self.morphable.key)), dtype=torch.uint8)
-        module.register_buffer(KEY, own)
+        own = torch.tensor(list(bytes.fromhex(self.morphable.key)), dtype=torch.uint8, device="cpu")
+        module.register_buffer(KEY, own.to(torch.get_default_device()))
 
         def check(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:
             found = state.get(prefix + KEY)

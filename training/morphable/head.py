@@ -79,6 +79,11 @@ def _radius(ways: Tensor) -> Tensor:
 @functools.cache
 def grid() -> Grid:
     """Builds the grid: columns around the head from behind, rows from the crown down, level on the face."""
+    with torch.device("cpu"):
+        return _grid()
+
+
+def _grid() -> Grid:
     mouth, eye = MOUTH / 0.155, EYE[1] / 0.15
     turn = _lines(COLUMNS + 1, -math.pi, math.pi, [(0.0, 0.75, 5.0)])[:-1]
     down = _lines(ROWS, -1.5, 1.5, [(mouth, 0.10, 7.0), (mouth, 0.02, 7.0), (eye, 0.17, 5.0), (-0.2, 0.3, 2.0)])
@@ -312,7 +317,11 @@ def mirrored_signs() -> Tensor:
 @functools.cache
 def procedural_head() -> MorphableModel:
     """Builds the model: 8 modes of identity, 8 of expression, 6 of colour; its surface is the face without the hair."""
-    g = grid()
+    with torch.device("cpu"):  # also where networks are built without numbers, on the meta device
+        return _built(grid())
+
+
+def _built(g: Grid) -> MorphableModel:
     expression = _expression(g)
     # At rest the mouth is open by what -2 standard deviations close, and the eyes are a little closed.
     shape = g.points + _features(g) + 2.0 * expression[EXPRESSION.index("mouth open")]
