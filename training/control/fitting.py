@@ -23,6 +23,7 @@ HELD_OUT = 2**20  # number of the first held-out picture
 CHECKED = 512  # held-out pictures
 AT_ONCE = 16
 RATE = 1e-3
+WARM_UP = 0.05  # of the steps, in which the rate grows
 ASIDE = 3.0  # weight of landmarks and angles
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
@@ -149,7 +150,7 @@ def fit(config: RegressorConfig, model: MorphableModel, progress: Progress) -> R
             order = torch.from_numpy(permutation(config.seed, "regressor/order", epoch, config.pictures))
         rows = order[place * config.batch : (place + 1) * config.batch]
         for group in optimizer.param_groups:
-            warm = min(1.0, (step + 1) / 100)
+            warm = min(1.0, (step + 1) / (WARM_UP * config.steps))
             group["lr"] = RATE * warm * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
         loss = loss_of(regressor, pictures.map(lambda t, rows=rows: t[rows]), step, signs)
         optimizer.zero_grad(set_to_none=True)
