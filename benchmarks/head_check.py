@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,17 @@ class Heads(SceneRecord):
 class RayCaster:
     """Is a generator whose scenes are procedural heads, one for each latent, with one fault."""
 
-    z_dim, resolution, info = 4, 64, None
+    z_dim, resolution, info, blocks = 4, 64, None, None
     device = torch.device("cpu")
 
     def __init__(self, geometry: Geometry, fault: str = "none") -> None:
         if fault not in (*FAULTS, *OTHERS):
             raise ValueError(f"fault {fault!r} does not exist; legal are {', '.join((*FAULTS, *OTHERS))}")
         self.geometry, self.fault = geometry, fault
+
+    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
+        """Raises ValueError: the latents have no blocks."""
+        raise ValueError("latents of procedural heads have no named blocks")
 
     def mapping(self, z: Tensor, cameras: Cameras | None = None) -> Tensor:
         """Returns latents [B, z_dim] as they are."""

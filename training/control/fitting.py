@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -152,7 +153,7 @@ def fit(config: RegressorConfig, model: MorphableModel, progress: Progress) -> R
         for group in optimizer.param_groups:
             warm = min(1.0, (step + 1) / (WARM_UP * config.steps))
             group["lr"] = RATE * warm * (0.5 + 0.5 * math.cos(math.pi * step / config.steps))
-        loss = loss_of(regressor, pictures.map(lambda t, rows=rows: t[rows]), step, signs)
+        loss = loss_of(regressor, pictures.map(itemgetter(rows)), step, signs)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -170,7 +171,7 @@ def explained(regressor: Regressor, model: MorphableModel, count: int = CHECKED)
     pictures = draw_pictures(config, model, range(HELD_OUT, HELD_OUT + count), lambda *_: None)
     found = []
     for start in range(0, count, config.batch):
-        some = pictures.map(lambda t, start=start: t[start : start + config.batch])
+        some = pictures.map(itemgetter(slice(start, start + config.batch)))
         found.append(regressor(2 * shown(some, config, HELD_OUT + start) - 1))
     z = pictures.z
     share = 1 - (torch.cat(found) - z).square().mean(0) / z.var(0, correction=0)
