@@ -78,6 +78,10 @@ class RayCaster:
         """Returns latents [B, z_dim] as they are."""
         return z
 
+    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
+        """Raises ValueError: a latent has no blocks to read."""
+        raise ValueError("heads of one number have no blocks")
+
     def synthesis(self, ws: Tensor) -> Heads:
         """Returns the heads that latents [B, z_dim] stand for."""
         return Heads((ws[:, 0].abs() * HEADS).long() % HEADS)
