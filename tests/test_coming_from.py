@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from dnnlib import ROOT
-from tests.families import test_cgof as cgof
+from tests.families import small_cgof as cgof
 from tests.training.families.epigraf import small as epigraf
 from tests.training.families.gghead import file_writer as gghead
 from tests.training.families.gsgan import small as gsgan

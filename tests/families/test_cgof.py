@@ -20,46 +20,26 @@ import calc_metrics
 import gen_videos
 import train
 from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
+from tests.families.small_cgof import SMALL, STAGES, small_regressor
 from tests.torch_utils.ranks import run_ranks
 from torch_utils.training_stats import Collector
 from training.checkpoint import load_checkpoint, load_generator
 from training.config import TrainingConfig
-from training.control.regressor import Regressor, RegressorConfig, save_regressor
 from training.dataset import ImageDataset
 from training.families import FAMILIES
-from training.families.base import Preset, RunFields
 from training.families.cgof.generator import Generator
-from training.families.pigan.discriminator import Discriminator, DiscriminatorConfig
+from training.families.pigan.discriminator import Discriminator
 from training.morphable.head import procedural_head
 from training.morphable.model import write_model
 from training.presets import resolve
 from training.safety.requests import EXIT_STOPPED
-from training.samples import SampleStream, Stage
+from training.samples import SampleStream
 from training.step import GanStep
 from training.visualization.camera_paths import camera_path
 from training.visualization.control import Control
 from training.visualization.latents import Heads
 
-TINY = FAMILIES["cgof"].presets["cgof-tiny"]
-STAGES = (Stage(0, 8, 8, 4, 0.001, 0.002), Stage(32, 16, 4, 2, 0.001, 0.001))
-GENERATOR = TINY.generator.changed(
-    resolution=32, background=2, background_texture=2, width=12, layers=2, map_depth=1, samples=4, noise_kimg=0.04,
-    guide_kimg=0.03, points=10_000,
-)  # fmt: skip
-SMALL = Preset(
-    GENERATOR,
-    DiscriminatorConfig(widths=(4, 6, 8, 8, 8), latent=GENERATOR.z_dim),
-    TINY.objective.changed(fade_steps=4, topk_interval=2, warp_every=2),
-    RunFields(batch=8, batch_gpu=4, stages=STAGES, g_lr=0.001, d_lr=0.001, background="white"),
-)
 LENGTH = 48
-
-
-def small_regressor(folder: Path, key: str) -> Path:
-    torch.manual_seed(0)
-    config = RegressorConfig(key, procedural_head().sizes, resolution=32, width=4)
-    save_regressor(folder / "regressor.pt", Regressor(config), {})
-    return folder / "regressor.pt"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,7 +14,7 @@ import gen_videos
 import train
 from gaussian import Rendering
 from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
-from tests.families.test_cgof import small_regressor
+from tests.families.small_cgof import small_regressor
 from training import presets
 from training.checkpoint import load_generator
 from training.control.blocks import Blocks

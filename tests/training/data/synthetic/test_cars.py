@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gaussian import Cameras
-from tests.training.data.synthetic.test_synthetic import centroid, splat_centroid
+from tests.training.data.synthetic.centroids import centroid, splat_centroid
 from training.data.poses import angles_of
 from training.data.synthetic import convex
 from training.data.synthetic.car_traits import CAR_RADIUS, LOWEST_PITCH, STYLES, Hemisphere, sample_car

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gaussian import Cameras, Gaussians, render
+from gaussian import Cameras
+from tests.training.data.synthetic.centroids import centroid, splat_centroid
 from training.data.synthetic import raycast
 from training.data.synthetic.heads import build_head, shade
 from training.data.synthetic.raycast import EMPTY, Solids, cast
@@ -15,25 +16,6 @@ from training.data.synthetic.traits import HEAD_RADIUS, CameraSpread, sample_tra
 from training.images import composite
 
 OFF_CENTRE = CameraSpread(roll_std=0.4, cx=0.46, cy=0.55)
-
-
-def centroid(weights: torch.Tensor) -> torch.Tensor:
-    """Returns the centres of mass [N, 2] (x, y) of images [N, H, W], in pixels."""
-    height, width = weights.shape[-2:]
-    x = (weights.sum(-2) * (torch.arange(width) + 0.5)).sum(-1)
-    y = (weights.sum(-1) * (torch.arange(height) + 0.5)).sum(-1)
-    return torch.stack([x, y], dim=-1) / weights.sum((-1, -2))[:, None]
-
-
-def splat_centroid(point: tuple, cameras: Cameras, resolution: int) -> torch.Tensor:
-    splat = Gaussians(
-        means=torch.tensor([[point]]),
-        log_scales=torch.full((1, 1, 3), 0.012).log(),
-        quats=torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]),
-        opacity_logits=torch.full((1, 1, 1), 3.0),
-        sh=torch.zeros(1, 1, 1, 3),
-    )
-    return centroid(render(splat, cameras[None], resolution, backend="torch").alpha[0, :, 0])
 
 
 @pytest.mark.parametrize("point", [(0.12, 0.08, 0.1), (-0.15, -0.1, -0.12)])
