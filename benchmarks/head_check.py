@@ -70,10 +70,6 @@ class RayCaster:
             raise ValueError(f"fault {fault!r} does not exist; legal are {', '.join((*FAULTS, *OTHERS))}")
         self.geometry, self.fault = geometry, fault
 
-    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
-        """Raises ValueError: the latents have no blocks."""
-        raise ValueError("latents of procedural heads have no named blocks")
-
     def mapping(self, z: Tensor, cameras: Cameras | None = None) -> Tensor:
         """Returns latents [B, z_dim] as they are."""
         return z

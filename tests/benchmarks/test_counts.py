@@ -29,7 +29,8 @@ def test_twice_the_micro_batches_are_twice_the_kernels_and_the_same_bytes():
     whole = counts.count_step(config, "fp32", nimg=10**6)
     halves = counts.count_step(replace(config, batch_gpu=8), "fp32", nimg=10**6)
     for phase in ("G", "D", "R1"):
-        assert 1.9 < halves[phase].kernels / whole[phase].kernels < 2.1
+        # The scenes' statistics are taken once, and are a tenth of the small member's kernels of G.
+        assert 1.85 < halves[phase].kernels / whole[phase].kernels < 2.1
         assert 0.95 < halves[phase].bytes / whole[phase].bytes < 1.35  # weights and gradients are read twice
 
 

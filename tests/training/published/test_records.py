@@ -279,7 +279,7 @@ def test_the_family_that_recognises_a_file_reads_it(published, tmp_path, monkeyp
 
 
 def test_only_classes_that_a_family_names_may_occur(published, monkeypatch):
-    for name, family in list(FAMILIES.items()):
+    for name, family in [(name, family) for name, family in FAMILIES.items() if family.published]:
         layout = copy.copy(family.published)
         layout.classes = frozenset()
         monkeypatch.setitem(FAMILIES, name, dataclasses.replace(family, published=layout))

@@ -78,7 +78,12 @@ def run_config() -> Any:
     stage = Stage(0, SIZE, BATCH, BATCH // SPLIT, 6e-5, 2e-4)
     objective = PiganObjectiveConfig(latent_weight=0.5, topk_interval=10, fade_steps=2500)
     return SimpleNamespace(
-        objective=objective, stages=(stage,), stage_at=lambda nimg: stage, generator=None, discriminator=None
+        objective=objective,
+        stages=(stage,),
+        stage_at=lambda nimg: stage,
+        generator=None,
+        discriminator=None,
+        ema_kimg=(),
     )
 
 
