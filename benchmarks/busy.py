@@ -4,7 +4,7 @@
     python -m benchmarks.busy --steps=0                       # two small loops alone, seconds
 
 Every case is a process of its own, since OpenMP reads its environment once. A thread that waits for others can spin,
-which is fast where every thread has a core, or sleep. `dnnlib/waiting.py` says what the scripts ask for, and why.
+which is fast where every thread has a core, or sleep, which is fast where others want the cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from dnnlib import ROOT, waiting
+from dnnlib import ROOT
 from torch_utils.distributed import usable_cores
 
 LOOPS, LOOP, SIDE = 60, 200_000, 384  # of a row of numbers, and a product of two squares: under a millisecond each
@@ -29,7 +29,7 @@ SPIN_BY_DEFAULT = "300000"  # rounds, as GNU OpenMP has it where it is told noth
 CASES = {  # name -> environment of the process
     "spin": {"GOMP_SPINCOUNT": SPIN_BY_DEFAULT},
     "spin 20000": {"GOMP_SPINCOUNT": "20000"},
-    "as the scripts": dict(waiting.ENVIRONMENT),
+    "spin 2000": {"GOMP_SPINCOUNT": "2000"},
     "sleep": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
@@ -76,7 +76,7 @@ def _step(preset: str, batch: int, steps: int) -> tuple[float, float]:
 
 def measure(case: str, arguments: list[str]) -> dict[str, Any]:
     """Runs `child` in a process with the environment of a case."""
-    kept = {k: v for k, v in os.environ.items() if k not in (*waiting.ASKED, "OMP_NUM_THREADS")}
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
     command = [sys.executable, "-m", "benchmarks.busy", "--child", *arguments]
     done = subprocess.run(command, env=kept | CASES[case], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -6,7 +6,6 @@ that takes longer than 3 seconds belongs in here; `pytest --durations=20` finds 
 
 SLOW = {
     "tests/benchmarks/test_convergence.py::test_a_run_from": 15,
-    "tests/dnnlib/test_waiting.py::test_the_runtime": 4,
     "tests/metrics/test_head_check.py::test_faults": 12,
     "tests/bad_input/test_bad_input.py::test_as_a_process": 35,  # the same lines are tested in process
     "tests/families/test_cgof.py::": 30,

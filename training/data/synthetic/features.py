@@ -118,22 +118,10 @@ def _moved(head: Head, which: np.ndarray, place: tuple[float, float]) -> Head:
     solids = _chosen(head, np.arange(len(head.paints))).solids
     old = solids.centres[which].mean(0)
     new = np.array([*place, 0.0]) * HEAD_UNIT
-    new[2] = old[2] + front_of_skin(head, new[None, :2])[0] - front_of_skin(head, old[None, :2])[0]
+    skin = head.paints == SKIN
+    new[2] = old[2] + head.front(new[None, :2], skin)[0] - head.front(old[None, :2], skin)[0]
     solids.centres[which] += new - old
     return dataclasses.replace(head, solids=solids)
-
-
-def front_of_skin(head: Head, flat: np.ndarray) -> np.ndarray:
-    """Returns z [P] in world units of the foremost skin at each (x, y) [P, 2]; -inf where there is none."""
-    chosen = head.paints == SKIN
-    to_unit = head.solids.to_unit()[chosen]  # [S, 3, 3]
-    base = np.concatenate([flat, np.zeros((len(flat), 1))], axis=1)
-    start = np.einsum("sij,spj->spi", to_unit, base - head.solids.centres[chosen][:, None])
-    ray = to_unit[:, :, 2]
-    a = np.einsum("si,si->s", ray, ray)[:, None]
-    b = np.einsum("spi,si->sp", start, ray)
-    disc = b * b - a * (np.einsum("spi,spi->sp", start, start) - 1)
-    return np.where(disc > 0, (-b + np.sqrt(np.maximum(disc, 0))) / a, -np.inf).max(0)
 
 
 # ---------------------------------------------------------------- pictures with truth

@@ -35,6 +35,17 @@ class Head:
     smooth: np.ndarray  # indices of the face's solids, whose normals are blended into one surface
     traits: Traits  # what the head was built from
 
+    def front(self, flat: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Returns z [K] of the foremost of the chosen solids [P] at each (x, y) [K, 2], world units; -inf for none."""
+        to_unit = self.solids.to_unit()[chosen]  # [S, 3, 3]
+        base = np.concatenate([flat, np.zeros((len(flat), 1))], axis=1)
+        start = np.einsum("sij,skj->ski", to_unit, base - self.solids.centres[chosen][:, None])
+        ray = to_unit[:, :, 2]
+        a = np.einsum("si,si->s", ray, ray)[:, None]
+        b = np.einsum("ski,si->sk", start, ray)
+        disc = b * b - a * (np.einsum("ski,ski->sk", start, start) - 1)
+        return np.where(disc > 0, (-b + np.sqrt(np.maximum(disc, 0))) / a, -np.inf).max(0)
+
 
 class _Sculptor:
     """Collects solids one by one."""

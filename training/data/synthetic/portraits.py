@@ -145,23 +145,11 @@ def landmark_points(head: Head) -> np.ndarray:
     t = head.traits
     flat = np.concatenate([_brows(t), _nose(t), _eyes(t), _mouth(t)])  # [51, 2] in HEAD_UNIT, seen from the front
     skin = np.isin(head.paints, (SKIN, EYE, LIPS))
-    depth = _front(head, HEAD_UNIT * flat, skin)
+    depth = head.front(HEAD_UNIT * flat, skin)
     points = np.column_stack([HEAD_UNIT * flat, depth])
     angles = np.radians(np.linspace(200, 340, JAW))
     jaw = [t.jaw_width * np.cos(angles), -0.045 + t.jaw_length * np.sin(angles), np.full(JAW, 0.035)]
     return np.concatenate([HEAD_UNIT * np.column_stack(jaw), points])
-
-
-def _front(head: Head, flat: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Returns z [P] of the foremost chosen solid at each (x, y) [P, 2]."""
-    to_unit = head.solids.to_unit()[chosen]  # [S, 3, 3]
-    base = np.concatenate([flat, np.zeros((len(flat), 1))], axis=1)
-    start = np.einsum("sij,spj->spi", to_unit, base - head.solids.centres[chosen][:, None])
-    ray = to_unit[:, :, 2]
-    a = np.einsum("si,si->s", ray, ray)[:, None]
-    b = np.einsum("spi,si->sp", start, ray)
-    disc = b * b - a * (np.einsum("spi,spi->sp", start, start) - 1)
-    return np.where(disc > 0, (-b + np.sqrt(np.maximum(disc, 0))) / a, -np.inf).max(0)
 
 
 def _rolled(points: Sequence[tuple[float, float]], angle: float, centre: tuple[float, float]) -> list[list[float]]:

@@ -9,8 +9,8 @@
 Batches are those of one GPU, as many as the released settings have. Images are of 128 px, as the published metrics are:
 where training ends at 64 px, pictures and metrics still show 128.
 
-For the small member: a field of 4 layers of 48 sines and 8 + 8 samples along a ray cost a core 0.08 s an image of 32 px
-and four times that at 64 px, so that two cores take about half an hour; micro-batches of 4 stay in their caches. Rates
+For the small member: a field of 4 layers of 48 sines and 8 + 8 samples along a ray, four times as much work at 64 px as
+at 32 (`python -m benchmarks.training_step --preset=pigan-tiny`); micro-batches of 4 stay in a core's caches. Rates
 are larger, and fades, warm-ups and averages as much shorter, as the run is. No wall is at the end of the rays, and
 backgrounds are random, so that a field has to be a head and not a picture of one; softplus leaves no density without a
 gradient.
