@@ -58,3 +58,10 @@ def limit_growth(count: int) -> bool:
     used = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmData:"))
     resource.setrlimit(resource.RLIMIT_DATA, (used + count, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     return True
+
+
+def lift_limit() -> None:
+    """Ends what `limit_growth` began, so that a process that ran out of memory has some to report it with."""
+    if sys.platform.startswith("linux"):
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))

@@ -143,7 +143,7 @@ def _attempt(config: TrainingConfig, device: str, ranks: int, workers: int, work
         limit = int(memory.available_bytes() * MEMORY_SHARE / ranks)
         job.write_text(json.dumps({"config": config.to_dict(), "device": device, "workers": workers, "limit": limit}))
         done = distributed.run_workers(ranks, worker, [str(job), str(result)])
-        outcome = json.loads(result.read_text()) if result.exists() else {}
+        outcome = _read_outcome(result)
     if "error" in outcome:
         raise ValueError(outcome["error"])
     if done.returncode == 0:
@@ -155,6 +155,14 @@ def _attempt(config: TrainingConfig, device: str, ranks: int, workers: int, work
     if "out_of_memory" in outcome or killed or _NO_MEMORY.search(last):
         return None
     raise MeasureFailed(f"--measure: the measuring process failed: {last}")
+
+
+def _read_outcome(result: Path) -> dict[str, Any]:
+    """Reads what a measuring process wrote: nothing, or half of it, if it died where an allocation failed."""
+    try:
+        return json.loads(result.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 # ---------------------------------------------------------------- in the measuring process
@@ -173,6 +181,7 @@ def work(job_file: str, result_file: str, measure_metrics: MeasureMetrics) -> No
     except (MemoryError, RuntimeError, OSError, SystemError) as error:  # a failed allocation shows as any of these
         if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
             raise
+        memory.lift_limit()
         outcome = {"out_of_memory": True}
         result.write_text(json.dumps(outcome))  # of any rank; the launcher ends the others
         raise SystemExit(1) from None

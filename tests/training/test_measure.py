@@ -66,6 +66,21 @@ def test_too_little_memory_is_found_without_a_kill(heads: Path, monkeypatch: pyt
     assert message.endswith("take a smaller --preset, fewer views of a scene or a smaller --mbstd-group")
 
 
+@pytest.mark.parametrize("left", [None, "", '{"out_of_mem'])
+def test_a_process_that_dies_while_it_reports_has_run_out_of_memory(
+    left: str | None, heads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_workers(ranks: int, module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        if left is not None:
+            Path(arguments[1]).write_text(left)
+        return subprocess.CompletedProcess(arguments, -6, "", "terminate called after throwing 'std::bad_alloc'")
+
+    monkeypatch.setattr(measure.distributed, "run_workers", run_workers)
+    config = dataclasses.replace(presets.resolve("micro", data=str(heads)), batch=4, batch_gpu=4, metrics=())
+    with pytest.raises(OutOfMemory):
+        measure_run(config, "cpu", 1, 1, WORKER)
+
+
 def found(peak: float, lazy: list[LazyPhases] | None = None) -> Measurement:
     lazy = [LazyPhases("R1", 16, 8.0)] if lazy is None else lazy
     return Measurement(peak, peak, peak, step_sec=2.0, lazy=lazy, metrics=MetricTimes({"swd1k": 100.0}, []))
