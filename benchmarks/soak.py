@@ -54,14 +54,18 @@ class Run:
     state_minutes: float
     flags: tuple[str, ...] = ()
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
-        """Starts a new process group, so that a kill reaches the workers too."""
-        command = [
-            *(sys.executable, str(ROOT / "train.py"), f"--data={self.data}", f"--outdir={self.outdir}"),
+    def arguments(self) -> list[str]:
+        """Returns what train.py is told."""
+        return [
+            *(f"--data={self.data}", f"--outdir={self.outdir}"),
             *(f"--preset={self.preset}", f"--kimg={self.kimg}", f"--state-minutes={self.state_minutes}"),
             *("--metrics=none", "--device=cpu", "--network-snap=1000", "--img-snap=1000", "--no-validate"),
-            *(*self.flags, *more),
+            *self.flags,
         ]
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        """Starts a new process group, so that a kill reaches the workers too."""
+        command = [sys.executable, str(ROOT / "train.py"), *self.arguments(), *more]
         return subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -114,7 +118,7 @@ def kill_at_random(run: Run, kills: int, spread_s: tuple[float, float], seed: in
     writing = 0
     for number in range(kills):
         process = run.start("--resume=latest")
-        _wait_for(partial(_ended_or_steps, run, process))
+        _wait_for(partial(_ended_or_resumable, run, process))
         time.sleep(draw.uniform(*spread_s))
         if number % EVERY_WRITE == EVERY_WRITE - 1:
             _wait_for(partial(_ended_or_writes, run, process), pause=0.0)
@@ -131,7 +135,7 @@ def kill_at_random(run: Run, kills: int, spread_s: tuple[float, float], seed: in
 def kill_one_rank(run: Run, after_s: float = 2.0) -> dict[str, Any]:
     """Kills the second of two ranks; returns the launcher's status and lines, and the seconds until all had ended."""
     process = run.start("--gpus=2")
-    _wait_for(lambda: process.poll() is not None or (len(ranks_of(process)) == 2 and _steps(run, process)))
+    _wait_for(lambda: process.poll() is not None or (len(ranks_of(process)) == 2 and _resumable(run, process)))
     time.sleep(after_s)
     if process.poll() is not None:
         _, said = process.communicate()
@@ -160,8 +164,13 @@ def _steps(run: Run, process: subprocess.Popen[str]) -> bool:
     return any(p.stat().st_size and p.stat().st_mtime > started + 1.0 for p in paths)
 
 
-def _ended_or_steps(run: Run, process: subprocess.Popen[str]) -> bool:
-    return process.poll() is not None or _steps(run, process)
+def _resumable(run: Run, process: subprocess.Popen[str]) -> bool:
+    """Says whether `process` has made a step and a restart finds a checkpoint: it would begin anew without one."""
+    return any(any(run.outdir.glob(f"*/{name}")) for name in (STATE_NAME, SNAPSHOT_PATTERN)) and _steps(run, process)
+
+
+def _ended_or_resumable(run: Run, process: subprocess.Popen[str]) -> bool:
+    return process.poll() is not None or _resumable(run, process)
 
 
 def _ended_or_writes(run: Run, process: subprocess.Popen[str]) -> bool:
