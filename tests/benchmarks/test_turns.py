@@ -10,7 +10,7 @@ import sys, time
 from benchmarks import turns
 import training
 assert turns.is_worker() and sys.argv[1:] == ["--steps=2"]
-turns.serve(lambda: time.sleep(0.05 if "older" in training.__file__ else 0.0))
+turns.serve(lambda: time.sleep(0.6 if "older" in training.__file__ else 0.0))
 """
 
 
@@ -25,7 +25,7 @@ def test_each_worker_imports_its_own_packages(tmp_path, capsys):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     result = turns.compare(str(script), ["--steps=2"], checkout(tmp_path / "older"), rounds=3)
-    assert result["wall"]["other_s"] > 0.05 > result["wall"]["this_s"] and result["wall"]["ratio"] < 1
+    assert result["wall"]["other_s"] > 0.5 > result["wall"]["this_s"] and result["wall"]["ratio"] < 1
     turns.report(result, "sleep")
     assert "sleep, wall time: other" in capsys.readouterr().out
 

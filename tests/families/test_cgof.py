@@ -180,7 +180,7 @@ def steps(rank: int, heads: str, regressor: str) -> dict[str, np.ndarray]:
 
 def test_two_ranks_take_the_steps_of_one_process_to_the_bit(heads: Path, regressor: Path) -> None:
     alone = steps(0, str(heads), str(regressor))
-    for shared in run_ranks(2, steps, str(heads), str(regressor), timeout_s=300):
+    for shared in run_ranks(2, steps, str(heads), str(regressor)):
         assert isinstance(shared, dict), shared
         assert [name for name, value in alone.items() if not np.array_equal(value, shared[name])] == []
 

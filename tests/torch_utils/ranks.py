@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 
 from torch_utils import distributed
 
+PATIENCE = 900.0  # seconds that ranks get, on however slow a machine; a hang is the alternative
 
-def run_ranks(count: int, act: Callable[..., Any], *arguments: Any, timeout_s: float = 60.0) -> list[Any]:
+
+def run_ranks(
+    count: int, act: Callable[..., Any], *arguments: Any, awaited: Collection[int] | None = None
+) -> list[Any]:
     """Calls `act(rank, *arguments)` in `count` gloo ranks and returns per rank its result or the exception it raised.
 
-    The entry is None if the rank ended without either or did not end within `timeout_s`.
+    The entry is None if the rank ended without either, or not within PATIENCE.
+
+    awaited: the ranks that are waited for, by default all; the others are killed then.
     """
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("fork")
@@ -28,12 +35,12 @@ def run_ranks(count: int, act: Callable[..., Any], *arguments: Any, timeout_s: f
         theirs.close()
         pipes.append(ours)
         processes.append(process)
-    results, deadline = [], time.monotonic() + timeout_s
-    for pipe, process in zip(pipes, processes, strict=True):
-        try:
-            results.append(pipe.recv() if pipe.poll(max(0.0, deadline - time.monotonic())) else None)
-        except EOFError:
-            results.append(None)
+    results: list[Any] = [None] * count
+    deadline = time.monotonic() + PATIENCE
+    for rank in range(count) if awaited is None else awaited:
+        with contextlib.suppress(EOFError):
+            results[rank] = pipes[rank].recv() if pipes[rank].poll(max(0.0, deadline - time.monotonic())) else None
+    for process in processes:
         process.kill()
         process.join()
     return results

