@@ -55,7 +55,7 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, copy)
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir", "--wheel-dir", str(target)]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *options, str(copy)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "pip", "wheel", *options, str(copy)], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
     [path] = target.iterdir()
@@ -92,7 +92,7 @@ def test_wheel_runs_by_itself(wheel, tmp_path):
         "from training.safety.rank_check import code_revision\n"
         "print(dnnlib.ROOT, code_revision(), native.reason() or 'built')"
     )
-    options = {"cwd": empty, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    options = {"cwd": empty, "env": environment, "capture_output": True, "text": True, "timeout": 900}
     said = subprocess.run([sys.executable, "-c", code], **options)
     assert said.returncode == 0, said.stderr
     root, revision, built = said.stdout.split(maxsplit=2)

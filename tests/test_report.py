@@ -148,7 +148,7 @@ def test_a_browser_draws_it(run_dir, tmp_path):
     page(run_dir)
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--window-size=1200,1600", f"--screenshot={tmp_path / 'page.png'}", (run_dir / "report.html").as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=900)
     picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
     assert picture.shape[:2] == (1600, 1200)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50  # text, lines and bands, not an empty page

@@ -57,7 +57,7 @@ class Case:
     message: str  # regular expression that the error line must contain, after `Place.blank`
     make: Callable[[Place], None] | None = None  # makes the bad input in `Place.tmp`
     leaves: str | None = None  # regular expression of the files below TMP that the command may add
-    real: bool = False  # also run as a process of its own: one case for each way in which a script ends
+    real: bool = False  # also run as a process of its own: one case for each script
 
     @property
     def command(self) -> str:
@@ -83,7 +83,7 @@ def run_in_process(case: Case, place: Place) -> Answer:
 def run_as_process(case: Case, place: Place) -> Answer:
     command = [sys.executable, str(ROOT / f"{case.script}.py"), *(place.fill(a) for a in case.argv)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=place.tmp, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=place.tmp, env=environment, capture_output=True, text=True, timeout=900)
     return Answer(done.returncode, done.stderr)
 
 

@@ -285,8 +285,8 @@ def test_works_in_a_forked_process(threads):
     queue = context.Queue()
     child = context.Process(target=_render_in_child, args=(queue, scene, cameras))
     child.start()
-    got = torch.from_numpy(queue.get(timeout=30))
-    child.join(timeout=30)
+    got = torch.from_numpy(queue.get(timeout=900))
+    child.join(timeout=900)
     assert child.exitcode == 0 and torch.equal(got, expected)
 
 
@@ -317,8 +317,8 @@ def test_what_is_kept_for_the_backward(splats, deviation, size):
     queue = context.Queue()
     child = context.Process(target=_state_bytes_in_child, args=(queue, scene, cameras, size))
     child.start()
-    kept = queue.get(timeout=30)
-    child.join(timeout=30)
+    kept = queue.get(timeout=900)
+    child.join(timeout=900)
     settings = backend_torch.Settings(tile=16)
     projection = backend_torch.project(scene, cameras, *size, 1.0, settings)
     pairs = int(backend_torch._tile_boxes(projection, *size, settings)[..., 2:].prod(-1).sum())

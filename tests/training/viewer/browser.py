@@ -18,6 +18,7 @@ PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 OPTIONS = ("--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
            "--remote-debugging-port=0", "--hide-scrollbars", "--no-first-run", "--disable-background-networking",
            "--disable-extensions", "--mute-audio")  # fmt: skip
+PATIENCE = 900.0  # seconds for what takes a few; software rendering on a busy core is slow
 needs_browser = pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
 
 
@@ -31,7 +32,7 @@ class Tab:
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            answer = json.loads(self.socket.recv(timeout=120))
+            answer = json.loads(self.socket.recv(timeout=PATIENCE))
             if answer.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(answer["params"]["exceptionDetails"])
             if answer.get("id") == number:
@@ -43,9 +44,9 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 120.0):
+    def wait(self, expression: str):
         """Waits until an expression is true."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE
         while not self.value(expression):
             assert time.monotonic() < end, f"waited in vain for {expression}; {self.errors}"
             time.sleep(0.2)
@@ -64,14 +65,14 @@ def open_page(address: str, profile: Path, size: tuple[int, int] = (900, 600)):
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         place = profile / "DevToolsActivePort"
-        for _ in range(600):
-            if place.exists() and place.read_text().strip():
-                break
+        end = time.monotonic() + PATIENCE
+        while not (place.exists() and place.read_text().strip()):
+            assert time.monotonic() < end and process.poll() is None, "the browser does not start"
             time.sleep(0.1)
         port = place.read_text().split()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=60) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=PATIENCE) as answer:
             [target] = [t for t in json.load(answer) if t["type"] == "page"]
-        with connect(target["webSocketDebuggerUrl"], max_size=None, open_timeout=60) as socket:
+        with connect(target["webSocketDebuggerUrl"], max_size=None, open_timeout=PATIENCE) as socket:
             tab = Tab(socket)
             tab.call("Runtime.enable")
             tab.call("Page.enable")
@@ -79,7 +80,7 @@ def open_page(address: str, profile: Path, size: tuple[int, int] = (900, 600)):
             yield tab
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
 
 
 def picture_of(address: str) -> np.ndarray:
