@@ -11,7 +11,6 @@ namespace splat {
 
 // Working memory of one image; a thread keeps one.
 struct Scratch {
-  Buffer<Record> unsorted;
   Buffer<uint64_t> keys, keys_other;
   std::vector<int> chunk_count;
   Buffer<uint32_t> cursor;
@@ -46,86 +45,95 @@ inline uint64_t* radix_sort(uint64_t* keys, uint64_t* other, int n, uint32_t spa
   return keys;
 }
 
-// Projects the scene's splats into `image.records`, front to back, numbers their pairs and fills `seen`.
+// Projects the scene's splats and sorts the visible ones by depth.
 inline void project_and_sort(const Problem& p, const View& view, const SceneState& scene, const float* colors,
                              const Team& team, Scratch& scratch, ImageState& image) {
-  const int chunks = div_up(p.splats, CHUNK);
-  Record* unsorted = scratch.unsorted.ensure(p.splats);
+  const int chunks = div_up(p.splats, CHUNK), padded = padded_splats(p), stride = color_stride(p);
+  image.records.ensure(padded);
+  image.range_x.ensure(padded), image.range_y.ensure(padded), image.seen.ensure(padded);
+  float* wide_colors = image.colors.ensure(static_cast<size_t>(p.splats) * stride);
+  uint64_t* keys = scratch.keys.ensure(p.splats);
   scratch.chunk_count.assign(chunks, 0);
   team.loop(chunks, [&](int k) {
-    int first = k * CHUNK, end = std::min(first + CHUNK, p.splats);
-    scratch.chunk_count[k] = project(p, view, scene, first, end, unsorted + first);
-    std::fill(image.seen.data() + first, image.seen.data() + end, uint8_t(0));
+    const int first = k * CHUNK, end = std::min(first + CHUNK, p.splats);
+    scratch.chunk_count[k] = project(p, view, scene, colors, first, end, image, keys + first);
+    if (!stride) return;
+    for (int i = first; i < end; ++i) {
+      const float* raw = colors + row_of(p.color_index, i) * p.channels;
+      for (int c = 0; c < stride; ++c) wide_colors[static_cast<size_t>(i) * stride + c] = c < p.channels ? raw[c] : 0.0f;
+    }
   });
-  uint64_t* keys = scratch.keys.ensure(p.splats);
   int n = 0;
   uint32_t low = 0xffffffffu, high = 0;
   for (int k = 0; k < chunks; ++k)
     for (int i = k * CHUNK; i < k * CHUNK + scratch.chunk_count[k]; ++i) {
-      uint32_t z;  // positive floats order like their bits
-      std::memcpy(&z, &unsorted[i].z, sizeof z);
+      const uint32_t z = static_cast<uint32_t>(keys[i] >> 32);
       low = std::min(low, z), high = std::max(high, z);
-      keys[n++] = static_cast<uint64_t>(z) << 32 | static_cast<uint32_t>(i);
+      keys[n++] = keys[i];
     }
   for (int i = 0; i < n; ++i) keys[i] -= static_cast<uint64_t>(low) << 32;
   keys = radix_sort(keys, scratch.keys_other.ensure(p.splats), n, n ? high - low : 0);
-
   image.visible = n;
-  Record* records = image.records.ensure(n);
-  const int channels = p.channels;
-  const int color_stride = channels <= 3 ? 0 : channels <= 9 ? 9 : 16;
-  float* sorted_colors = image.colors.ensure(static_cast<size_t>(n) * color_stride);
-  team.loop(div_up(n, CHUNK), [&](int k) {
-    for (int rank = k * CHUNK; rank < std::min((k + 1) * CHUNK, n); ++rank) {
-      Record record = unsorted[static_cast<uint32_t>(keys[rank])];
-      const float* raw = colors + row_of(p.color_index, record.splat) * channels;
-      float* color = color_stride ? sorted_colors + static_cast<size_t>(rank) * color_stride : record.color;
-      for (int c = 0; c < std::max(color_stride, 3); ++c) {
-        float value = c < channels ? raw[c] : 0.0f;
-        color[c] = p.color_mode == SH_SHARED ? std::max(SH_DC * value + 0.5f, 0.0f) : value;
-      }
-      records[rank] = record;
-      image.seen[record.splat] = 1;
-    }
-  });
-  uint32_t pairs = 0;
-  for (int rank = 0; rank < n; ++rank) {
-    TileRange& range = records[rank].range;
-    range.first_pair = pairs;
-    pairs += range.pairs();
-  }
-  image.pairs = pairs;
+  uint32_t* order = image.order.ensure(n);
+  for (int rank = 0; rank < n; ++rank) order[rank] = static_cast<uint32_t>(keys[rank]);
 }
 
-// Fills tile_begin and tile_ranks (for every tile the ranks that may reach it, front to back) and position_of.
+// Calls visit(tile, is_one) for the tiles of a splat, row by row. Most splats reach one to four tiles in a square of
+// two, in no predictable way: all four are visited, and is_one is 0 for those that are not the splat's.
+template <class Visit>
+SPLAT_INLINE void for_tiles(const TileRange& r, int across, const Visit& visit) {
+  const uint32_t wide = r.x1 - r.x0, high = r.y1 - r.y0;
+  if ((wide | high) <= 1) {
+    const int first = r.y0 * across + r.x0, second = r.y1 * across + r.x0;
+    visit(first, 1u);
+    visit(first + static_cast<int>(wide), wide);
+    visit(second, high);
+    visit(second + static_cast<int>(wide), wide & high);
+    return;
+  }
+  for (int y = r.y0; y <= r.y1; ++y)
+    for (int x = r.x0; x <= r.x1; ++x) visit(y * across + x, 1u);
+}
+
+// Fills tile_begin and tile_splats, and for a backward first_pair and position_of.
 inline void bin(const Problem& p, Scratch& scratch, ImageState& image) {
   const int across = tiles_x(p), count = tiles(p);
   uint32_t* begin = image.tile_begin.ensure(count + 1);
   uint32_t* cursor = scratch.cursor.ensure(count);
+  const uint32_t *order = image.order.data(), *range_x = image.range_x.data(), *range_y = image.range_y.data();
   std::fill(cursor, cursor + count, 0u);
-  for (int rank = 0; rank < image.visible; ++rank) {
-    const TileRange& r = image.records[rank].range;
-    for (int y = r.y0; y <= r.y1; ++y)
-      for (int x = r.x0; x <= r.x1; ++x) ++cursor[y * across + x];
-  }
+  for (int rank = 0; rank < image.visible; ++rank)
+    for_tiles(TileRange(range_x[order[rank]], range_y[order[rank]]), across,
+              [&](int tile, uint32_t is_one) { cursor[tile] += is_one; });
   uint32_t sum = 0;
   for (int t = 0; t < count; ++t) {
     begin[t] = sum;
-    sum += cursor[t];
+    sum += cursor[t] + 1;  // the free entry takes what is written for a tile that is none of the splat's
     cursor[t] = begin[t];
   }
   begin[count] = sum;
-  uint32_t* ranks = image.tile_ranks.ensure(sum);
+  uint32_t* splats = image.tile_splats.ensure(sum);
+  if (!p.keep) {
+    for (int rank = 0; rank < image.visible; ++rank) {
+      const uint32_t splat = order[rank];
+      for_tiles(TileRange(range_x[splat], range_y[splat]), across, [&](int tile, uint32_t is_one) {
+        splats[cursor[tile]] = splat;
+        cursor[tile] += is_one;
+      });
+    }
+    return;
+  }
+  uint32_t* first_pair = image.first_pair.ensure(image.visible);
   uint32_t* position_of = image.position_of.ensure(sum);
+  uint32_t pairs = 0;
   for (int rank = 0; rank < image.visible; ++rank) {
-    const TileRange& r = image.records[rank].range;
-    for (int y = r.y0; y <= r.y1; ++y)
-      for (int x = r.x0; x <= r.x1; ++x) {
-        const int tile = y * across + x;
-        const uint32_t slot = cursor[tile]++;
-        ranks[slot] = static_cast<uint32_t>(rank);
-        *position_of++ = slot - begin[tile];
-      }
+    const uint32_t splat = order[rank];
+    first_pair[rank] = pairs;
+    for_tiles(TileRange(range_x[splat], range_y[splat]), across, [&](int tile, uint32_t is_one) {
+      splats[cursor[tile]] = splat;
+      position_of[pairs] = cursor[tile] - begin[tile];
+      cursor[tile] += is_one, pairs += is_one;
+    });
   }
 }
 

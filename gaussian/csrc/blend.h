@@ -8,6 +8,7 @@ namespace splat {
 // The first floats of a Record.
 enum CullField { CULL_U, CULL_V, CULL_EX, CULL_EY, CULL_SLOPE, CULL_SLOPE_X, CULL_LOG2_OPACITY, CULL_FIELDS };
 constexpr float CULL_SLACK = 0.02f;   // log2 units; the blend tests each pixel exactly
+constexpr int AHEAD = 2 * LANES;      // splats of a tile whose records are fetched before they are needed
 constexpr int CULL_BATCH = 4;         // vectors of splats culled before their survivors are blended
 
 struct BlockPixels {
@@ -52,7 +53,7 @@ SPLAT_INLINE F load_block(const Problem& p, const float* plane, const BlockPixel
 // The tile's splats in structure-of-arrays form, made as far as some block looks.
 struct CullList {
   const Record* records;
-  const uint32_t* ranks;
+  const uint32_t* splats;
   int size, ready = 0;  // splats, splats gathered
   float* data;
 
@@ -60,7 +61,8 @@ struct CullList {
     F rows[LANES];
     for (int lane = 0; lane < LANES; ++lane) {
       int position = std::min(group * LANES + lane, size - 1);
-      std::memcpy(&rows[lane], &records[ranks[position]], sizeof(F));
+      __builtin_prefetch(&records[splats[std::min(position + AHEAD, size - 1)]]);
+      std::memcpy(&rows[lane], &records[splats[position]], sizeof(F));
     }
     transpose(rows);
     float* out = data + static_cast<size_t>(group) * CULL_FIELDS * LANES;
@@ -86,8 +88,8 @@ struct CullList {
   }
 };
 
-// Composites one block; returns the number of hits appended to scratch.
-template <int CHANNELS>
+// Composites one block; returns the number of hits appended to scratch, none unless KEEP.
+template <int CHANNELS, bool KEEP>
 inline size_t blend_block(const Problem& p, const ImageState& image, CullList& list, const BlockPixels& pixels, size_t hits,
                           Scratch& scratch, F* color, F& depth, F& transmittance) {
   // `open` is the transmittance of pixels that still take splats and 0 in the others: it is the only value that one
@@ -101,11 +103,11 @@ inline size_t blend_block(const Problem& p, const ImageState& image, CullList& l
     int n = 0;
     for (int stop = std::min(group + CULL_BATCH, groups); group < stop; ++group)
       n += compress(list.reach(group, x0, x0 + 3, y0, y0 + 3), group * LANES, survivors + n);
-    uint32_t* hit_position = scratch.hit_position.ensure_keeping(hits + n, hits);
-    uint16_t* hit_mask = scratch.hit_mask.ensure_keeping(hits + n, hits);
+    uint32_t* hit_position = KEEP ? scratch.hit_position.ensure_keeping(hits + n, hits) : nullptr;
+    uint16_t* hit_mask = KEEP ? scratch.hit_mask.ensure_keeping(hits + n, hits) : nullptr;
     for (int k = 0; k < n; ++k) {
-      uint32_t rank = list.ranks[survivors[k]];
-      const Record& s = list.records[rank];
+      const uint32_t splat = list.splats[survivors[k]];
+      const Record& s = list.records[splat];
       F log2_a = log2_alpha(s, s.u - pixels.px, s.v - pixels.py);
       F alpha = select(log2_a >= LOG2_MIN_ALPHA, min(exp2_unit(log2_a), all(MAX_ALPHA)), F{});
       F after = open * (1.0f - alpha);
@@ -113,9 +115,10 @@ inline size_t blend_block(const Problem& p, const ImageState& image, CullList& l
       F weight = select(takes, alpha * open, F{});
       t = select(takes, after, t);
       open = select(takes, after, F{});
-      const float* c = CHANNELS <= 3 ? s.color : image.colors.data() + static_cast<size_t>(rank) * CHANNELS;
+      const float* c = CHANNELS <= 3 ? s.color : image.colors.data() + static_cast<size_t>(splat) * CHANNELS;
       for (int j = 0; j < CHANNELS; ++j) sum_color[j] += weight * c[j];
       sum_depth += weight * s.z;
+      if (!KEEP) continue;
       uint32_t mask = bits(weight > 0.0f);
       hit_position[hits] = static_cast<uint32_t>(survivors[k]), hit_mask[hits] = static_cast<uint16_t>(mask);
       hits += mask != 0;
@@ -131,13 +134,12 @@ struct Planes {
   float *rgb, *alpha, *depth;  // of one image
 };
 
-template <int CHANNELS>
+template <int CHANNELS, bool KEEP>
 inline void blend_tile(const Problem& p, const float* background, int tile, const ImageState& image, Scratch& scratch,
                        const Planes& out) {
-  const uint32_t begin = image.tile_begin[tile];
   CullList list;
-  list.records = image.records.data(), list.ranks = image.tile_ranks.data() + begin;
-  list.size = static_cast<int>(image.tile_begin[tile + 1] - begin);
+  list.records = image.records.data(), list.splats = image.tile_splats.data() + image.tile_begin[tile];
+  list.size = static_cast<int>(image.tile_size(tile));
   list.data = scratch.cull.ensure(static_cast<size_t>(div_up(list.size, LANES)) * LANES * CULL_FIELDS);
   const size_t plane = static_cast<size_t>(p.height) * p.width;
   uint32_t end[BLOCKS], reached = 0;
@@ -146,15 +148,16 @@ inline void blend_tile(const Problem& p, const float* background, int tile, cons
     BlockPixels pixels(p, tile, block);
     if (!pixels.outside(p)) {
       F color[CHANNELS], depth, t;
-      hits = blend_block<CHANNELS>(p, image, list, pixels, hits, scratch, color, depth, t);
+      hits = blend_block<CHANNELS, KEEP>(p, image, list, pixels, hits, scratch, color, depth, t);
       for (int c = 0; c < p.channels; ++c) store_block(p, out.rgb + c * plane, pixels, color[c] + t * background[c]);
       store_block(p, out.alpha, pixels, 1.0f - t);
       store_block(p, out.depth, pixels, depth);
     }
+    if (!KEEP) continue;
     if (hits > (block ? end[block - 1] : 0)) reached = std::max(reached, scratch.hit_position[hits - 1] + 1);
     end[block] = static_cast<uint32_t>(hits);
   }
-  if (!p.keep) return;
+  if (!KEEP) return;
   TileHits& kept = image.hits[tile];
   std::memcpy(kept.end, end, sizeof end);
   kept.reached = reached;

@@ -45,17 +45,17 @@ inline void block_backward(const Problem& p, const ImageState& image, int tile, 
   const int n = static_cast<int>(end - first), padded = div_up(n, LANES) * LANES;
   TrailEntry* trail = reinterpret_cast<TrailEntry*>(scratch.trail.ensure(static_cast<size_t>(padded) * 3));
   const Record* records = image.records.data();
-  const uint32_t* ranks = image.tile_ranks.data() + image.tile_begin[tile];
+  const uint32_t* splats = image.tile_splats.data() + image.tile_begin[tile];
   F t = all(1.0f);
   for (int k = 0; k < n; ++k) {
-    uint32_t rank = ranks[hits.position[first + k]];
-    const Record& s = records[rank];
-    __builtin_prefetch(&records[ranks[hits.position[std::min(first + k + PREFETCH, end - 1)]]]);
+    const uint32_t splat = splats[hits.position[first + k]];
+    const Record& s = records[splat];
+    __builtin_prefetch(&records[splats[hits.position[std::min(first + k + PREFETCH, end - 1)]]]);
     F alpha = min(exp2_unit(log2_alpha(s, s.u - pixels.px, s.v - pixels.py)), all(MAX_ALPHA));
     alpha = select(lanes_of(hits.mask[first + k]), alpha, F{});
     F weight = alpha * t;
     t *= 1.0f - alpha;
-    const float* c = CHANNELS <= 3 ? s.color : image.colors.data() + static_cast<size_t>(rank) * CHANNELS;
+    const float* c = CHANNELS <= 3 ? s.color : image.colors.data() + static_cast<size_t>(splat) * CHANNELS;
     F value = dalpha + s.z * ddepth;
     for (int j = 0; j < CHANNELS; ++j) value += c[j] * drgb[j];
     trail[k] = {alpha, weight, value};
@@ -83,7 +83,7 @@ inline void block_backward(const Problem& p, const ImageState& image, int tile, 
     float* target[LANES];
     for (int j = 0; j < m; ++j) {
       const uint32_t position = hits.position[first + group + j];
-      const Record& s = records[ranks[position]];
+      const Record& s = records[splats[position]];
       u[j] = s.u, v[j] = s.v, slope[j] = s.slope;
       target[j] = rows + static_cast<size_t>(position) * (VECTORS * LANES);
     }

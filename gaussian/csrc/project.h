@@ -150,10 +150,25 @@ static __attribute__((noinline)) Projected project_vector(const View& view, cons
   return o;
 }
 
-// Appends the visible splats of [first, end) to out in order; returns how many. Colours are not filled in.
-inline int project(const Problem& p, const View& view, const SceneState& scene, int first, int end, Record* out) {
+// The colours of 16 splats from i on, as records hold them. Degree 0 of SH is view-independent: max(0, Y00 sh + 1/2).
+SPLAT_INLINE void load_colors(const Problem& p, const float* colors, int i, F* out) {
+  alignas(64) float t[3][LANES] = {};
+  const int n = p.splats - i < LANES ? p.splats - i : LANES;
+  for (int lane = 0; lane < n; ++lane)
+    for (int k = 0; k < p.channels; ++k) t[k][lane] = colors[row_of(p.color_index, i + lane) * p.channels + k];
+  for (int k = 0; k < 3; ++k) {
+    out[k] = load(t[k]);
+    if (p.color_mode == SH_SHARED) out[k] = max(SH_DC * out[k] + 0.5f, F{});
+  }
+}
+
+// Fills what the image has of the splats [first, end), but for colours of more than three channels. Appends a key to
+// `keys` for each that is visible, in order, and returns how many: depth above, number below.
+inline int project(const Problem& p, const View& view, const SceneState& scene, const float* colors, int first, int end,
+                   const ImageState& image, uint64_t* keys) {
   const int padded = padded_splats(p);
   const float half_log2e = 0.721347520f, slack = 0.01f;
+  const bool with_color = color_stride(p) == 0;
   int count = 0;
   for (int i = first; i < end; i += LANES) {
     Projected o = project_vector(view, scene, padded, i);
@@ -166,23 +181,23 @@ inline int project(const Problem& p, const View& view, const SceneState& scene, 
     // NaN compares false: what overflowed is not visible.
     uint32_t seen = bits((o.z > NEAR_Z) & (log2_opacity >= LOG2_MIN_ALPHA) & (x1 >= 0.0f) & (x0 <= last_x) &
                          (y1 >= 0.0f) & (y0 <= last_y) & is_finite(o.xx) & is_finite(o.yy) & is_finite(o.xy));
+    for (int lane = 0; lane < LANES; ++lane) image.seen[i + lane] = seen >> lane & 1;
     if (!seen) continue;
-    alignas(64) float f[12][LANES];
     F ex = half_log2e / o.xx, ey = select(o.det < 3.4028235e38f, half_log2e * o.xx / o.det, half_log2e / o.yy);
-    F slope = o.xy / o.xx, slope_x = o.xy / o.yy;
-    const F values[12] = {o.u, o.v, ex, ey, slope, slope_x, log2_opacity, o.z,
-                          max(x0, F{}), min(x1, all(last_x)), max(y0, F{}), min(y1, all(last_y))};
-    for (int k = 0; k < 12; ++k) store(f[k], values[k]);
+    F rows[LANES] = {o.u, o.v, ex, ey, o.xy / o.xx, o.xy / o.yy, log2_opacity, o.z};
+    if (with_color) load_colors(p, colors, i, rows + 8);
+    transpose(rows);
+    std::memcpy(static_cast<void*>(image.records.data() + i), rows, sizeof rows);
+    auto tile_of = [](F low_end, F high_end) {  // of lanes that are not seen: anything
+      return (to_int(low_end) >> TILE_BITS) | (to_int(high_end) >> TILE_BITS << 16);
+    };
+    store(image.range_x.data() + i, tile_of(max(x0, F{}), min(x1, all(last_x))));
+    store(image.range_y.data() + i, tile_of(max(y0, F{}), min(y1, all(last_y))));
+    alignas(64) uint32_t z[LANES];  // positive floats order like their bits
+    store(reinterpret_cast<float*>(z), o.z);
     for (; seen; seen &= seen - 1) {
-      int lane = __builtin_ctz(seen);
-      Record& record = out[count++];
-      record.u = f[0][lane], record.v = f[1][lane];
-      record.ex = f[2][lane], record.ey = f[3][lane];
-      record.slope = f[4][lane], record.slope_x = f[5][lane];
-      record.log2_opacity = f[6][lane], record.z = f[7][lane];
-      record.splat = i + lane;
-      int16_t* bounds[4] = {&record.range.x0, &record.range.x1, &record.range.y0, &record.range.y1};
-      for (int k = 0; k < 4; ++k) *bounds[k] = static_cast<int16_t>(static_cast<int>(f[8 + k][lane]) / TILE);
+      const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(seen));
+      keys[count++] = static_cast<uint64_t>(z[lane]) << 32 | (static_cast<uint32_t>(i) + lane);
     }
   }
   return count;

@@ -78,6 +78,7 @@ SPLAT_OPERATOR(>=)
 SPLAT_OPERATOR(==)
 SPLAT_OPERATOR(!=)
 SPLAT_OPERATOR(&)
+SPLAT_OPERATOR(|)
 SPLAT_OPERATOR(<<)
 SPLAT_OPERATOR(>>)
 SPLAT_ASSIGNMENT(+)
@@ -117,10 +118,12 @@ SPLAT_INLINE I load(const int32_t* p) {
   return v;
 }
 SPLAT_INLINE void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
+SPLAT_INLINE void store(uint32_t* p, I v) { std::memcpy(p, &v, sizeof v); }
 
 SPLAT_INLINE VI as_int(VF v) { return reinterpret_cast<VI>(v); }
 SPLAT_INLINE VF as_float(VI v) { return reinterpret_cast<VF>(v); }
 SPLAT_INLINE VF to_float(VI v) { return __builtin_convertvector(v, VF); }
+SPLAT_INLINE VI to_int(VF v) { return __builtin_convertvector(v, VI); }
 SPLAT_INLINE VF select(VI mask, VF a, VF b) { return mask ? a : b; }
 template <class T>
 SPLAT_INLINE auto as_int(Pair<T> v) {
@@ -133,6 +136,10 @@ SPLAT_INLINE auto as_float(Pair<T> v) {
 template <class T>
 SPLAT_INLINE auto to_float(Pair<T> v) {
   return pair(to_float(v.lo), to_float(v.hi));
+}
+template <class T>
+SPLAT_INLINE auto to_int(Pair<T> v) {
+  return pair(to_int(v.lo), to_int(v.hi));
 }
 template <class M, class T>
 SPLAT_INLINE Pair<T> select(Pair<M> mask, Pair<T> a, Pair<T> b) {

@@ -124,8 +124,7 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
     return;
   }
   Scratch& scratch = image_scratch();
-  image.seen.ensure(p.splats);
-  if (image.hits_size < tiles(p)) {
+  if (p.keep && image.hits_size < tiles(p)) {
     delete[] image.hits;
     image.hits = nullptr, image.hits_size = 0;
     image.hits = new TileHits[tiles(p)], image.hits_size = tiles(p);
@@ -133,7 +132,9 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
   project_and_sort(p, View(p, index), scene, colors_of(p, index), team, scratch, image);
   bin(p, scratch, image);
   const float* background = p.background + static_cast<size_t>(index) * p.channels;
-  team.loop(tiles(p), [&](int tile) { blend_tile<CHANNELS>(p, background, tile, image, tile_scratch(), out); });
+  team.loop(tiles(p), [&](int tile) {
+    (p.keep ? blend_tile<CHANNELS, true> : blend_tile<CHANNELS, false>)(p, background, tile, image, tile_scratch(), out);
+  });
 }
 
 template <int CHANNELS>
@@ -151,16 +152,17 @@ void forward(const Problem& p, State& state, const Team& team, const Planes& out
   }
 }
 
-// Sums the rows of splats over their tiles, in the tiles' order, for the records [first, end). Walking the records keeps
-// every tile's rows a sequential stream.
+// Sums the rows of splats over their tiles, in the tiles' order, for the ranks [first, end). Walking them front to back
+// keeps every tile's rows a sequential stream.
 template <int CHANNELS>
 void sum_rows(const Problem& p, const ImageState& image, int first, int end, const Scratch& scratch) {
   constexpr int VECTORS = row_vectors(CHANNELS);
   alignas(64) static const float none[VECTORS * LANES] = {};
   const int across = tiles_x(p);
   for (int rank = first; rank < end; ++rank) {
-    const TileRange range = image.records[rank].range;
-    const uint32_t* position = image.position_of.data() + range.first_pair;
+    const uint32_t splat = image.order[rank];
+    const TileRange range(image.range_x[splat], image.range_y[splat]);
+    const uint32_t* position = image.position_of.data() + image.first_pair[rank];
     F total[VECTORS] = {};
     for (int y = range.y0; y <= range.y1; ++y)
       for (int x = range.x0; x <= range.x1; ++x, ++position) {
@@ -169,7 +171,7 @@ void sum_rows(const Problem& p, const ImageState& image, int first, int end, con
         const float* row = *position < image.hits[tile].reached ? scratch.rows.data() + index * (VECTORS * LANES) : none;
         for (int k = 0; k < VECTORS; ++k) total[k] += load(row + k * LANES);
       }
-    float* out = scratch.splat_rows.data() + static_cast<size_t>(image.records[rank].splat) * (VECTORS * LANES);
+    float* out = scratch.splat_rows.data() + static_cast<size_t>(splat) * (VECTORS * LANES);
     for (int k = 0; k < VECTORS; ++k) store(out + k * LANES, total[k]);
   }
 }

@@ -9,7 +9,8 @@
 
 namespace splat {
 
-constexpr int TILE = 16;        // pixels; splats are binned to tiles
+constexpr int TILE_BITS = 4;
+constexpr int TILE = 1 << TILE_BITS;  // pixels; splats are binned to tiles
 constexpr int BLOCK = 4;        // pixels; a block is one vector of pixels, and culls its tile's splats
 constexpr int BLOCKS = 16;      // blocks per tile
 constexpr int CHUNK = 512;      // splats per item of parallel loops
@@ -80,11 +81,13 @@ class Buffer {
   size_t capacity_ = 0;
 };
 
-// The tiles that a splat may reach, bounds inclusive. Its (tile, splat) pairs are numbered from first_pair, row by row.
+// The tiles that a splat may reach, bounds inclusive, as projection packs them: low and high 16 bits.
 struct TileRange {
-  int16_t x0, x1, y0, y1;
-  uint32_t first_pair;
-  uint32_t pairs() const { return (x1 - x0 + 1) * (y1 - y0 + 1); }
+  uint16_t x0, x1, y0, y1;
+  TileRange(uint32_t x, uint32_t y)
+      : x0(static_cast<uint16_t>(x)), x1(static_cast<uint16_t>(x >> 16)),
+        y0(static_cast<uint16_t>(y)), y1(static_cast<uint16_t>(y >> 16)) {}
+  uint32_t pairs() const { return (x1 - x0 + 1u) * (y1 - y0 + 1u); }
 };
 
 // A projected splat, one cache line. log2(alpha) at (dx, dy) from its centre is
@@ -98,9 +101,9 @@ struct alignas(64) Record {
   float log2_opacity;
   float z;
   float color[3];     // when there are at most three channels
-  int32_t splat;
-  TileRange range;
+  float unused[5];
 };
+static_assert(sizeof(Record) == sizeof(float) * LANES, "a record is a row of a transposition");
 
 // Which splats changed which pixels of a tile, block after block, front to back.
 struct TileHits {
@@ -119,18 +122,23 @@ struct SceneState {
 
 struct ImageState {
   int visible;
-  uint32_t pairs;
-  Buffer<Record> records;      // front to back
-  Buffer<float> colors;        // [visible][padded channels], when there are more than three
-  Buffer<uint8_t> seen;         // [N], whether the splat has a record
-  Buffer<uint32_t> tile_begin;  // [tiles + 1]
-  Buffer<uint32_t> tile_ranks;  // [pairs], tile after tile
-  Buffer<uint32_t> position_of;  // [pairs], in the records' order: where the pair stands in its tile's list
+  Buffer<Record> records;      // [N], in the scene's order: neighbours in a hierarchy are neighbours in memory
+  Buffer<float> colors;        // [N][padded channels], when there are more than three
+  Buffer<uint32_t> range_x, range_y;  // [N], of TileRange
+  Buffer<uint8_t> seen;         // [N], whether the splat is visible; what it has above is undefined where it is not
+  Buffer<uint32_t> order;       // [visible], splats front to back
+  Buffer<uint32_t> tile_begin;  // [tiles + 1]; a tile's list is followed by one free entry
+  Buffer<uint32_t> tile_splats;  // for every tile the splats that may reach it, front to back
+  // For a backward: the (tile, splat) pairs, numbered front to back and row by row of a splat's tiles.
+  Buffer<uint32_t> first_pair;   // [visible]
+  Buffer<uint32_t> position_of;  // [pairs]: where the pair stands in its tile's list
   TileHits* hits = nullptr;
   int hits_size = 0;
   ~ImageState() { delete[] hits; }
+  uint32_t tile_size(int tile) const { return tile_begin[tile + 1] - tile_begin[tile] - 1; }
   size_t bytes() const {
-    size_t total = hits_size * sizeof(TileHits) + records.bytes() + colors.bytes() + seen.bytes() + tile_begin.bytes() + tile_ranks.bytes() +
+    size_t total = hits_size * sizeof(TileHits) + records.bytes() + colors.bytes() + range_x.bytes() + range_y.bytes() +
+                   seen.bytes() + order.bytes() + tile_begin.bytes() + tile_splats.bytes() + first_pair.bytes() +
                    position_of.bytes();
     for (int tile = 0; tile < hits_size; ++tile) total += hits[tile].position.bytes() + hits[tile].mask.bytes();
     return total;
@@ -138,6 +146,8 @@ struct ImageState {
 };
 
 inline size_t row_of(const int64_t* index, size_t splat) { return index ? static_cast<size_t>(index[splat]) : splat; }
+// Floats per splat in ImageState::colors; 0 where the record holds the colour.
+inline int color_stride(const Problem& p) { return p.channels <= 3 ? 0 : p.channels <= 9 ? 9 : 16; }
 inline int div_up(int a, int b) { return (a + b - 1) / b; }
 inline int padded_splats(const Problem& p) { return div_up(p.splats, LANES) * LANES; }
 inline int tiles_x(const Problem& p) { return div_up(p.width, TILE); }
