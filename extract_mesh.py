@@ -65,6 +65,8 @@ FILES = group(
 HEADS = group(
     "Heads",
     option("--seeds", default="0-3", metavar="LIST", help="one head per seed: 0-3,7"),
+    option("--class", "classes", metavar="LIST", show_default="drawn from the seed",
+           help="of a network of classes: every seed in each of these, 1,2,5-10"),
     option("--w-file", metavar="NPZ", help="heads from a file of gen_samples.py --w-out, in place of seeds"),
     option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
 )
@@ -91,6 +93,7 @@ class HeadChoice:
     seeds: str  # whole numbers and ranges, one head each
     w_file: str | None  # .npz of finished heads, in place of seeds
     trunc: float  # psi of the heads from seeds
+    classes: str | None  # of the heads from seeds
     given: frozenset[str]  # names of the options that the user gave
 
     def heads(self, G: Generator) -> tuple[list[str], Tensor]:
@@ -100,10 +103,11 @@ class HeadChoice:
         """
         if self.w_file is None:
             numbers = dnnlib.parse_flag("--seeds", self.seeds, dnnlib.parse_ints)
-            z = latents.seed_latents(numbers, G.z_dim)
-            return [f"seed{number:04d}" for number in numbers], latents.frontal_ws(G, z, self.trunc)
-        for name in (n for n in ("seeds", "trunc") if n in self.given):
-            raise ValueError(f"--w-file={self.w_file} holds finished heads, so --{name} means nothing; leave it out")
+            heads = latents.seed_heads(G, numbers, self.trunc, self.classes)
+            return heads.names, latents.still_ws(G, heads)
+        for name in (n for n in ("seeds", "classes", "trunc") if n in self.given):
+            flag = "--class" if name == "classes" else f"--{name}"
+            raise ValueError(f"--w-file={self.w_file} holds finished heads, so {flag} means nothing; leave it out")
         ws = latents.load_ws(self.w_file, G)
         return [f"w{i:04d}" for i in range(len(ws))], ws
 
@@ -206,7 +210,7 @@ def _bar(what: str) -> Iterator[Callable[[float], object]]:
 def main(
     ctx: click.Context,
     network: str, outdir: str, formats: tuple[str, ...], device: str,
-    seeds: str, w_file: str | None, trunc: float,
+    seeds: str, classes: str | None, w_file: str | None, trunc: float,
     resolution: int, level: float | None, views: int | None, pieces: int | None,
 ) -> None:  # fmt: skip
     """Extract the surfaces of generated heads as triangle meshes with colours, in the units of the data's labels.
@@ -217,7 +221,7 @@ def main(
     """
     ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
-    head_choice = HeadChoice(seeds, w_file, trunc, given)
+    head_choice = HeadChoice(seeds, w_file, trunc, classes, given)
     extraction = Extraction(resolution, level, views, pieces, formats)
     empty: list[str] = []
     try:

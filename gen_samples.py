@@ -51,6 +51,8 @@ HEADS = group(
     "Heads",
     option("--seeds", default="0-3", metavar="LIST",
            help="one head per seed: 0-3,7; a network whose mapping is told a camera is told the data's frontal one"),
+    option("--class", "classes", metavar="LIST", show_default="drawn from the seed",
+           help="of a network of classes: every seed in each of these, 1,2,5-10"),
     option("--seed", type=FROM_0, show_default=str(PUBLISHED_SEED),
            help="with --num-ids: all heads from one seed, drawn as by the published sample script"),
     option("--num-ids", type=AT_LEAST_1, show_default=str(PUBLISHED_IDS), help="how many"),
@@ -101,6 +103,7 @@ class HeadChoice:
     num_ids: int | None  # heads of `seed`; PUBLISHED_IDS where only seed is given
     w_file: str | None  # .npz of finished heads
     trunc: float  # psi of the heads from seeds
+    classes: str | None  # of the heads from seeds
     given: frozenset[str]  # names of the options that the user gave
 
     def heads(self, G: Generator) -> tuple[list[str], Tensor]:
@@ -118,8 +121,8 @@ class HeadChoice:
             names = [f"seed{seed:04d}-{i}" for i in range(len(z))]
         else:
             numbers = dnnlib.parse_flag("--seeds", self.seeds, dnnlib.parse_ints)
-            z = latents.seed_latents(numbers, G.z_dim)
-            names = [f"seed{number:04d}" for number in numbers]
+            heads = latents.seed_heads(G, numbers, self.trunc, self.classes)
+            return heads.names, latents.still_ws(G, heads)
         return names, latents.frontal_ws(G, z, self.trunc)
 
     def _check(self) -> None:
@@ -129,6 +132,8 @@ class HeadChoice:
             raise ValueError(f"{flags} both say which heads; give --seeds, --seed with --num-ids, or --w-file")
         if self.w_file is not None and "trunc" in self.given:
             raise ValueError(f"--w-file={self.w_file} holds finished heads, so --trunc means nothing; leave it out")
+        if self.classes is not None and sources not in ([], ["seeds"]):
+            raise ValueError(f"--class={self.classes} goes with --seeds, whose every head it makes of each class")
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,8 @@ class Output:
 def main(
     ctx: click.Context,
     network: str, outdir: str, device: str,
-    seeds: str, seed: int | None, num_ids: int | None, w_file: str | None, w_out: str | None, trunc: float,
+    seeds: str, classes: str | None, seed: int | None, num_ids: int | None, w_file: str | None, w_out: str | None,
+    trunc: float,
     yaws: str | None, radius: float | None, show: tuple[str, ...], images: bool, resolution: int | None, enlarge: int,
     background: str | None,
     splats: str, formats: tuple[str, ...], up: str,
@@ -240,7 +246,7 @@ def main(
     """
     ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
-    head_choice = HeadChoice(seeds, seed, num_ids, w_file, trunc, given)
+    head_choice = HeadChoice(seeds, seed, num_ids, w_file, trunc, classes, given)
     splat_choice = SplatChoice(splats, formats, up, given)
     try:
         G = load_generator(network, distributed.initialise(device))

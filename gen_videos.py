@@ -43,6 +43,8 @@ HEADS = group(
     "Heads",
     option("--seeds", default="0-3", metavar="LIST",
            help="one head per seed: 0-3,7"),
+    option("--class", "classes", metavar="LIST", show_default="drawn from the seed",
+           help="of a network of classes: every seed in each of these, 1,2,5-10"),
     option("--w-file", metavar="NPZ", help="heads from a file of gen_samples.py --w-out, in place of seeds"),
     option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
     option("--grid", metavar="WxH", default="1x1",
@@ -97,6 +99,7 @@ class HeadChoice:
     trunc: float  # psi of the heads from seeds
     interpolate: str  # "w", "z" or "none"
     mapping_camera: str  # "frontal" or "film"
+    classes: str | None  # of the heads from seeds
     given: frozenset[str]  # names of the options that the user gave
 
     def heads(self, G: Generator) -> Heads:
@@ -105,9 +108,9 @@ class HeadChoice:
             raise ValueError("--mapping-camera=film: the mapping of this network is told no camera")
         if self.w_file is None:
             seeds = dnnlib.parse_flag("--seeds", self.seeds, dnnlib.parse_ints)
-            names = [f"seed{seed:04d}" for seed in seeds]
-            return Heads(names, z=latents.seed_latents(seeds, G.z_dim), psi=self.trunc)
+            return latents.seed_heads(G, seeds, self.trunc, self.classes)
         clashing = [f"--{name}" for name in ("seeds", "trunc") if name in self.given]
+        clashing += [f"--class={self.classes}"] if self.classes is not None else []
         clashing += ["--interpolate=z"] if self.interpolate == "z" else []
         clashing += ["--mapping-camera=film"] if self.mapping_camera == "film" else []
         for flag in clashing:
@@ -185,7 +188,7 @@ def shared_among(cells: int, heads: int, grid: str) -> int:
 def main(
     ctx: click.Context,
     network: str, outdir: str, device: str,
-    seeds: str, w_file: str | None, trunc: float, grid: str, interpolate: str, mapping_camera: str,
+    seeds: str, classes: str | None, w_file: str | None, trunc: float, grid: str, interpolate: str, mapping_camera: str,
     path: str, turns: int, w_frames: int, fps: float, fov_breathing: float, show: tuple[str, ...],
     resolution: int | None, enlarge: int, background: str | None,
     control: str | None, fix_subject: bool, key_expressions: str | None,
@@ -199,7 +202,7 @@ def main(
     """
     ctx.with_resource(dnnlib.stoppable())
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
-    head_choice = HeadChoice(seeds, w_file, trunc, interpolate, mapping_camera, given)
+    head_choice = HeadChoice(seeds, w_file, trunc, interpolate, mapping_camera, classes, given)
     try:
         controlled = control_choice(control, fix_subject, key_expressions, interpolate)
         if controlled and "path" not in given:

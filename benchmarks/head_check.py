@@ -62,7 +62,7 @@ class Heads(SceneRecord):
 class RayCaster:
     """Is a generator whose scenes are procedural heads, one for each latent, with one fault."""
 
-    z_dim, resolution, info, blocks = 4, 64, None, None
+    z_dim, resolution, num_classes, info, blocks = 4, 64, 0, None, None
     device = torch.device("cpu")
 
     def __init__(self, geometry: Geometry, fault: str = "none") -> None:

@@ -106,7 +106,7 @@ def readings(sampling: Sampling, read: Read, factors: list[str], count: int) -> 
         cameras = data_cameras(sampling, items.cpu())
         parts = [slice(i, i + sampling.batch_size) for i in range(0, len(z), sampling.batch_size)]
         check = subject == mine[0]
-        images = torch.cat([picture(sampling, z[p], cameras[p], cameras[p], check) for p in parts])
+        images = torch.cat([picture(sampling, z[p], cameras[p], cameras[p], items[p], check) for p in parts])
         yield range(subject, subject + 1), images.unflatten(0, (len(factors), VARIATIONS))
         sampling.report_progress("fakes", subject + 1, count)
 

@@ -31,6 +31,8 @@ class Generator(Protocol):
     @property
     def resolution(self) -> int: ...  # pixels of an image
     @property
+    def num_classes(self) -> int: ...  # of scenes; if there are any, `mapping` is told `classes` [B] int64 too
+    @property
     def device(self) -> torch.device: ...
     @property
     def info(self) -> TrainingFacts | None: ...  # None: of no run

@@ -38,6 +38,7 @@ from metrics.samples import (
     fake_items,
     frontal_cameras,
     latents,
+    mapped,
     random_items,
     real_images,
 )
@@ -131,7 +132,9 @@ def turned_heads(sampling: Sampling, count: int) -> Iterator[tuple[range, Tensor
     for indices in batches[distributed.rank() :: distributed.world_size()]:
         number, cameras = len(indices), _turntable(sampling, len(indices))
         with torch.no_grad():
-            scene = G.synthesis(G.mapping(latents(sampling, indices), cameras=frontal_cameras(sampling, number)))
+            items = fake_items(sampling, indices, np.arange(len(sampling.dataset)))
+            z, frontal = latents(sampling, indices), frontal_cameras(sampling, number)
+            scene = G.synthesis(mapped(sampling, z, frontal, items))
             image = G.render(scene, cameras, background=colour.expand(number, YAWS, 3)).image
         yield indices, quantize(image)
         sampling.report_progress("turned heads", indices.stop, count)

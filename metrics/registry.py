@@ -283,6 +283,7 @@ def compute_metric(
         "seed": seed,
         "cameras": "of random data items",
         "conditioning": "the rendering camera",
+        **({"classes": "of random data items"} if G.num_classes else {}),
         "weights": weights,
         "detector": None if network is None else network.name,
         **({} if network is None else {"detector_key": network.key}),
@@ -329,6 +330,12 @@ def _background(G: Generator, asked: str | None) -> str:
 def _check_inputs(G: Generator, dataset: ImageDataset) -> None:
     if G.resolution != dataset.resolution:
         raise MetricUnavailable(f"the generator makes {G.resolution} px, the data set has {dataset.resolution} px")
+    if G.num_classes and G.num_classes != dataset.num_classes:
+        why = f" ({dataset.class_problem})" if dataset.class_problem is not None else ""
+        raise MetricUnavailable(
+            f"the network knows {G.num_classes} classes, and the images of {dataset.name} have "
+            f"{dataset.num_classes or 'none'}{why}; classes are drawn as the data have them"
+        )
     if len(dataset) < 2:
         raise MetricUnavailable(f"the data set {dataset.name} has {len(dataset)} image; a metric needs at least 2")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,6 +130,17 @@ def fake_items(sampling: Sampling, samples: range, pool: np.ndarray) -> np.ndarr
     return pool[random.integers(sampling.seed, "metric/label", samples, len(pool)).numpy()]
 
 
+def mapped(sampling: Sampling, z: Tensor, condition: Cameras, items: Tensor | np.ndarray) -> Tensor:
+    """Maps latents [B, z_dim] under `condition` [B], told the classes of the data items [B] where G knows any."""
+    mapping: Any = sampling.G.mapping
+    if not sampling.G.num_classes:
+        ws: Tensor = mapping(z, cameras=condition)
+        return ws
+    classes = torch.as_tensor(sampling.dataset.classes)[torch.as_tensor(items).cpu()]
+    ws = mapping(z, cameras=condition, classes=classes.to(sampling.device))
+    return ws
+
+
 def conditioning(frontal: bool) -> str:
     """Says in a result's protocol what camera the mapping of `fake_images` was told."""
     return "the data's frontal camera" if frontal else "the rendering camera"
@@ -140,13 +152,21 @@ def frontal_cameras(sampling: Sampling, count: int) -> Cameras:
 
 
 @torch.no_grad()
-def picture(sampling: Sampling, z: Tensor, condition: Cameras, cameras: Cameras, check: bool = False) -> Tensor:
+def picture(
+    sampling: Sampling,
+    z: Tensor,
+    condition: Cameras,
+    cameras: Cameras,
+    items: Tensor | np.ndarray,
+    check: bool = False,
+) -> Tensor:
     """Maps latents [B, z_dim] under `condition` [B] and renders them from `cameras` [B]: uint8 [B, 3, R, R].
 
-    check: compare the background too. Raises MetricUnavailable for images that are not finite.
+    items: [B] data items whose classes scenes have, as for `mapped`. check: compare the background too.
+    Raises MetricUnavailable for images that are not finite.
     """
     G, colour = sampling.G, sampling.colour()
-    scene = G.synthesis(G.mapping(z, cameras=condition))
+    scene = G.synthesis(mapped(sampling, z, condition, items))
     rendering = G.render(scene, cameras.reshape(len(z), 1), background=colour.expand(len(z), 1, 3))
     image = rendering.image[:, 0]
     if not torch.isfinite(image).all():
@@ -165,13 +185,16 @@ def fake_images(
 ) -> Batches:
     """Yields this rank's batches uint8 [B, 3, R, R] of `count` generated images, from cameras of random data items.
 
-    The mapping is conditioned on the camera of the image or, as FID3D and SWD3D ask, on the data's one frontal camera.
+    The mapping is conditioned on the camera of the image or, as FID3D and SWD3D ask, on the data's one frontal camera;
+    one that knows classes is told the items'.
     """
     pool = np.arange(len(sampling.dataset)) if pool is None else pool
     batches = sampling.batches(count)
     for indices in batches:
         samples = range(first + indices.start, first + indices.stop)
-        cameras = data_cameras(sampling, fake_items(sampling, samples, pool))
+        items = fake_items(sampling, samples, pool)
+        cameras = data_cameras(sampling, items)
         condition = frontal_cameras(sampling, len(indices)) if frontal_conditioning else cameras
-        yield indices, picture(sampling, latents(sampling, samples), condition, cameras, indices is batches[0])
+        z, check = latents(sampling, samples), indices is batches[0]
+        yield indices, picture(sampling, z, condition, cameras, items, check)
         sampling.report_progress("fakes", indices.stop, count)

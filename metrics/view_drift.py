@@ -73,9 +73,12 @@ def group_images(sampling: Sampling, count: int) -> Iterator[tuple[range, Tensor
         items = random.integers(sampling.seed, "metric/view_drift/label", indices, num_items, (LABELS,)).flatten()
         z = latents(sampling, indices).repeat_interleave(LABELS, dim=0)  # [8 n, z_dim]
         condition, cameras = data_cameras(sampling, items), frontal_cameras(sampling, len(items))
+        # A latent has one class, that of its first item.
+        classed = items.view(-1, LABELS)[:, :1].expand(-1, LABELS).flatten()
         parts = [slice(i, i + sampling.batch_size) for i in range(0, len(items), sampling.batch_size)]
         check = indices is mine[0]
-        yield indices, torch.cat([picture(sampling, z[p], condition[p], cameras[p], check) for p in parts])
+        images = [picture(sampling, z[p], condition[p], cameras[p], classed[p], check) for p in parts]
+        yield indices, torch.cat(images)
         sampling.report_progress("fakes", indices.stop, count)
 
 

@@ -34,7 +34,7 @@ FLOORS = (
     ("samples",),
     ("families.inspection",),
     ("families.base",),
-    ("families.options", "families.adversarial", "families.swapping"),
+    ("families.options", "families.adversarial", "families.posed", "families.swapping"),
     ("families.blurred",),
     ("families.anchored",),
     ("families.*",),  # a room for each family; one imports another only as FAMILY_PAIRS says

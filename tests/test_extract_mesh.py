@@ -60,7 +60,7 @@ def test_a_mesh_is_in_the_labels_own_units(checkpoint_path, tmp_path, monkeypatc
 
 def test_ws_of_a_file_are_the_heads(checkpoint_path, tmp_path):
     G = load_generator(checkpoint_path)
-    ws = extract_mesh.HeadChoice("3", None, 0.7, frozenset()).heads(G)[1]
+    ws = extract_mesh.HeadChoice("3", None, 0.7, None, frozenset()).heads(G)[1]
     extract_mesh.latents.save_ws(tmp_path / "heads.npz", ws)
     assert run(checkpoint_path, tmp_path / "a", "--seeds=3", "--format=ply", *SMALL).exit_code == 0
     assert run(checkpoint_path, tmp_path / "b", f"--w-file={tmp_path}/heads.npz", "--format=ply", *SMALL).exit_code == 0

@@ -49,6 +49,8 @@ class ImageDataset:
     pose_law: of sets whose cameras nobody knows. The cameras of items are then drawn from it, and labels, which a set
     need not have, are left alone; those that contradict the law are refused.
 
+    Images may have classes: beside the labels, or in place of them where a law draws the cameras.
+
     Every label is checked here. Cameras in other units than FFHQ's are brought to the units that the generators fit,
     see `Geometry.world_scale`; `raw_labels` stay as stored. May be sent to other processes, by fork or spawn.
     Raises LabelError or DatasetError (both ValueErrors).
@@ -62,6 +64,9 @@ class ImageDataset:
     raw_labels: np.ndarray  # float32 [N, 25] as stored
     labels: np.ndarray  # float32 [N, 25] in model units
     geometry: Geometry  # of all labels, in model units
+    num_classes: int  # of images; 0: they have none, or `class_problem` says why they cannot be used
+    classes: np.ndarray  # int64 [N]; all 0 where there are none
+    class_problem: str | None
     notes: list[str]  # one line each on what of the files is not used, and on labels that may be meant otherwise
 
     def __init__(
@@ -79,6 +84,9 @@ class ImageDataset:
         stored, scaled, self.geometry = self._cameras(path, pose_law)
         self._items, self.index_list, self.index_description = resolve_index_list(layout, index_list)
         self.raw_labels, self.labels = (labels.astype(np.float32)[self._items] for labels in (stored, scaled))
+        found = layout.classes(labelled=pose_law is None)
+        self.num_classes, self.class_problem = found.count, next(iter(found.problems), None)
+        self.classes = (found.of_images if found.count else np.zeros(count, np.int64))[self._items]
         self._memory = PixelMemory(count, self.resolution, self.has_masks, memory_limit())
 
     def _cameras(self, path: str | os.PathLike, law: PoseLaw | None) -> tuple[np.ndarray, np.ndarray, Geometry]:
@@ -109,7 +117,8 @@ class ImageDataset:
     def head(self, count: int) -> "ImageDataset":
         """Returns a set of the first `count` items (all, if fewer), with the same cameras and decoded pixels."""
         part = copy.copy(self)
-        part._items, part.raw_labels, part.labels = (x[:count] for x in (self._items, self.raw_labels, self.labels))
+        for name in ("_items", "raw_labels", "labels", "classes"):
+            setattr(part, name, getattr(self, name)[:count])
         return part
 
     def names(self, indices: Sequence[int] | np.ndarray) -> list[str]:
@@ -131,7 +140,8 @@ class ImageDataset:
 
     def content_key(self) -> str:
         """Hashes images, masks, labels and which items there are; equal for the same set in another place."""
-        return self._layout.content_key([self.raw_labels.tobytes(), self._items.tobytes()])
+        parts = [self.raw_labels.tobytes(), self._items.tobytes()]
+        return self._layout.content_key([*parts, self.classes.tobytes()] if self.num_classes else parts)
 
 
 def _resolution(layout: Layout) -> int:

@@ -7,8 +7,8 @@ All draws are functions of (seed, stream, i), so a step has no random state (tor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,6 +74,7 @@ class Images(Protocol):
     def labels(self) -> Tensor: ...  # float32 [B, 25]
 
 
+CLASSES = "classes/"  # begins the names of tensors of classes in a prepared step
 WHOLE = ("whole/g", "whole/d", "whole/real")  # tensors of a prepared step that hold all samples, over all ranks
 
 
@@ -111,6 +112,8 @@ class MicroBatch:
     whole: WholeStep | None = None  # where the objective asks for it
     g_told: Cameras | None = None  # [b] those that the mapping is told; None: the first view's
     d_told: Cameras | None = None  # [b] likewise
+    # [b] int64 by whose images: "real", and "G" and "fake" for what either phase generates; none where none are told
+    classes: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def resolution(self) -> int:
@@ -132,10 +135,16 @@ class PreparedStep:
 
 
 class SampleStream:
-    """Turns global sample indices into micro-batches. It is pure: equal indices give equal numbers on any rank."""
+    """Turns global sample indices into micro-batches. It is pure: equal indices give equal numbers on any rank.
 
-    def __init__(self, config: RunConfig, labels: Tensor, z_dim: int, device: torch.device):
+    classes: int64 [N] of the data items, where the networks are told any.
+    """
+
+    def __init__(
+        self, config: RunConfig, labels: Tensor, z_dim: int, device: torch.device, classes: Tensor | None = None
+    ):
         self.config, self.labels, self.z_dim, self.device = config, labels.cpu(), z_dim, device
+        self.classes = classes if config.objective.tells_classes and classes is not None else None
         self.order = random.EpochOrder(config.seed, "data", len(labels))
         # Of all labels: the published code takes the micro-batch's, which changes with its size.
         self.label_std = self.labels.std(0, correction=0)
@@ -189,6 +198,10 @@ class SampleStream:
         if self.config.label_noise:
             told = (("real", labels), ("G", views), ("D", d_labels))
             tensors |= {f"{phase}/told": self._noisy(phase, share, given) for phase, given in told}
+        if self.classes is not None:
+            items = {"G": self._camera_items("G", share), "fake": self._camera_items("D", share)}
+            items["real"] = torch.from_numpy(self.order(share))
+            tensors |= {f"{CLASSES}{whose}": self.classes[of] for whose, of in items.items()}
         if whole_step:
             mirrored = mirror_labels(self.labels[self.order(total)], self._flips("mirror", total))
             tensors |= dict(zip(WHOLE, (g_labels, all_d_labels, mirrored), strict=True))
@@ -236,6 +249,7 @@ class SampleStream:
             d_labels=parts.get("D/told", parts["d_views"][:, 0]),
             d_background=background,
             first=first,
+            classes={name.removeprefix(CLASSES): part for name, part in parts.items() if name.startswith(CLASSES)},
         )
         return paired(micro, labels, self.config.objective.views) if self.config.objective.paired else micro
 
@@ -243,8 +257,12 @@ class SampleStream:
         """Draws labels [len(indices), 25]: of the law, or of data items, mirrored at random like the real ones."""
         if self.law is not None:
             return self.law.labels(self.config.seed, phase, indices)
-        items = random.integers(self.config.seed, f"{phase}/camera", indices, len(self.labels))
+        items = self._camera_items(phase, indices)
         return mirror_labels(self.labels[items], self._flips(f"{phase}/mirror", indices))
+
+    def _camera_items(self, phase: str, indices: range) -> Tensor:
+        """Draws the data items [len(indices)] whose cameras and classes generated images have."""
+        return random.integers(self.config.seed, f"{phase}/camera", indices, len(self.labels))
 
     def _flips(self, stream: str, indices: range) -> Tensor:
         return (random.uniform(self.config.seed, stream, indices) < 0.5) & self.config.mirror
@@ -279,6 +297,7 @@ def paired(micro: MicroBatch, labels: Tensor, views: range) -> MicroBatch:
         d_cameras=Cameras.from_labels(labels[:, None]),
         d_labels=micro.real_labels,
         pairs=rows,
+        classes=dict.fromkeys(micro.classes, micro.classes["real"]) if micro.classes else {},
     )
 
 

@@ -120,7 +120,7 @@ class GanStep:
         total, batch = PairwiseSum(), self.config.stage_at(nimg).batch
         for micro in micro_batches:
             phase.module.zero_grad(set_to_none=True)
-            for loss in phase.losses(micro, StepContext(nimg, micro.draws)):
+            for loss in phase.losses(micro, StepContext(nimg, micro.draws, micro.classes)):
                 mean = loss.total.sum() / batch
                 scaled = mean if self.loss_scale == 1 else mean * self.loss_scale
                 scaled.backward()  # type: ignore[no-untyped-call]

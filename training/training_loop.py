@@ -105,7 +105,9 @@ class Trainer:
         averaged = {name: self.networks[name] for name in averages(config, objective)}
         self.gan = GanStep(config, self.G, objective, averaged, self.stats)
         self.gan.loss_scale = precision.loss_scale(self.D.low_dtype)
-        self.stream = SampleStream(config, torch.from_numpy(dataset.labels), self.G.z_dim, self.device)
+        labels = torch.from_numpy(dataset.labels)
+        classes = torch.from_numpy(dataset.classes) if dataset.num_classes else None
+        self.stream = SampleStream(config, labels, self.G.z_dim, self.device, classes)
         self.state = RunState(self.networks, self.gan.optimized(), objective.state(), self.stats, grid)
         self.in_step = False  # while it is, weights and counts do not belong together
         self.saved_step = 0  # of the newest checkpoint

@@ -18,7 +18,7 @@ def _angles(entries: object) -> spoil.Make:
     )
 
 
-def _enlarged(root: Path) -> None:
+def enlarged(root: Path) -> None:
     """Makes pictures of 64 px, and no others."""
     for folder in ("32", "mask"):
         for path in sorted((root / folder).glob("*.png")):
@@ -36,7 +36,7 @@ def _import(name: str, entries: object, message: str, options: str = "") -> Case
 
 def _train(name: str, options: str, message: str) -> Case:
     argv = ("--data={TMP}/set/64", "--outdir={TMP}/runs", "--device=cpu", "--preset=epigraf-tiny", *options.split())
-    return Case(name, "train", argv, message, spoil.copied_set(_enlarged))
+    return Case(name, "train", argv, message, spoil.copied_set(enlarged))
 
 
 CASES = [

@@ -34,6 +34,8 @@ class Painter:
     device = torch.device("cpu")
     info = None
 
+    num_classes = 0
+
     def mapping(self, z: Tensor, cameras: Cameras | None = None) -> Tensor:
         z = z.clone()
         z[:, :2] += self.leak * z[:, 2:4]

@@ -22,7 +22,7 @@ class ToyGenerator:
     leak: how much of the conditioning camera's x position goes into the colour.
     """
 
-    z_dim, resolution = 4, RESOLUTION
+    z_dim, resolution, num_classes = 4, RESOLUTION, 0
     device = torch.device("cpu")
     info: TrainingFacts | None = None
 

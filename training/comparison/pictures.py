@@ -19,7 +19,7 @@ from training.images import composite, quantize
 from training.measure import seconds_now
 from training.runs.monitor import grid_yaws
 from training.visualization.grids import image_grid
-from training.visualization.latents import seed_latents
+from training.visualization.latents import seed_classes, seed_latents, told_classes
 
 CELL = 160  # px of a picture on the page, at most
 TIMED_SECONDS, TIMED_CALLS, WARM_UP = 2.0, 50, 2  # a call is timed for as long, or as often, after so many untimed
@@ -41,9 +41,10 @@ def draw_system(G: Generator, dataset: ImageDataset, seeds: Sequence[int], backg
     yaws = grid_yaws(dataset)
     cameras = dataset.geometry.orbit(yaws).to(G.device).to(dtype=torch.float32)
     z = seed_latents(list(seeds), G.z_dim).to(G.device)
-    rows = []
+    classes = seed_classes(list(seeds), G.num_classes) if G.num_classes else None
+    ws, rows = G.mapping(z, frontal, 1.0, **told_classes(classes, G.device)), []
     for i in range(len(seeds)):  # a row at a time: the memory of one batch of views
-        scene = G.synthesis(G.mapping(z[i : i + 1], frontal[i : i + 1], 1.0))
+        scene = G.synthesis(ws[i : i + 1])
         rows.append(quantize(G.render(scene, cameras.expand(1, len(yaws)), background=colour).image[0]).cpu())
     return _png(torch.cat(rows), len(yaws))
 

@@ -1,6 +1,7 @@
 """Reads dataset.json, {"labels": [["00000.png", [25 numbers]], ...]}; `label_check` checks the numbers.
 
-Imports no torch, so that worker processes start quickly.
+Beside them may be {"classes": [["00000.png", 3], ...], "num_classes": 10}, which `classes` checks. Names and values may
+also come as an object, {"00000.png": [25 numbers], ...}. Imports no torch, so that worker processes start quickly.
 """
 
 import json
@@ -22,6 +23,8 @@ class Labels(dict[str, Any]):
     def __init__(self) -> None:
         super().__init__()
         self.spelt: dict[str, str] = {}
+        self.classes: Labels | None = None  # classes likewise, where the file has them beside the labels
+        self.num_classes: Any = None  # what the file says of their number
 
 
 class _Twice(ValueError):
@@ -63,19 +66,31 @@ def parse_labels(source: str, data: bytes, roots: Sequence[str] = ()) -> Labels:
         content = parse_json(source, data)
     except ValueError as error:
         raise LabelError(str(error)) from error
-    entries = content.get("labels") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        content = {}
+    labels = entries_of(source, content.get("labels"), "labels", "[25 numbers]", roots)
+    if content.get("classes") is not None:
+        labels.classes = entries_of(source, content["classes"], "classes", "3", roots)
+    labels.num_classes = content.get("num_classes")
+    return labels
+
+
+def entries_of(source: str, entries: Any, key: str, value: str, roots: Sequence[str] = ()) -> Labels:
+    """Returns what a file has under `key`, by name; `value` is such a thing, for messages."""
+    if isinstance(entries, dict):
+        entries = [list(entry) for entry in entries.items()]
     if not isinstance(entries, list):
-        raise LabelError(f'{source}: has no list "labels"; legal is {{"labels": [["00000.png", [25 numbers]], ...]}}')
+        raise LabelError(f'{source}: has no list "{key}"; legal is {{"{key}": [["00000.png", {value}], ...]}}')
     labels = Labels()
     for position, entry in enumerate(entries):
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-            raise LabelError(f'{source}: labels[{position}] is not ["name.png", [25 numbers]]')
+            raise LabelError(f'{source}: {key}[{position}] is not ["name.png", {value}]')
         stem = stem_of(entry[0], roots)
         if stem in labels:
             first = labels.spelt[stem]
             also = "" if first == entry[0] else f", also as {printable(first)}"
             if first != entry[0] and unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", entry[0]):
                 also = f", in two Unicode forms: {first!a} and {entry[0]!a}"
-            raise LabelError(f"{source}: {printable(entry[0])}: has two labels{also}")
+            raise LabelError(f"{source}: {printable(entry[0])}: has two {key}{also}")
         labels[stem], labels.spelt[stem] = entry[1], entry[0]
     return labels

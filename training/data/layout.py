@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from training.data.classes import Classes, is_class, read_classes
 from training.data.image_store import MAX_JSON_BYTES, DatasetError, Store, digest, is_zip, join, open_store, printable
 from training.data.label_file import LabelError, Labels, parse_labels
 from training.data.names import PICTURE_ENDINGS, roots_of, some, stem_of
@@ -56,10 +57,24 @@ class Layout:
         """Returns the label of an image as the file has it, or None."""
         return self.labels.get(self._label_name(index))
 
-    def _label_name(self, index: int) -> str:
-        """Returns the name under which the label file may know an image."""
+    def classes(self, labelled: bool = True) -> Classes:
+        """Returns the classes of the images: those beside the labels, or labels that are classes.
+
+        labelled: labels are cameras.
+        """
+        known, index = self.labels.classes, range(len(self.names))
+        if known is not None:
+            values = [known.get(self._label_name(i, known)) for i in index]
+        else:
+            values = [self.label(i) for i in index]
+            if labelled or not any(is_class(value) for value in values):
+                return Classes()
+        return read_classes(self.label_source, self.files, values, self.labels.num_classes)
+
+    def _label_name(self, index: int, labels: Labels | None = None) -> str:
+        """Returns the name under which the label file, or another list of it, may know an image."""
         own = stem_of(self.files[index])
-        return own if own in self.labels else self.stems[index]
+        return own if own in (self.labels if labels is None else labels) else self.stems[index]
 
     @property
     def alpha_means(self) -> bool | None:
@@ -182,20 +197,20 @@ def _look_at_some(layout: Layout) -> None:
 
 def _note_others(layout: Layout, everything: Sequence[str], folder: str, labelled: bool) -> None:
     """Counts labels, files and masks that belong to no image. Raises LabelError if no label that must does."""
-    used = {layout._label_name(i) for i in range(len(layout.names))} & layout.labels.keys()
-    spelt = [layout.labels.spelt[stem] for stem in layout.labels if stem not in used]
-    if labelled and not used:
+    spelt = _of_no_image(layout, layout.labels)
+    if labelled and len(spelt) == len(layout.labels):
         first = printable(spelt[0]) if spelt else None
         what = f"such as {first!r}" if first else "it is empty"
         raise LabelError(
             f"{layout.label_source}: none of its {len(spelt)} labels ({what}) names an image here, "
             f"such as {layout.files[0]!r}"
         )
-    if spelt:
-        layout.notes.append(
-            f"{layout.label_source}: {len(layout.labels)} labels, {len(spelt)} of them name no picture here, "
-            f"{some([printable(name) for name in spelt])}"
-        )
+    for what, known in (("labels", layout.labels), ("classes", layout.labels.classes)):
+        if known is not None and (others := _of_no_image(layout, known)):
+            layout.notes.append(
+                f"{layout.label_source}: {len(known)} {what}, {len(others)} of them name no picture here, "
+                f"{some([printable(name) for name in others])}"
+            )
     chosen = set(layout.names)
     masked = tuple(join(layout.base, word) + "/" for word in _MASK_FOLDERS)
     within = [name for name in _below(list(everything), folder) if join(folder, name) not in chosen]
@@ -206,6 +221,12 @@ def _note_others(layout: Layout, everything: Sequence[str], folder: str, labelle
             f"{layout.store.where(folder)}: {len(chosen)} used of {len(chosen) + len(others)} pictures; the others are "
             f"no {', '.join(EXTENSIONS)} files: {some(sorted(others))}"
         )
+
+
+def _of_no_image(layout: Layout, known: Labels) -> list[str]:
+    """Returns the names of a list of the label file, as they are spelt there, that are no image's."""
+    used = {layout._label_name(i, known) for i in range(len(layout.names))}
+    return [known.spelt[stem] for stem in known if stem not in used]
 
 
 def _below(names: list[str], folder: str) -> list[str]:

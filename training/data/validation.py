@@ -54,6 +54,7 @@ def inspect_set(path: str | os.PathLike[str], progress: Progress = None) -> Find
     labels = [layout.label(i) for i in range(len(layout.names))]
     wrong = label_problems(labels)
     problems = layout.problems + layout.missing_masks() + problem_lines(layout.label_source, layout.files, wrong)
+    problems += layout.classes().problems
     found = Findings(problems, layout.notes + label_notes(layout.label_source, labels, path), None not in wrong)
     seen = look_at_all(layout, progress)
     sizes = Counter(each.size for each in seen if each.size is not None)

@@ -25,25 +25,10 @@ from training.records import Record
 from training.samples import MicroBatch, RunConfig, Stage
 
 __all__ = [  # the discriminator's classes come from training.networks.base
-    "AT_REST",
-    "Alarm",
-    "CheckpointInfo",
-    "Conditioning",
-    "Discriminator",
-    "DiscriminatorConfig",
-    "DiscriminatorOutput",
-    "Family",
-    "Generator",
-    "GeneratorConfig",
-    "Loss",
-    "Objective",
-    "ObjectiveConfig",
-    "Option",
-    "Phase",
-    "Preset",
-    "RunFields",
-    "StepContext",
-]
+    "AT_REST", "Alarm", "CheckpointInfo", "Conditioning", "Discriminator", "DiscriminatorConfig",
+    "DiscriminatorOutput", "Family", "Generator", "GeneratorConfig", "Loss", "Objective", "ObjectiveConfig", "Option",
+    "Phase", "Preset", "RunFields", "StepContext",
+]  # fmt: skip
 
 # ---------------------------------------------------------------- networks
 
@@ -54,6 +39,7 @@ class StepContext:
 
     nimg: int | None = None  # images seen before the step; None at rest (metrics, films): no fades and no noise
     draws: Draws | None = None  # random numbers of the samples at hand; None at rest
+    classes: Mapping[str, Tensor] = field(default_factory=dict)  # theirs, as `MicroBatch.classes`
 
 
 AT_REST = StepContext()
@@ -86,6 +72,7 @@ class Generator(Controllable, nn.Module, abc.ABC):
     z_dim: int  # numbers of a latent
     w_dim: int  # numbers of a w
     num_ws: int = 1  # ws per scene
+    num_classes: int = 0  # of scenes; if there are any, `mapping` has a last argument `classes` [B] int64, None at will
     resolution: int  # pixels of an image
     makes_splats: bool = True  # its scenes are `gaussian.Splats`: .ply files and views of the splats exist
     has_background: bool = False  # its scenes have a background of their own, which their `foreground()` leaves out
@@ -210,6 +197,11 @@ class ObjectiveConfig(Record):
     @property
     def whole_step(self) -> bool:
         """Whether losses look at the cameras of all samples of a step: `training.samples.WholeStep`."""
+        return False
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether networks are told the classes of images: `num_classes` of their records is then the data's."""
         return False
 
     def check(self, config: RunConfig) -> None:

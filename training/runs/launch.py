@@ -30,6 +30,7 @@ from training.runs.resume import run_name
 
 BACKGROUNDS = "auto|random|white|black|R,G,B"
 _VALIDATION = 2  # counts up when more is checked: sets that have passed less are looked at again
+NETWORKS = ("generator", "discriminator")
 OF_EVERY_STAGE = ("batch", "batch_gpu", "g_lr", "d_lr")  # an option of the command line sets them in all stages
 
 
@@ -131,10 +132,39 @@ def resolve_config(
     )
     if config.resolution != dataset.resolution:
         raise ValueError(f"generator.resolution={config.resolution}: the images in {data} have {dataset.resolution} px")
+    fixed = base is not None or any("num_classes" in given[name] for name in NETWORKS)
+    config = with_classes(config, dataset, data, fixed)
     if "batch_gpu" not in given[""]:
         by_memory = gpu is not None and base is None and not config.stages
         config = fitted(config, ranks, gpu) if gpu and by_memory else shrunk(config, ranks)
     config.check(ranks)
+    return config
+
+
+def with_classes(config: TrainingConfig, dataset: ImageDataset, data: str, fixed: bool) -> TrainingConfig:
+    """Returns the configuration with networks for the classes of the data, if its objective tells them any.
+
+    fixed: the networks are what they are. Raises ValueError if they have other classes than the data, and for classes
+    that cannot be used.
+    """
+    if not hasattr(config.generator, "num_classes"):  # a family that knows no classes
+        return config
+    told = config.objective.tells_classes
+    if told and dataset.class_problem is not None:
+        raise ValueError(f"{dataset.class_problem}; --use-labels=False leaves classes unused")
+    count = dataset.num_classes if told else 0
+    if not fixed:
+        return dataclasses.replace(
+            config, **{name: dataclasses.replace(getattr(config, name), num_classes=count) for name in NETWORKS}
+        )
+    for name in NETWORKS:
+        if (own := getattr(config, name).num_classes) != count:
+            whose = f"the images in {data} have" if told else "--use-labels=False leaves"
+            hint = (
+                "--use-labels=False leaves classes unused" if told and not own
+                else "networks keep the classes that they were made for; dataset.json may have num_classes"
+            )  # fmt: skip
+            raise ValueError(f"{name}.num_classes={own}: {whose} {count or 'no'} classes; {hint}")
     return config
 
 

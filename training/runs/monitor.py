@@ -14,6 +14,7 @@ from training.dataset import ImageDataset
 from training.families.base import Generator
 from training.images import composite
 from training.visualization.grids import save_camera_histogram, save_image_grid
+from training.visualization.latents import told_classes
 
 GRID_ROWS, GRID_COLUMNS = 6, 7  # identities, yaws of the training pictures
 
@@ -37,7 +38,8 @@ def save_fakes(path: Path, G: Generator, grid: dict[str, torch.Tensor], config: 
     background = torch.tensor(dnnlib.parse_color(config.shown_background))
     with torch.no_grad():
         frontal = G.geometry.frontal().to(device).expand(GRID_ROWS)
-        scene = G.synthesis(G.mapping(grid["z"].to(device), frontal))
+        told = told_classes(grid.get("classes"), device)
+        scene = G.synthesis(G.mapping(grid["z"].to(device), frontal, **told))
         cameras = Cameras.from_labels(grid["labels"].to(device))
         cameras = cameras.expand(GRID_ROWS, GRID_COLUMNS)
         images = G.render(scene, cameras, background=background).image.flatten(0, 1)
@@ -45,9 +47,16 @@ def save_fakes(path: Path, G: Generator, grid: dict[str, torch.Tensor], config: 
 
 
 def make_grid(config: TrainingConfig, dataset: ImageDataset, z_dim: int) -> dict[str, torch.Tensor]:
-    """Chooses the rows' latents and the columns' cameras: the data's yaws, 5th to 95th percentile, at level pitch."""
-    cameras = dataset.geometry.orbit(grid_yaws(dataset))
-    return {"z": random.normal(config.seed, "grid/z", range(GRID_ROWS), (z_dim,)), "labels": cameras.labels}
+    """Chooses the rows' latents and the columns' cameras: the data's yaws, 5th to 95th percentile, at level pitch.
+
+    Where networks are told classes, rows have those of random data items.
+    """
+    cameras, rows = dataset.geometry.orbit(grid_yaws(dataset)), range(GRID_ROWS)
+    grid = {"z": random.normal(config.seed, "grid/z", rows, (z_dim,)), "labels": cameras.labels}
+    if getattr(config.generator, "num_classes", 0):
+        items = random.integers(config.seed, "grid/class", rows, len(dataset))
+        grid["classes"] = torch.from_numpy(dataset.classes)[items]
+    return grid
 
 
 def grid_yaws(dataset: ImageDataset) -> torch.Tensor:

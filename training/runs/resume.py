@@ -288,5 +288,6 @@ def lock(run_dir: Path) -> IO[str] | None:
 
 
 def data_mark(dataset: ImageDataset) -> dict[str, Any]:
-    """Returns what a resumed run needs of its data: as many items, with the same labels in the same order."""
-    return {"items": len(dataset), "labels": hashlib.sha256(dataset.raw_labels.tobytes()).hexdigest()}
+    """Returns what a resumed run needs of its data: as many items, with the same labels and classes in order."""
+    known = dataset.raw_labels.tobytes() + (dataset.classes.tobytes() if dataset.num_classes else b"")
+    return {"items": len(dataset), "labels": hashlib.sha256(known).hexdigest()}

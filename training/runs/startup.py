@@ -13,7 +13,7 @@ from torch_utils import distributed
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
 from training.families import family
-from training.families.base import Discriminator, Generator, StepContext
+from training.families.base import Conditioning, Discriminator, Generator, StepContext
 from training.samples import Stage
 
 
@@ -43,6 +43,13 @@ def describe(
             "Warning: the set has no masks, so the scene must explain the background of the images too, "
             f"and what it leaves clear shows {config.background}"
         )
+    if G.num_classes:
+        lines.append(f"Classes     {G.num_classes} of the data, which both networks are told")
+    elif dataset.num_classes:
+        why = "as --use-labels=False says" if hasattr(config.objective, "use_labels") else "by this family"
+        lines.append(f"Note        {dataset.num_classes} classes in the labels are not used {why}")
+    elif dataset.class_problem is not None:
+        lines.append(f"Note        classes are not used: {dataset.class_problem}")
     lines += [f"Note        {note}" for note in dataset.notes]
     return "\n".join(lines)
 
@@ -62,7 +69,8 @@ def cost_lines(config: TrainingConfig, geometry: Geometry, given: Collection[str
         camera = geometry.orbit(torch.zeros(1, device="cpu")).to(nothing)
         G.synthesis(G.mapping(torch.zeros(1, G.z_dim), camera), StepContext(round(config.total_kimg * 1000)))
         g_flops = counter.get_total_flops()
-        D(torch.zeros(count, 3, config.resolution, config.resolution), torch.zeros(count, 25))
+        told = Conditioning(torch.zeros(count, 25), classes=torch.zeros(count, dtype=torch.int64))
+        D.outputs(torch.zeros(count, 3, config.resolution, config.resolution), told)
         d_flops = (counter.get_total_flops() - g_flops) / count
     lines = [
         f"Generator      {_millions(G)}, {g_flops / 1e9:.3g} GFLOP a scene, without its rendering",

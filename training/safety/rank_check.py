@@ -42,9 +42,10 @@ def code_revision(names: Iterable[str] = _PACKAGES) -> str:
 
 
 def data_key(dataset: ImageDataset) -> str:
-    """Hashes the number and resolution of the images, all labels, and the pixels of a few images, evenly spread."""
+    """Hashes the number and resolution of images, all labels and classes, and the pixels of a few, evenly spread."""
     digest = hashlib.sha256(f"{len(dataset)} {dataset.resolution} {dataset.has_masks}\n".encode())
     digest.update(np.ascontiguousarray(dataset.labels).tobytes())
+    digest.update(dataset.classes.tobytes())
     batch = dataset.load(np.linspace(0, len(dataset) - 1, min(PIXELS_OF, len(dataset))).round().astype(np.int64))
     for pixels in (batch.images, batch.masks):
         if pixels is not None:

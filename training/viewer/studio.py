@@ -103,11 +103,12 @@ class Studio:
         G = self.generator(head.network)
         z = latents.seed_latents([head.seed, head.other], G.z_dim).to(self.device)
         told = G.geometry.orbit(math.radians(head.told_yaw)).to(self.device).expand(2)
+        classes = latents.seed_classes([head.seed, head.other], G.num_classes) if G.num_classes else None
         if head.part != ALL and G.blocks is not None:
             block = torch.lerp(G.blocks.take(z[0], head.part), G.blocks.take(z[1], head.part), head.mix)
             ws = G.mapping(G.blocks.put(z[:1], head.part, block), told[:1], head.psi)
         else:
-            ends = G.mapping(z, told, head.psi)
+            ends = G.mapping(z, told, head.psi, **latents.told_classes(classes, self.device))
             ws = torch.lerp(ends[:1], ends[1:], head.mix)
         if head.amount:
             axes, deviations = self.directions(head.network)

@@ -6,12 +6,14 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+import dnnlib
 from gaussian import Cameras
 from training.families.base import Generator
 
@@ -26,12 +28,13 @@ class Heads:
     z: Tensor | None = None  # [K, z_dim]
     ws: Tensor | None = None  # [K, num_ws, w_dim], in place of z
     psi: float = 1.0  # truncation of heads from z
+    classes: Tensor | None = None  # [K] int64 of heads from z, where the network knows any
 
     def __iter__(self) -> Iterator[Heads]:
         """Yields every head alone."""
         for k in range(len(self.names)):
-            z, ws = (None if part is None else part[k : k + 1] for part in (self.z, self.ws))
-            yield Heads(self.names[k : k + 1], z, ws, self.psi)
+            z, ws, classes = (None if part is None else part[k : k + 1] for part in (self.z, self.ws, self.classes))
+            yield Heads(self.names[k : k + 1], z, ws, self.psi, classes)
 
 
 def seed_latents(seeds: list[int], z_dim: int) -> Tensor:
@@ -44,14 +47,47 @@ def published_latents(seed: int, count: int, z_dim: int) -> Tensor:
     return torch.from_numpy(np.random.RandomState(seed).randn(count, z_dim).astype(np.float32))
 
 
-def frontal_ws(G: Generator, z: Tensor, psi: float) -> Tensor:
-    """Maps latents z [B, z_dim] to ws [B, num_ws, w_dim] on G's device.
+def seed_classes(seeds: list[int], num_classes: int) -> Tensor:
+    """Draws one class per seed, int64 [len(seeds)], as EpiGRAF's scripts draw theirs: RandomState(seed).choice."""
+    return torch.tensor([int(np.random.RandomState(seed).choice(num_classes)) for seed in seeds])
+
+
+def seed_heads(G: Generator, seeds: list[int], psi: float, classes: str | None = None) -> Heads:
+    """Returns the heads of seeds; of a network of classes, every seed in each of `classes`, as in "1,2,5-10".
+
+    None draws a class per seed. Raises ValueError for a class that G does not have.
+    """
+    names, z = [f"seed{seed:04d}" for seed in seeds], seed_latents(seeds, G.z_dim)
+    if not G.num_classes:
+        if classes is not None:
+            raise ValueError(f"--class={classes}: this network knows no classes; leave it out")
+        return Heads(names, z, psi=psi)
+    if classes is None:
+        return Heads(names, z, psi=psi, classes=seed_classes(seeds, G.num_classes))
+    chosen = dnnlib.parse_flag("--class", classes, dnnlib.parse_ints)
+    if wrong := [number for number in chosen if not 0 <= number < G.num_classes]:
+        raise ValueError(f"--class={classes}: {wrong[0]} is out of range; this network has 0 to {G.num_classes - 1}")
+    names = [f"{name}-class{number:03d}" for name in names for number in chosen]
+    z = z.repeat_interleave(len(chosen), dim=0)
+    return Heads(names, z, psi=psi, classes=torch.tensor(chosen * len(seeds)))
+
+
+def frontal_ws(G: Generator, z: Tensor, psi: float, classes: Tensor | None = None) -> Tensor:
+    """Maps latents z [B, z_dim] to ws [B, num_ws, w_dim] on G's device; classes: int64 [B], if G knows any.
 
     A mapping that is told a camera is told the frontal one of the data, for every picture of a film or grid alike: what
     changes from picture to picture is the rendering camera, not the head.
     """
     cameras = G.geometry.frontal().to(G.device).expand(len(z))
-    return G.mapping(z.to(G.device), cameras, psi)
+    return G.mapping(z.to(G.device), cameras, psi, **told_classes(classes, G.device))
+
+
+def still_ws(G: Generator, heads: Heads) -> Tensor:
+    """Returns the ws [K, num_ws, w_dim] of heads on G's device, mapped as by `frontal_ws` where they are latents."""
+    if heads.z is not None:
+        return frontal_ws(G, heads.z, heads.psi, heads.classes)
+    assert heads.ws is not None  # heads have z or ws
+    return heads.ws.to(G.device)
 
 
 def film_ws(
@@ -71,40 +107,59 @@ def film_ws(
     if rest or not per_cell:
         raise ValueError(f"{len(heads.names)} heads are no multiple of {cells}")
     if heads.z is None or (told is None and (space == "w" or per_cell == 1)):
-        ws = heads.ws if heads.z is None else frontal_ws(G, heads.z, heads.psi)
-        assert ws is not None  # heads have z or ws
-        ws = ws.to(G.device)
+        ws = still_ws(G, heads)
         return ws if per_cell == 1 else interpolate(ws.unflatten(0, (cells, -1)).transpose(0, 1), num_frames)
     z = heads.z.to(G.device).unflatten(0, (cells, -1))  # [cells, k, z_dim]
+    classes = None if heads.classes is None else heads.classes.unflatten(0, (cells, -1))  # [cells, k]
     if told is None:
         told = G.geometry.frontal().reshape(1).expand(num_frames)
     if space == "z":
-        return along(G, straight(z.transpose(0, 1), num_frames), heads.psi, told)
+        if classes is not None and not bool((classes == classes[:, :1]).all()):
+            raise ValueError(
+                "--interpolate=z goes from head to head of one class; give one --class, or --interpolate=w"
+            )
+        held = None if classes is None else classes[:, 0]
+        return along(G, straight(z.transpose(0, 1), num_frames), heads.psi, told, held)
     # A spline is linear in its keyframes, so that those of every frame, told another camera, have these weights.
     weights = interpolate(torch.eye(per_cell, dtype=torch.float64), num_frames)  # [F, k]
-    return _mapped(G, z.expand(num_frames, -1, -1, -1), weights, told, heads.psi)
+    return _mapped(G, z.expand(num_frames, -1, -1, -1), weights, told, heads.psi, classes)
 
 
-def along(G: Generator, z: Tensor, psi: float, told: Cameras | None = None) -> Tensor:
+def along(G: Generator, z: Tensor, psi: float, told: Cameras | None = None, classes: Tensor | None = None) -> Tensor:
     """Maps latents z [F, cells, z_dim] of a film to ws [F, cells, num_ws, w_dim] on G's device.
 
-    told: [F], what the mapping is told in each frame; the data's frontal camera if None.
+    told: [F], what the mapping is told in each frame; the data's frontal camera if None. classes: int64 [cells].
     """
     if told is None:
         told = G.geometry.frontal().reshape(1).expand(len(z))
-    return _mapped(G, z.to(G.device)[:, :, None], torch.ones(len(z), 1), told, psi)
+    return _mapped(
+        G, z.to(G.device)[:, :, None], torch.ones(len(z), 1), told, psi, None if classes is None else classes[:, None]
+    )
 
 
-def _mapped(G: Generator, z: Tensor, weights: Tensor, told: Cameras, psi: float) -> Tensor:
-    """Returns the weighted sums [F, cells, num_ws, w_dim] of what z [F, cells, k, z_dim] become under cameras [F]."""
+def _mapped(
+    G: Generator, z: Tensor, weights: Tensor, told: Cameras, psi: float, classes: Tensor | None = None
+) -> Tensor:
+    """Returns the weighted sums [F, cells, num_ws, w_dim] of what z [F, cells, k, z_dim] become under cameras [F].
+
+    classes: int64 [cells, k].
+    """
     cells, count = z.shape[1:3]
     parts = []
     for start in range(0, len(z), max(1, MAPPED_AT_ONCE // (cells * count))):
         some = slice(start, start + max(1, MAPPED_AT_ONCE // (cells * count)))
         cameras = told[some].to(G.device).reshape(-1, 1).expand(-1, cells * count).reshape(-1)
-        ws = G.mapping(z[some].flatten(0, 2), cameras, psi).unflatten(0, (-1, cells, count))
+        same = None if classes is None else classes.repeat(len(z[some]), 1).flatten()
+        ws = G.mapping(z[some].flatten(0, 2), cameras, psi, **told_classes(same, G.device)).unflatten(
+            0, (-1, cells, count)
+        )
         parts.append(torch.einsum("fk,fck...->fc...", weights[some].to(ws), ws))
     return torch.cat(parts)
+
+
+def told_classes(classes: Tensor | None, device: torch.device) -> dict[str, Any]:
+    """Returns the arguments of a mapping that says what class latents have: none, of one that knows no classes."""
+    return {} if classes is None else {"classes": classes.to(device)}
 
 
 def interpolate(keys: Tensor, num_frames: int) -> Tensor:

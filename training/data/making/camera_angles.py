@@ -2,7 +2,7 @@
 
 Of each picture yaw, pitch and roll in radians: pitch from 0 at the zenith to pi, yaw turning from the front. Cameras
 look at the middle, upright; their distance is the one that the generators' constants fit. The end points of a picture
-are the middles of its outermost pixels there, so its field of view is that of one pixel less.
+are the middles of its outermost pixels there, so its field of view is that of one pixel less. Labels are classes.
 
 Source: Skorokhodov et al. 2022 (EpiGRAF). Roll is stored there and read by nobody.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from PIL import Image
 
 from gaussian import Cameras
 from gaussian.geometry import REFERENCE_HALF_EXTENT
+from training.data.classes import Classes, is_class, read_classes
 from training.data.image_store import MAX_JSON_BYTES, DatasetError, Store, open_store, printable
-from training.data.label_file import parse_json
+from training.data.label_file import LabelError, entries_of, parse_json
 from training.data.layout import LABELS
 from training.data.making.set_writer import Box, Item, Report, write_set
 from training.data.names import some, stem_of
@@ -47,7 +49,8 @@ def import_angles(
     if base is None:
         raise DatasetError(f"{store.where(LABELS)}: not found; it must hold the {KEY} of the pictures")
     where = store.where(base + LABELS)
-    angles, notes = _read_angles(where, store.read(base + LABELS, MAX_JSON_BYTES), source.stem)
+    content = parse_json(where, store.read(base + LABELS, MAX_JSON_BYTES))
+    angles, notes = _read_angles(where, content, source.stem)
     pictures = [n for n in sorted(store.listing(base.rstrip("/")).names) if n.lower().endswith(EXTENSIONS)]
     named = {stem_of(name[len(base) :]): name for name in pictures}
     used = [stem for stem in named if stem in angles]
@@ -60,16 +63,38 @@ def import_angles(
     ):
         if others:
             notes.append(f"{where}: {len(others)} {what}: {some(others)}")
-    items = [_item(store, named[stem], f"{i:05d}", angles[stem], fov) for i, stem in enumerate(used)]
+    classes = _read_classes(where, content, source.stem, used, notes)
+    items = [
+        replace(
+            _item(store, named[stem], f"{i:05d}", angles[stem], fov),
+            category=int(classes.of_images[i]) if classes.count else None,
+        )
+        for i, stem in enumerate(used)
+    ]
     sources = [named[stem][len(base) :] for stem in used]
-    report = write_set(items, dest, resolution, crop, extra={"sources": sources}, progress=progress)
+    report = write_set(items, dest, resolution, crop, extra={"sources": sources} | classes.entry, progress=progress)
     report.notes[:0] = notes
     return report
 
 
-def _read_angles(where: str, data: bytes, title: str) -> tuple[dict[str, tuple[float, float]], list[str]]:
+def _read_classes(where: str, content: Any, title: str, used: list[str], notes: list[str]) -> Classes:
+    """Returns the classes of the pictures `used`, which such files have as labels. Raises DatasetError."""
+    try:
+        labels = entries_of(where, content.get("labels") or {}, "labels", "3")
+    except LabelError as error:
+        raise DatasetError(str(error)) from None
+    known = {stem.removeprefix(f"{title}/"): value for stem, value in labels.items()}
+    if not any(is_class(value) for value in known.values()):
+        notes += [f"{where}: {len(known)} labels are no classes, and are not read"] if known else []
+        return Classes()
+    found = read_classes(where, used, [known.get(stem) for stem in used], content.get("num_classes"))
+    if found.problems:
+        raise DatasetError(found.problems[0])
+    return found
+
+
+def _read_angles(where: str, content: Any, title: str) -> tuple[dict[str, tuple[float, float]], list[str]]:
     """Returns yaw and pitch by the pictures' names without extension, and lines on what is not used."""
-    content = parse_json(where, data)
     entries = content.get(KEY) if isinstance(content, dict) else None
     if isinstance(entries, dict):
         entries = list(entries.items())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gaussian import Cameras
+from training.data.classes import Classes
 from training.data.image_store import DatasetError
 from training.data.label_check import label_problems, require_labels
 from training.data.label_file import LabelError
@@ -43,10 +44,11 @@ def convert_set(
     if up != "keep":
         labels = turn_up(Cameras.from_labels(torch.from_numpy(labels)), up).labels.numpy()
     names = [f"{i:05d}" for i in range(len(labels))] if rename else layout.stems
-    items = [_item(layout, i, names[i], labels[i]) for i in range(len(labels))]
-    extra = {"sources": layout.files} if rename else None
+    classes = layout.classes()
+    items = [_item(layout, i, names[i], labels[i], classes) for i in range(len(labels))]
+    extra = ({"sources": layout.files} if rename else {}) | classes.entry
     report = write_set(items, dest, resolution, crop, extra=extra, progress=progress)
-    report.notes[:0] = layout.notes
+    report.notes[:0] = [*layout.notes, *(f"classes are left out: {problem}" for problem in classes.problems)]
     return report
 
 
@@ -70,22 +72,22 @@ def fix_set(
     if verdict.problems and verdict.mend is None:
         raise DatasetError(f"{verdict.problems[0]}; what the values mean is not clear, so --fix does not change them")
     seen: set[str] = set()
-    items = []
+    items, classes = [], layout.classes()
     for i, stem in enumerate(layout.stems):
         masked = layout.mask_store is None or stem in layout.masks
         if i not in problems and masked and stem not in seen:
             seen.add(stem)
             label = np.asarray(layout.label(i), dtype=np.float64)
-            items.append(replace(_item(layout, i, stem, label), mend_mask=verdict.mend))
-    report = write_set(items, dest, resolution, CENTRE, tolerant=True, progress=progress)
+            items.append(replace(_item(layout, i, stem, label, classes), mend_mask=verdict.mend))
+    report = write_set(items, dest, resolution, CENTRE, tolerant=True, extra=classes.entry, progress=progress)
     report.dropped[:0] = dropped
-    report.notes[:0] = layout.notes
+    report.notes[:0] = [*layout.notes, *(f"classes are left out: {problem}" for problem in classes.problems)]
     if verdict.problems:
         report.notes.append(f"{len(verdict.problems)} faults of masks are mended, such as {verdict.problems[0]}")
     return report
 
 
-def _item(layout: Layout, index: int, stem: str, label: np.ndarray) -> Item:
+def _item(layout: Layout, index: int, stem: str, label: np.ndarray, classes: Classes) -> Item:
     name, store, masks = layout.names[index], layout.store, layout.mask_store
     return Item(
         stem=stem,
@@ -94,4 +96,5 @@ def _item(layout: Layout, index: int, stem: str, label: np.ndarray) -> Item:
         label=label,
         read_mask=None if masks is None else partial(masks.read, layout.masks[layout.stems[index]]),
         alpha=layout.alpha,
+        category=int(classes.of_images[index]) if classes.count else None,
     )

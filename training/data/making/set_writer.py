@@ -53,6 +53,7 @@ class Item:
     size: Size | None = None  # width and height in pixels that the intrinsics are for; None: the image's
     steps: tuple[Step, ...] = ()  # applied to picture and mask before the crop; `label` is for what they make
     turn: Turn | None = None  # what the picture's orientation tag asks for, if the mask may be upright
+    category: int | None = None  # its class
     mend_mask: Callable[[np.ndarray], np.ndarray] | None = None  # makes a right mask of a wrong one, uint8 [H, W]
 
 
@@ -73,7 +74,7 @@ def write_set(
     resolution: int | None = None,  # None: the side of the pictures after the crop, which must then be one
     crop: str | Box | None = None,  # "centre" (the largest square), a square box, or None for square pictures
     tolerant: bool = False,  # leave out what cannot be read instead of raising; None takes the commonest resolution
-    extra: dict[str, Any] | None = None,  # goes into dataset.json, beside the labels
+    extra: dict[str, Any] | None = None,  # goes into dataset.json, beside the labels and classes
     progress: Callable[[int], None] | None = None,  # called with the number of images written since its last call
 ) -> Report:
     """Writes the items to `dest`, as a whole or not at all.
@@ -109,7 +110,10 @@ def write_set(
                 f"{len(tagged)} pictures carry an EXIF orientation ({some(tagged)}): their pixels are taken as they "
                 "are stored, as their labels must be, and the tags are left out"
             )
-        place.put("dataset.json", json.dumps({"labels": entries, **(extra or {})}).encode())
+        of = {f"{item.stem}.png": item.category for item in items if item.category is not None}
+        classes = [[name, of[name]] for name, _ in entries if name in of]  # type: ignore[index]
+        content = {"labels": entries, **({"classes": classes} if classes else {}), **(extra or {})}
+        place.put("dataset.json", json.dumps(content).encode())
     return Report(place.images, len(entries), size, sorted(dropped), verdict.notes)
 
 

@@ -11,6 +11,7 @@ from training.families.epigraf.objective import EpigrafObjective, EpigrafObjecti
 from training.families.epigraf.presets import PRESETS
 from training.families.epigraf.published import PUBLISHED
 from training.families.options import PENALTY_CURVE, STYLEGAN2_DISCRIMINATOR
+from training.families.posed import POSE_OPTIONS
 
 # fmt: off
 OPTIONS = (
@@ -33,6 +34,8 @@ OPTIONS = (
     Option(("--patch-law",), "objective.patch_law", "of windows: beta, uniform, discrete, whole"),
     Option(("--anneal-kimg",), "objective.anneal_kimg", "kimg over which windows go from whole images to small ones"),
     *BLUR_OPTIONS,
+    *POSE_OPTIONS,
+    Option(("--use-labels",), "objective.use_labels", "tell both networks the classes of images, if the data have any"),
 )
 
 ALARMS = (

@@ -57,7 +57,7 @@ class Generator(base.Generator):
         super().__init__()
         self.config = config
         self.z_dim, self.w_dim, self.resolution = config.z_dim, config.w_dim, config.resolution
-        self.mapping_follows_camera = config.camera_conditioning
+        self.num_classes, self.mapping_follows_camera = config.num_classes, config.camera_conditioning
         self.network = Network(config)
         self.num_ws = self.network.tri_plane_decoder.num_ws + (backdrop.NUM_WS if config.backdrop == "sphere" else 0)
         self.mapper = MappingNetwork(
@@ -72,7 +72,7 @@ class Generator(base.Generator):
         z: Tensor,
         cameras: Cameras | None = None,
         psi: float = 1.0,
-        classes: Tensor | None = None,  # [B] int64; None takes those of `classes_of`
+        classes: Tensor | None = None,  # [B] int64; None: those that `classes_of` finds in the latents
     ) -> Tensor:
         """Maps latents z [B, z_dim] to ws [B, num_ws, w_dim], pulled towards the mean w by psi (0: the mean itself).
 
@@ -103,6 +103,8 @@ class Generator(base.Generator):
     def _condition(self, z: Tensor, code: Tensor | None, classes: Tensor | None) -> Tensor | None:
         """Returns what the mapping network is told [B, C], or None."""
         parts = []
+        if classes is not None and not self.config.num_classes:
+            raise ValueError("this generator knows no classes")
         if self.config.num_classes:
             classes = self.classes_of(z) if classes is None else classes
             parts.append(F.one_hot(classes, self.config.num_classes).to(z))

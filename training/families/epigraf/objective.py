@@ -18,12 +18,13 @@ from training.families.blurred import BlurredConfig, BlurredObjective, check_fin
 from training.families.epigraf import patches, poses
 from training.families.epigraf.discriminator import CAMERA_CODES, dropped
 from training.families.epigraf.patches import PatchLaw
+from training.families.posed import PosedConfig
 from training.families.swapping import told_cameras
 from training.samples import MicroBatch, RunConfig
 
 
 @dataclass(frozen=True)
-class EpigrafObjectiveConfig(BlurredConfig):
+class EpigrafObjectiveConfig(BlurredConfig, PosedConfig):
     """Sets the losses and optimisers. Defaults are the published values, gamma that of FFHQ."""
 
     gamma: float = 0.1
@@ -41,11 +42,17 @@ class EpigrafObjectiveConfig(BlurredConfig):
     strided_windows: bool = False  # samples share a window that share a minibatch statistic, not consecutive ones
     swap_probability: float = 0.5  # that a scene is made for another sample's camera, in the end; 0 at the start
     swap_fade_kimg: float = 1000.0  # thousands of images over which it rises to that
+    use_labels: bool = True  # tell both networks the classes of images, where the data have any
 
     @property
     def whole_step(self) -> bool:
         """Whether losses look at the cameras of all samples of a step: they do, for swaps."""
         return self.swap_probability > 0
+
+    @property
+    def tells_classes(self) -> bool:
+        """Whether networks are told the classes of images."""
+        return self.use_labels
 
     def law(self, resolution: int, patch_resolution: int) -> PatchLaw:
         """Returns the law of the windows for images and patches of so many pixels."""
@@ -75,8 +82,17 @@ class EpigrafObjectiveConfig(BlurredConfig):
         check_finite(("--anneal-kimg", self.anneal_kimg), ("--swap-fade-kimg", self.swap_fade_kimg))
         if not 0 <= self.swap_probability <= 1:
             raise ValueError(f"--camera-cond-spoof-p={self.swap_probability}: legal are 0 to 1")
-        if G.num_classes or D.num_classes:
-            raise ValueError("num_classes: data sets have no classes here; networks with classes come from files")
+        self.check_pose()
+        if self.pose_law is not None and D.camera != "none":
+            raise ValueError(
+                f"--disc-camera={D.camera}: with --pose={self.pose} nobody knows the cameras of real images; use "
+                "--disc-camera=none"
+            )
+        if G.num_classes != D.num_classes:
+            raise ValueError(
+                f"discriminator.num_classes={D.num_classes}: both networks have the classes of the data, and this "
+                f"generator has {G.num_classes}"
+            )
         if any(stage.resolution != G.resolution for stage in config.stages):
             raise ValueError("stages: the discriminator of patches takes images of one resolution")
 
@@ -101,13 +117,13 @@ class EpigrafObjective(BlurredObjective):
         return self.law.windows(draws.uniform(f"{whose}/window", (3,)), at.nimg)
 
     def conditioning(self, labels: Tensor, at: StepContext, whose: str) -> Conditioning:
-        """Returns what D is told of patches: the camera, some numbers of it withheld, and the window."""
+        """Returns what D is told of patches: camera, some numbers of it withheld, window and class."""
         settings, dropout = self.config.discriminator, None
         if settings.camera != "none" and settings.camera_dropout > 0:
             assert at.draws is not None
             draws = at.draws.uniform(f"{whose}/camera dropout", (CAMERA_CODES[settings.camera],))
             dropout = dropped(draws, settings.camera_dropout)
-        return Conditioning(labels, self.windows(at, whose), dropout=dropout)
+        return Conditioning(labels, self.windows(at, whose), classes=at.classes.get(whose), dropout=dropout)
 
     def seen(self, images: Tensor, told: Conditioning, at: StepContext, whose: str) -> tuple[Tensor, Conditioning]:
         """Returns patches as D gets to see them: real images are cut here, generated ones are patches already."""
@@ -127,7 +143,7 @@ class EpigrafObjective(BlurredObjective):
         whose: str = "G",
     ) -> tuple[Tensor, Any, Rendering]:
         """Renders windows alone of what z [b, z_dim] becomes: patches of cameras [b, V]."""
-        ws = self.mapped(z, cameras[:, 0], told, at)
+        ws = self.mapped(z, cameras[:, 0], told, at, at.classes.get(whose))
         scene = self.G.synthesis(ws, at)
         windows = self.windows(at, whose)
         cropped = patches.crop(cameras, windows, self.pixels, resolution)
@@ -136,17 +152,23 @@ class EpigrafObjective(BlurredObjective):
 
     # ------------------------------------------------------------ what else changes in a run
 
-    def mapped(self, z: Tensor, cameras: Cameras, told: Cameras | None, at: StepContext) -> Tensor:
+    def mapped(
+        self,
+        z: Tensor,
+        cameras: Cameras,
+        told: Cameras | None,
+        at: StepContext,
+        classes: Tensor | None = None,  # [b] int64
+    ) -> Tensor:
         """Returns ws of z [b, z_dim], some numbers of their cameras withheld where the mapping is told any."""
-        config: Any = self.G.config
-        if not config.camera_conditioning:
-            return self.G.mapping(z)
-        code = poses.camera_code(poses.angles_of((cameras if told is None else told).positions))
-        if config.camera_dropout > 0:
+        G: Any = self.G
+        config, code = G.config, None
+        if config.camera_conditioning:
+            code = poses.camera_code(poses.angles_of((cameras if told is None else told).positions))
+        if code is not None and config.camera_dropout > 0:
             assert at.draws is not None
             code = code * dropped(at.draws.uniform("G/camera dropout", (2,)), config.camera_dropout)
-        G: Any = self.G
-        ws: Tensor = G.mapped(z, code)
+        ws: Tensor = G.mapped(z, code, classes=classes)
         return ws
 
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:

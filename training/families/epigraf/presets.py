@@ -18,6 +18,7 @@ from training.families.epigraf.objective import EpigrafObjectiveConfig
 BATCH, BATCH_GPU, G_LR, D_LR = 64, 16, 0.0025, 0.002
 NARROW, WIDE = 12.0, 30.0  # degrees of field of view
 WIDE_CUBE = 0.475, 0.75, 1.25  # half its edge, and where rays begin and end, in distances of the camera
+ANYWHERE = {"pose": "spherical", "theta_std": math.pi, "phi_std": math.pi / 2, "fov": WIDE}  # evenly over the sphere
 
 
 def unit(fov: float) -> float:
@@ -35,7 +36,7 @@ def _published(resolution: int, gamma: float, faces: bool) -> Preset:
         discriminator=DiscriminatorConfig(
             resolution=resolution, camera="fourier" if faces else "none", camera_dropout=0.5 if faces else 0.0
         ),
-        objective=EpigrafObjectiveConfig(gamma=gamma),
+        objective=EpigrafObjectiveConfig(gamma=gamma, **({} if faces else ANYWHERE)),
         run=RunFields(
             background="0.5,0.5,0.5" if faces else "white", total_kimg=50_000, batch=BATCH, batch_gpu=BATCH_GPU,
             g_lr=G_LR, d_lr=D_LR, mirror=True, tick_kimg=4, image_ticks=100, snapshot_ticks=250,

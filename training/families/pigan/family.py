@@ -9,16 +9,11 @@ from training.families.pigan.objective import PiganObjective, PiganObjectiveConf
 from training.families.pigan.presets import PRESETS
 from training.families.pigan.published import PUBLISHED
 from training.families.pigan.siren import inspect_field
+from training.families.posed import POSE_OPTIONS
 
 # fmt: off
 OPTIONS = (
-    Option(("--pose",), "objective.pose",
-           "cameras: gaussian, uniform or spherical, of a law, or labels, those of the set"),
-    Option(("--h-mean",), "objective.theta_mean", "of a law: mean angle around, radians; pi/2 is frontal"),
-    Option(("--h-stddev",), "objective.theta_std", "of a law: its spread"),
-    Option(("--v-mean",), "objective.phi_mean", "of a law: mean angle from straight above, radians; pi/2 is level"),
-    Option(("--v-stddev",), "objective.phi_std", "of a law: its spread"),
-    Option(("--fov",), "objective.fov", "of a law: degrees across the image"),
+    *POSE_OPTIONS,
     Option(("--ray-start",), "generator.near", "where samples along a ray begin, for a camera at a distance of 1,"),
     Option(("--ray-end",), "generator.far", "and where they end"),
     Option(("--num-steps",), "generator.samples", "samples along a ray in the first pass", least=3),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gaussian import Cameras
 from training import losses
-from training.data.poses import LAWS, PoseLaw, angles_of
+from training.data.poses import angles_of
 from training.families.base import (
     Conditioning,
     Discriminator,
@@ -24,19 +24,18 @@ from training.families.base import (
     Generator,
     Loss,
     Objective,
-    ObjectiveConfig,
     Phase,
     StepContext,
 )
+from training.families.posed import PosedConfig
 from training.samples import MicroBatch, RunConfig, Stage
 
-KNOWN = "labels"  # the cameras are those of the set
 TOPK_DECAY = 0.99  # of the share of a micro-batch that G learns from, per interval
 EMA_RAMP = 10  # updates: the averages keep (1 + n) / (10 + n) at most
 
 
 @dataclass(frozen=True)
-class PiganObjectiveConfig(ObjectiveConfig):
+class PiganObjectiveConfig(PosedConfig):
     """Sets losses, optimisers and the law of cameras. Defaults are the published values for CelebA."""
 
     gamma: float = 0.2  # R1 weight, at every step
@@ -49,19 +48,6 @@ class PiganObjectiveConfig(ObjectiveConfig):
     fade_steps: int = 10_000  # steps over which the entry of a new size fades in, that of the first too
     ema_decay: float = 0.999  # of the average of G that is shown, per step
     slow_ema_decay: float = 0.9999  # of a second one
-    pose: str = KNOWN  # law of the cameras: one of LAWS; "labels": those of the set
-    theta_mean: float = math.pi / 2  # around, radians; pi / 2 is frontal
-    theta_std: float = 0.3
-    phi_mean: float = math.pi / 2  # from straight above, radians; pi / 2 is level
-    phi_std: float = 0.155
-    fov: float = 12.0  # degrees across the image
-
-    @property
-    def pose_law(self) -> PoseLaw | None:
-        """The law of the cameras; None where they are those of the set. Raises ValueError for one that is none."""
-        if self.pose == KNOWN:
-            return None
-        return PoseLaw(self.pose, (self.theta_mean, self.theta_std), (self.phi_mean, self.phi_std), self.fov)
 
     @property
     def guesses(self) -> bool:
@@ -87,9 +73,7 @@ class PiganObjectiveConfig(ObjectiveConfig):
         for name in ("beta2", "ema_decay", "slow_ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"objective.{name}={getattr(self, name)}: must be 0 or greater and less than 1")
-        if self.pose != KNOWN and self.pose not in LAWS:
-            raise ValueError(f"--pose={self.pose}: legal are {', '.join(LAWS)}, and {KNOWN} for those of the set")
-        _ = self.pose_law
+        self.check_pose()
         self._check_networks(config)
 
     def _check_networks(self, config: RunConfig) -> None:

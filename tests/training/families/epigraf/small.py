@@ -62,6 +62,13 @@ def poses(count: int) -> Cameras:
     return cameras(angles, 16)
 
 
+def classes_of(config: TrainingConfig) -> torch.Tensor | None:
+    """Classes of the 24 items; the first class has most of them."""
+    if not config.generator.num_classes:
+        return None
+    return (torch.arange(24) % (2 * config.generator.num_classes) - config.generator.num_classes).clamp_min(0)
+
+
 def make_step(config: TrainingConfig, nimg: int = 0) -> tuple[GanStep, list[MicroBatch]]:
     """Returns a step and the micro-batches of this rank's share after nimg images; equal at every call."""
     torch.manual_seed(0)
@@ -71,7 +78,7 @@ def make_step(config: TrainingConfig, nimg: int = 0) -> tuple[GanStep, list[Micr
     step = GanStep(
         config, G.requires_grad_(False), of.objective(config, G, D.requires_grad_(False)), averaged, Collector()
     )
-    stream = SampleStream(config, poses(24).labels, G.z_dim, device)
+    stream = SampleStream(config, poses(24).labels, G.z_dim, device, classes_of(config))
     share = stream.share(nimg)
     numbers = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (32, 3, 16, 16), generator=numbers, dtype=torch.uint8)[
