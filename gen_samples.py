@@ -30,6 +30,7 @@ from training.families.inspection import Inspection
 from training.visualization import latents, video
 from training.visualization.grids import save_image_grid
 from training.visualization.look_options import LOOKS
+from training.visualization.sweeps import Sweep
 
 DEFAULT_COLUMNS = 7
 PUBLISHED_SEED, PUBLISHED_IDS = 42, 4  # of the published sample script's draw
@@ -59,6 +60,8 @@ HEADS = group(
     option("--w-file", metavar="NPZ", help="heads from such a file, in place of seeds"),
     option("--w-out", metavar="NPZ", callback=in_a_folder, help="also keep the heads' ws in this file"),
     option("--trunc", "--truncation-psi", "trunc", type=float, default=0.8, help="psi: 0 the mean head, 1 as drawn"),
+    option("--direction", metavar="FILE[:NAME]:AMOUNT",
+           help="move the heads along a direction of find_directions.py, so many standard deviations"),
 )
 
 PICTURES = group(
@@ -233,7 +236,7 @@ def main(
     ctx: click.Context,
     network: str, outdir: str, device: str,
     seeds: str, classes: str | None, seed: int | None, num_ids: int | None, w_file: str | None, w_out: str | None,
-    trunc: float,
+    trunc: float, direction: str | None,
     yaws: str | None, radius: float | None, show: tuple[str, ...], images: bool, resolution: int | None, enlarge: int,
     background: str | None,
     splats: str, formats: tuple[str, ...], up: str,
@@ -256,6 +259,7 @@ def main(
         angles = _yaws(yaws, video.checkpoint_info(G).yaw_limits)
         geometry = dataclasses.replace(G.geometry, radius=radius or G.geometry.radius)
         names, ws = head_choice.heads(G)
+        ws = dnnlib.parse_flag("--direction", direction, Sweep.parse).moved(G, ws) if direction else ws
         _require_memory(len(names), len(angles), resolution or G.resolution)
         scene = view(G.synthesis(ws.to(G.device)))  # so that what is written is what is shown
         to_write = splat_choice.splats(G, scene)

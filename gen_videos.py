@@ -26,6 +26,7 @@ from training.visualization.camera_paths import PATHS, breathing, camera_path, r
 from training.visualization.control import POSE, Control
 from training.visualization.latents import Heads
 from training.visualization.look_options import ABOVE_0, LOOKS
+from training.visualization.sweeps import Sweep
 
 AT_LEAST_1 = click.IntRange(min=1)
 
@@ -86,6 +87,9 @@ CONTROL = group(
     option("--fix-subject", is_flag=True, help="all cells show the first head, each with keys of its own"),
     option("--key-expressions", metavar="FILE.json", show_default="the mean and 6 draws",
            help="what the block runs through: [[its numbers], ...], in standard deviations"),
+    option("--direction", metavar="FILE[:NAME]:AMOUNT",
+           help="move each head to and fro along a direction of find_directions.py, or along all of the file, so many "
+           "standard deviations; head after head of a cell, direction after direction, --w-frames for each"),
 )
 # fmt: on
 
@@ -156,16 +160,34 @@ class CameraChoice:
         )
 
 
-def control_choice(what: str | None, fix_subject: bool, key_file: str | None, interpolate: str) -> Control | None:
-    """Returns what is controlled. Raises ValueError if the options contradict each other."""
-    if what is None:
-        for flag, given in (("--fix-subject", fix_subject), ("--key-expressions", key_file is not None)):
-            if given:
-                raise ValueError(f"{flag} goes with --control=BLOCK")
-        return None
-    if interpolate != "w":
-        raise ValueError(f"--control={what} says how heads change, so --interpolate={interpolate} means nothing")
-    return Control(what, fix_subject, key_file)
+@dataclass(frozen=True)
+class ChangeChoice:
+    """Says what changes in heads that are filmed, besides the camera and from head to head."""
+
+    control: str | None
+    fix_subject: bool
+    key_expressions: str | None
+    direction: str | None
+
+    def change(self, interpolate: str, mapping_camera: str) -> Control | Sweep | None:
+        """Returns what changes; None: nothing. Raises ValueError if the options contradict each other."""
+        if self.control is None:
+            for flag, given in (("--fix-subject", self.fix_subject), ("--key-expressions", self.key_expressions)):
+                if given:
+                    raise ValueError(f"{flag} goes with --control=BLOCK")
+        named = {"--control": self.control, "--direction": self.direction}
+        chosen = [f"{flag}={value}" for flag, value in named.items() if value is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} both say how heads change; give one of the two")
+        if chosen and interpolate != "w":
+            raise ValueError(f"{chosen[0]} says how heads change, so --interpolate={interpolate} means nothing")
+        if self.control is not None:
+            return Control(self.control, self.fix_subject, self.key_expressions)
+        if self.direction is None:
+            return None
+        if mapping_camera == "film":
+            raise ValueError("--direction moves the heads of one camera; leave out --mapping-camera=film")
+        return dnnlib.parse_flag("--direction", self.direction, Sweep.parse)
 
 
 def shared_among(cells: int, heads: int, grid: str) -> int:
@@ -191,7 +213,7 @@ def main(
     seeds: str, classes: str | None, w_file: str | None, trunc: float, grid: str, interpolate: str, mapping_camera: str,
     path: str, turns: int, w_frames: int, fps: float, fov_breathing: float, show: tuple[str, ...],
     resolution: int | None, enlarge: int, background: str | None,
-    control: str | None, fix_subject: bool, key_expressions: str | None,
+    control: str | None, fix_subject: bool, key_expressions: str | None, direction: str | None,
     **looks: Any,
 ) -> None:  # fmt: skip
     """Film generated heads as an .mp4 whose last frame leads back to its first.
@@ -204,7 +226,8 @@ def main(
     given = frozenset(n for n in ctx.params if ctx.get_parameter_source(n) == ParameterSource.COMMANDLINE)
     head_choice = HeadChoice(seeds, w_file, trunc, interpolate, mapping_camera, classes, given)
     try:
-        controlled = control_choice(control, fix_subject, key_expressions, interpolate)
+        choice = ChangeChoice(control, fix_subject, key_expressions, direction)
+        controlled = choice.change(interpolate, mapping_camera)
         if controlled and "path" not in given:
             path = controlled.path
         camera_choice = CameraChoice(path, w_frames, turns, fov_breathing, given)
@@ -221,7 +244,8 @@ def main(
             heads_per_cell = controlled.num_keys(G, heads, columns * rows)
         cameras = camera_choice.cameras(G, 1 if interpolate == "none" else heads_per_cell)
         told = cameras if mapping_camera == "film" else None
-        start = dnnlib.make_folder(outdir) / f"{Path(network).stem}-{control or camera_choice.name}"
+        shows = controlled.what if controlled else camera_choice.name
+        start = dnnlib.make_folder(outdir) / f"{Path(network).stem}-{shows}"
         films = {f"-{head.names[0]}": head for head in heads} if interpolate == "none" else {"": heads}
         for suffix, shown in films.items():
             ws = latents.film_ws(G, shown, columns * rows, len(cameras), interpolate, told)

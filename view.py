@@ -20,6 +20,7 @@ from training.checkpoint import CheckpointError
 from training.viewer.networks import find_networks
 from training.viewer.static import write_page
 from training.viewer.studio import HeadChoice, Studio
+from training.visualization.directions import read_directions
 
 if TYPE_CHECKING:
     from training.viewer.page import Page
@@ -35,6 +36,8 @@ WHAT = group(
            help="checkpoints, and run folders, whose snapshots are offered as they are written"),
     option("--seed", type=click.IntRange(min=0), default=0, help="the first head"),
     option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
+    option("--directions", metavar="NPZ,...",
+           help="files of find_directions.py, in place of the principal directions of the networks they were found on"),
     option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
            help="auto: CUDA where there is one"),
 )
@@ -66,7 +69,7 @@ STATIC = group(
 @click.pass_context
 def main(
     ctx: click.Context,
-    network: str, seed: int, trunc: float, device: str,
+    network: str, seed: int, trunc: float, directions: str | None, device: str,
     host: str, port: int, resolution: int, moving: int,
     static: str | None, heads: str,
 ) -> None:  # fmt: skip
@@ -80,7 +83,8 @@ def main(
     places = network.split(",")
     try:
         networks = find_networks(places)
-        studio = Studio(networks, distributed.initialise(device))
+        found = [read_directions(file) for file in directions.split(",")] if directions else []
+        studio = Studio(networks, distributed.initialise(device), found)
         name = list(networks)[-1]
         if static is not None:
             click.echo(write_page(static, studio, name, dnnlib.parse_flag("--heads", heads, dnnlib.parse_ints), trunc))

@@ -35,6 +35,7 @@ COMMANDS = {
     "splatgan-compare": "compare:main",
     "splatgan-mesh": "extract_mesh:main",
     "splatgan-view": "view:main",
+    "splatgan-directions": "find_directions:main",
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -50,7 +50,7 @@ class Blocks:
 
 
 class Controllable:
-    """Is the base of generators, whose latents may have named blocks."""
+    """Is the base of generators: whose latents may have named blocks, and whose layers may be asked for directions."""
 
     blocks: Blocks | None = None  # parts of a latent that can be changed one by one; None: it is one piece
 
@@ -60,3 +60,15 @@ class Controllable:
         Raises ValueError for a generator whose latents have no blocks, or where nothing that reads them is at hand.
         """
         raise ValueError("the latents of this network have no named blocks")
+
+    def style_weights(self) -> list[Tensor]:
+        """Returns the matrices [out, K], as they act, of the layers that read a style [K] in which they are affine.
+
+        The style is w itself, unless `styles_to_w` says otherwise. SeFa (Shen and Zhou 2021) decomposes them.
+        Raises ValueError for a generator that names no such layers.
+        """
+        raise ValueError("this network names no layers that are affine in w, so directions have no closed form")
+
+    def styles_to_w(self, directions: Tensor) -> Tensor:
+        """Returns how w [D, w_dim] changes along directions [D, K] of the style that `style_weights` act on."""
+        return directions

@@ -80,6 +80,10 @@ class FullyConnected(nn.Module):
         gain = gain * LRELU_GAIN if self.activation == "lrelu" else gain
         return self.weight_gain * gain, self.bias_gain * gain
 
+    def matrix(self) -> Tensor:
+        """Returns the weight [out, in] as it acts, before the activation."""
+        return self.weight * self.weight_gain
+
     def _scaled(self, dtype: torch.dtype, gain: float) -> tuple[Tensor, Tensor]:
         weight, bias = scale_and_cast([self.weight, self.bias], self.gains(gain), [dtype, dtype])
         return weight, bias

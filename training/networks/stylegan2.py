@@ -231,6 +231,14 @@ class SynthesisNetwork(nn.Module):
         """Returns the blocks, smallest first."""
         return [getattr(self, f"b{size}") for size in self.resolutions]
 
+    def style_weights(self) -> list[Tensor]:
+        """Returns the matrices [out, w_dim] that make styles of w, layer after layer."""
+        found = []
+        for block in self.blocks():
+            found += [layer.affine.matrix() for layer in block.layers()]
+            found.append(block.torgb.affine.matrix() * block.torgb.style_gain)
+        return found
+
     def forward(
         self,
         ws: Tensor,  # [B, num_ws, w_dim]

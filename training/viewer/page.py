@@ -26,7 +26,7 @@ from training.checkpoint import CheckpointError
 from training.families.base import Generator
 from training.families.inspection import Inspection
 from training.viewer.pace import Pace, Quality, Size
-from training.viewer.studio import ALL, DIRECTIONS, HeadChoice, Shown, Studio, as_data_camera, png, viewing_camera
+from training.viewer.studio import ALL, HeadChoice, Shown, Studio, as_data_camera, png, viewing_camera
 from training.visualization import video
 
 ENLARGED = 30.0  # page units per world unit: the page keeps covariances as float16, which splats of a head underflow
@@ -99,7 +99,8 @@ class Page:
             made["part"] = gui.add_dropdown("of it", (ALL,), initial_value=ALL, hint="a block of the latent alone")
             made["psi"] = gui.add_slider("truncation", 0.0, 1.5, 0.01, first.psi)
             made["told_yaw"] = gui.add_slider("camera told", -90.0, 90.0, 1.0, 0.0, hint="to the mapping; degrees")
-            made["direction"] = gui.add_slider("direction of w", 1, DIRECTIONS, 1, 1, hint="principal ones")
+            ways = self.studio.direction_names(first.network)
+            made["direction"] = gui.add_dropdown("direction of w", ways, initial_value=ways[0])
             made["amount"] = gui.add_slider("along it", -4.0, 4.0, 0.1, 0.0, hint="standard deviations")
         with gui.add_folder("Look"):
             made["panel"] = gui.add_dropdown("show", video.PANELS, initial_value="image")
@@ -136,9 +137,11 @@ class Page:
         """Returns the head that the controls ask for."""
         at = {name: handle.value for name, handle in self._gui.items() if hasattr(handle, "value")}
         G = self.studio.generator(at["network"])
+        if at["direction"] not in (names := self.studio.direction_names(at["network"])):
+            at["direction"] = names[0]  # the network has changed, and others are offered from now on
         return HeadChoice(
             at["network"], int(at["seed"]), int(at["other"]), at["mix"], at["part"] if at["part"] in _parts(G) else ALL,
-            at["psi"], at["told_yaw"] if G.mapping_follows_camera else 0.0, int(at["direction"]) - 1, at["amount"],
+            at["psi"], at["told_yaw"] if G.mapping_follows_camera else 0.0, at["direction"], at["amount"],
         )  # fmt: skip
 
     def shown(self) -> Shown:
@@ -152,6 +155,7 @@ class Page:
             G = self.studio.generator(network)
             self._gui["told_yaw"].visible = G.mapping_follows_camera
             self._gui["client"].visible = G.makes_splats
+            self._gui["direction"].options = self.studio.direction_names(network)
             self._gui["part"].visible, self._gui["part"].options = len(_parts(G)) > 1, _parts(G)
         has, gui = self._supported[1], self._gui
         asked: dict[str, Any] = {}

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from training.checkpoint import load_generator
 from training.families.base import Generator
 from training.families.inspection import Inspection
 from training.visualization import latents, video
+from training.visualization.directions import Directions, network_key, principal, sampled_w
 
 ALL = "all"  # of a latent
 DIRECTIONS = 8  # principal ones of w that a viewer offers
@@ -53,7 +54,7 @@ class HeadChoice:
     part: str = ALL  # or a named block of the latent, which then moves alone, on a straight line through z
     psi: float = 0.7  # truncation
     told_yaw: float = 0.0  # degrees; of the camera that the mapping is told, where it heeds one
-    direction: int = 0  # principal direction of w, 0 the strongest
+    direction: str = "pca1"  # of w, one of `Studio.direction_names`
     amount: float = 0.0  # standard deviations along it
 
 
@@ -69,11 +70,12 @@ class Shown:
 class Studio:
     """Holds networks by name and makes pictures and files of their heads. Not for several threads at once."""
 
-    def __init__(self, networks: Mapping[str, Path], device: torch.device):
+    def __init__(self, networks: Mapping[str, Path], device: torch.device, found: Sequence[Directions] = ()):
         self.networks = dict(networks)
         self.device = device
+        self._found = {one.network: one for one in found}  # from files, each for the network that it was found on
         self._loaded: dict[str, Generator] = {}
-        self._directions: dict[str, tuple[Tensor, Tensor]] = {}
+        self._directions: dict[str, Directions] = {}
         self._scene: tuple[HeadChoice, Scene] | None = None
 
     def generator(self, name: str) -> Generator:
@@ -111,23 +113,26 @@ class Studio:
             ends = G.mapping(z, told, head.psi, **latents.told_classes(classes, self.device))
             ws = torch.lerp(ends[:1], ends[1:], head.mix)
         if head.amount:
-            axes, deviations = self.directions(head.network)
-            ws = ws + head.amount * deviations[head.direction] * axes[head.direction]
+            ws = ws + head.amount * self.directions(head.network).step(head.direction).to(ws)
         return ws
 
-    @torch.no_grad()
-    def directions(self, name: str) -> tuple[Tensor, Tensor]:
-        """Returns the principal directions [D, w_dim] of a network's w and the standard deviations [D] along them.
+    def direction_names(self, name: str) -> tuple[str, ...]:
+        """Returns the names of the directions in which heads of a network can be moved."""
+        if name in self._directions:
+            return self._directions[name].names
+        files = self._from_files(name)
+        principal_ones = (f"pca{k + 1}" for k in range(min(DIRECTIONS, self.generator(name).w_dim)))
+        return files.names if files else tuple(principal_ones)
 
-        Of 1024 heads without truncation; a mapping that heeds a camera is told the frontal one (GANSpace, Haerkoenen
-        et al. 2020).
-        """
+    def _from_files(self, name: str) -> Directions | None:
+        """Returns what a file holds for a network, if one does."""
+        return self._found.get(network_key(self.generator(name))) if self._found else None
+
+    def directions(self, name: str) -> Directions:
+        """Returns the directions that `direction_names` names: those of a file, or else the principal ones."""
         if name not in self._directions:
-            G = self.generator(name)
-            z = torch.randn(DIRECTION_SAMPLES, G.z_dim, generator=torch.Generator().manual_seed(0))
-            w = latents.frontal_ws(G, z, psi=1.0)[:, 0]
-            _, sizes, axes = torch.linalg.svd(w - w.mean(0), full_matrices=False)
-            self._directions[name] = axes[:DIRECTIONS], sizes[:DIRECTIONS] / math.sqrt(DIRECTION_SAMPLES - 1)
+            files, G = self._from_files(name), self.generator(name)
+            self._directions[name] = files or principal(G, sampled_w(G, DIRECTION_SAMPLES), DIRECTIONS)
         return self._directions[name]
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ class BallGenerator(toys.FogGenerator):
         return render(scene, cameras, resolution or self.resolution, background)
 
 
-def make_studio(monkeypatch, geometry, kind=BallGenerator, names=("a", "b")):
+def make_studio(monkeypatch, geometry, kind=BallGenerator, names=("a", "b"), found=()):
     """A studio whose networks are of a class for tests, each of its own; studio.read lists what was read."""
     monkeypatch.setitem(FAMILIES, toys.NAME, toys.FAMILY)
     read = []
@@ -44,7 +44,7 @@ def make_studio(monkeypatch, geometry, kind=BallGenerator, names=("a", "b")):
         return kind(geometry)
 
     monkeypatch.setattr(studio, "load_generator", load)
-    made = studio.Studio(dict.fromkeys(names, "unused.pkl"), torch.device("cpu"))
+    made = studio.Studio(dict.fromkeys(names, "unused.pkl"), torch.device("cpu"), found)
     made.read = read
     return made
 

@@ -66,12 +66,12 @@ def test_controls_change_what_is_shown(page):
         ("seed", 9),
         ("mix", 0.5),
         ("psi", 0.3),
-        ("direction", 2),
+        ("direction", "pca2"),
         ("amount", -1.5),
         ("told_yaw", 20.0),
     ):
         gui[name].value = value
-    assert page.head() == HeadChoice("a", 9, 4, 0.5, "all", 0.3, 20.0, 1, -1.5)
+    assert page.head() == HeadChoice("a", 9, 4, 0.5, "all", 0.3, 20.0, "pca2", -1.5)
     gui["scale"].value, gui["background"].value, gui["panel"].value = 2.0, (255, 0, 51), "depth"
     shown = page.shown()
     assert shown.inspection.scale == 2 and shown.panel == "depth" and shown.background == (1.0, 0.0, 0.2)

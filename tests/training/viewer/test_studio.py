@@ -15,7 +15,7 @@ from training.families.inspection import Inspection
 from training.images import quantize
 from training.viewer.networks import find_networks
 from training.viewer.studio import HeadChoice, Shown, as_data_camera, viewing_camera
-from training.visualization import latents
+from training.visualization import directions, latents
 
 SIZE = (40, 60)
 
@@ -74,15 +74,26 @@ def test_a_mapping_is_told_the_camera_asked_for(studio, geometry):
 
 
 def test_directions_are_the_principal_ones(studio):
-    """Heads along the first differ by a standard deviation as measured on other heads."""
-    axes, deviations = studio.directions("a")
-    torch.testing.assert_close(axes @ axes.T, torch.eye(len(axes)), rtol=0, atol=1e-5)
-    assert (deviations.diff() <= 0).all()
-    G = studio.generator("a")
-    w = latents.frontal_ws(G, torch.randn(4000, G.z_dim, generator=torch.Generator().manual_seed(9)), 1.0)[:, 0]
-    torch.testing.assert_close((w @ axes.T).std(0), deviations, rtol=0.05, atol=0)
-    moved = studio.ws(HeadChoice("a", direction=1, amount=2.0)) - studio.ws(HeadChoice("a"))
-    torch.testing.assert_close(moved[0, 0], 2 * deviations[1] * axes[1], rtol=1e-4, atol=1e-6)
+    """A toy's w has 3 numbers, and so many directions."""
+    assert studio.direction_names("a") == ("pca1", "pca2", "pca3")
+    found = studio.directions("a")
+    assert found.names == studio.direction_names("a")
+    moved = studio.ws(HeadChoice("a", direction="pca2", amount=2.0)) - studio.ws(HeadChoice("a"))
+    torch.testing.assert_close(moved[0, 0], 2 * found.deviations[1] * found.axes[1], rtol=1e-4, atol=1e-6)
+
+
+def test_directions_of_a_file_take_their_place_for_the_network_that_they_are_of(monkeypatch, geometry):
+    plain = make_studio(monkeypatch, geometry)
+    G = plain.generator("b")
+    G.scale.data.fill_(2.0)  # another network than a
+    own = directions.Directions(
+        directions.network_key(G), ("smile",), torch.eye(3)[:1], torch.tensor([0.5]), torch.ones(1)
+    )
+    studio = make_studio(monkeypatch, geometry, found=[own])
+    studio.generator("b").scale.data.fill_(2.0)
+    assert studio.direction_names("b") == ("smile",) and studio.direction_names("a")[0] == "pca1"
+    moved = studio.ws(HeadChoice("b", direction="smile", amount=-2.0)) - studio.ws(HeadChoice("b"))
+    torch.testing.assert_close(moved[0, 0], torch.tensor([-1.0, 0.0, 0.0]))
 
 
 def test_a_head_is_made_once_and_a_network_read_once(studio, geometry):

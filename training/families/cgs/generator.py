@@ -77,6 +77,10 @@ class Generator(base.Generator):
         """Says how many splats a scene has."""
         return f"{self.scene_numbers:,} splats"
 
+    def style_weights(self) -> list[Tensor]:
+        """Returns the matrices that make of w the norms and scales of the transformer's blocks."""
+        return [layer.matrix() for layer in self.point_gen.transformer.modulation_layers()]
+
     def mapping(self, z: Tensor, cameras: Cameras | None = None, psi: float = 1.0) -> Tensor:
         """Maps latents z [B, z_dim] to ws [B, num_ws, w_dim], pulled towards w_avg by psi (0: w_avg, 1: not at all).
 

@@ -5,6 +5,7 @@ published checkpoints, so that official weights load as they are.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,11 @@ class PointTransformer(nn.Module):
 
         self.resblocks = blocks(config.num_levels - 1)
         self.first_layers = blocks(config.first_blocks)
+
+    def modulation_layers(self) -> list[FullyConnected]:
+        """Returns the layers that read w, in the order of the blocks."""
+        blocks: list[Any] = [*self.first_layers, *self.resblocks]
+        return [layer for block in blocks for layer in block.modulation_layers()]
 
     def forward(self, x: Tensor, w: Tensor, low_dtype: torch.dtype | None = None) -> list[Tensor]:
         """Returns the features [B, P, C] of every level for x [B, P, C] and w [B, w_dim]."""

@@ -91,6 +91,10 @@ class Generator(base.Generator):
         size = self.config.plane_resolution
         return f"3 planes of {size} x {size} with {self.config.feature_dim} features"
 
+    def style_weights(self) -> list[Tensor]:
+        """Returns the matrices that make styles of w."""
+        return self.backbone.synthesis.style_weights()
+
     def mapping(self, z: Tensor, cameras: Cameras | None = None, psi: float = 1.0) -> Tensor:
         """Maps latents z [B, z_dim] to ws [B, num_ws, w_dim], pulled towards w_avg by psi (0: w_avg, 1: not at all).
 

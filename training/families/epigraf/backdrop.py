@@ -67,6 +67,10 @@ class Sphere(nn.Module):
             [Block(4 * 2 * WAVES, first, config.w_dim, True), Block(first, second, config.w_dim, False)]
         )
 
+    def layers(self) -> list[ModulatedLinear]:
+        """Returns the layers that follow w."""
+        return [module for module in self.modules() if isinstance(module, ModulatedLinear)]
+
     def forward(self, points: Tensor, ws: Tensor) -> Tensor:
         """Returns RGB and raw density [B, P, 4] for points [B, P, 4] and ws [B, 4, w_dim]."""
         first: Any

@@ -122,6 +122,12 @@ class Generator(base.Generator):
         means = [self.mapper(z, row.expand(len(z), -1)).mean(0) for row in different]
         return torch.stack(means)[which]
 
+    def style_weights(self) -> list[Tensor]:
+        """Returns the matrices that make styles of w, for the planes and for a backdrop on a sphere."""
+        sphere = getattr(self.network, "bg_model", None)
+        behind = [] if sphere is None else [layer.affine.matrix() for layer in sphere.layers()]
+        return self.network.tri_plane_decoder.style_weights() + behind
+
     # ------------------------------------------------------------ scenes
 
     def planes(self, ws: Tensor, at: StepContext = AT_REST) -> Tensor:

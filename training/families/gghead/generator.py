@@ -96,6 +96,10 @@ class Generator(base.Generator):
         """Says how many splats a scene has."""
         return f"{self.scene_numbers:,} splats"
 
+    def style_weights(self) -> list[Tensor]:
+        """Returns the matrices that make styles of w."""
+        return self.backbone.synthesis.style_weights()
+
     def mapping(self, z: Tensor, cameras: Cameras | None = None, psi: float = 1.0) -> Tensor:
         """Maps latents z [B, z_dim] to ws [B, num_ws, w_dim], pulled towards w_avg by psi (0: w_avg, 1: not at all).
 

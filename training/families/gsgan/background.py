@@ -107,6 +107,10 @@ class BackgroundGenerator(nn.Module):
                 }
             )
 
+    def modulation_layers(self) -> list[FullyConnected]:
+        """Returns the layers that read w."""
+        return [module.affine for module in self.modules() if isinstance(module, ModulatedLinear)]
+
     def forward(self, points: Tensor, w: Tensor) -> list[Attributes]:
         """Returns the splats of both levels (M = B P) for points [P, 3], of any length but 0, and w [B, w_dim]."""
         sphere = RADIUS * F.normalize(points, dim=-1)

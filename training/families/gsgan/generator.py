@@ -89,6 +89,11 @@ class Generator(base.Generator):
         background = sum(self.config.background_sizes)
         return f"{self.scene_numbers:,} splats" + (f", {background:,} of them background" if background else "")
 
+    def style_weights(self) -> list[Tensor]:
+        """Returns the matrices of the layers that read a w: all that are affine in it, the background's included."""
+        behind = self.point_gen_bg.modulation_layers() if self.config.background_points else []
+        return [layer.matrix() for layer in (*self.point_gen.modulation_layers(), *behind)]
+
     def mapping(self, z: Tensor, cameras: Cameras | None = None, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
         """Maps latents z [B, z_dim] and cameras [B] to ws [B, num_ws, w_dim], pulled towards w_avg by psi.
 

@@ -155,6 +155,16 @@ class PointGenerator(nn.Module):
             )
         return nn.ModuleDict(heads)
 
+    def modulation_layers(self) -> list[FullyConnected]:
+        """Returns the layers that read a w, in the order in which they run."""
+        found: list[FullyConnected] = []
+        for module in self.blocks.modules():
+            if isinstance(module, TransformerBlock):
+                found += module.modulation_layers()
+            elif isinstance(module, NeighbourEdges | ModulatedMlp):
+                found += [module.norm.gamma, module.norm.beta, module.ls]
+        return found
+
     def heads_of(self, level: int, splats: bool) -> list[FullyConnected]:
         """Returns the five heads of a level in the order of hierarchy.HEADS."""
         name = f"block_{self.config.level_names[level]}"

@@ -64,6 +64,21 @@ class Generator(base.Generator):
         ws: Tensor = self.siren.mapping_network(z.to(next(self.parameters()).dtype))[:, None]
         return ws if psi == 1 else self.mean_ws().lerp(ws, psi)
 
+    def style_weights(self) -> list[Tensor]:
+        """Returns what makes frequencies, scaled as they act, and phases of the mapping network's last features.
+
+        ws are these numbers themselves, one for each, so that layers that read them single out no direction. The
+        features before them are what the layers of sines have in common.
+        """
+        weight = self.siren.mapping_network.last.weight
+        frequencies, phases = weight.chunk(2)
+        return [FREQUENCY_SCALE * frequencies, phases]
+
+    def styles_to_w(self, directions: Tensor) -> Tensor:
+        """Returns how raw frequencies and phases [D, w_dim] change along directions [D, width] of the features."""
+        w = directions @ self.siren.mapping_network.last.weight.t()
+        return torch.nn.functional.pad(w, (0, self.w_dim - w.shape[1]))  # CGOF's blocks of the shape stay
+
     def synthesis(self, ws: Tensor, at: StepContext = AT_REST) -> FilmField:
         """Makes fields from ws [B, 1, w_dim]. Raises ValueError for another shape."""
         if ws.ndim != 3 or ws.shape[1:] != (1, self.w_dim):

@@ -59,6 +59,13 @@ class MappingNetwork(nn.Module):
         with torch.no_grad():
             last.weight.mul_(0.25)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that makes frequencies and phases of the last features."""
+        layer = self.network[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, z: Tensor) -> Tensor:
         result: Tensor = self.network(z)
         return result
