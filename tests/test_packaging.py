@@ -36,6 +36,7 @@ COMMANDS = {
     "splatgan-mesh": "extract_mesh:main",
     "splatgan-view": "view:main",
     "splatgan-directions": "find_directions:main",
+    "splatgan-invert": "invert:main",
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -73,6 +73,7 @@ class Generator(Controllable, nn.Module, abc.ABC):
     w_dim: int  # numbers of a w
     num_ws: int = 1  # ws per scene
     num_classes: int = 0  # of scenes; if there are any, `mapping` has a last argument `classes` [B] int64, None at will
+    block_ws: int = 0  # ws that `synthesis` takes as well, one for each of its parts; 0: num_ws are these
     resolution: int  # pixels of an image
     makes_splats: bool = True  # its scenes are `gaussian.Splats`: .ply files and views of the splats exist
     has_background: bool = False  # its scenes have a background of their own, which their `foreground()` leaves out

@@ -194,7 +194,7 @@ def save_ws(path: str | Path, ws: Tensor) -> None:
 
 
 def load_ws(path: str | Path, G: Generator) -> Tensor:
-    """Reads ws [B, num_ws, w_dim] from an .npz with an array `ws` (or `w`), float32, on the CPU.
+    """Reads ws [B, num_ws, w_dim] (or block_ws of them) from an .npz with an array `ws` (or `w`), float32, on the CPU.
 
     Raises ValueError if the file is no such thing, or if its ws are of another generator's shape or not finite.
     """
@@ -209,10 +209,10 @@ def load_ws(path: str | Path, G: Generator) -> Tensor:
         raise ValueError(f"{name}: not an .npz of ws as gen_samples.py --w-out writes it") from error
     if ws is None:
         raise ValueError(f"{name}: holds no array ws; gen_samples.py --w-out writes one")
-    if ws.ndim != 3 or ws.shape[1:] != (G.num_ws, G.w_dim) or len(ws) == 0:
-        raise ValueError(
-            f"{name}: ws must have shape [B, {G.num_ws}, {G.w_dim}] for this network, got {list(ws.shape)}"
-        )
+    counts = sorted({G.num_ws, G.block_ws or G.num_ws})
+    if ws.ndim != 3 or ws.shape[1] not in counts or ws.shape[2] != G.w_dim or len(ws) == 0:
+        legal = " or ".join(f"[B, {count}, {G.w_dim}]" for count in counts)
+        raise ValueError(f"{name}: ws must have shape {legal} for this network, got {list(ws.shape)}")
     if ws.dtype.kind != "f" or not np.isfinite(ws).all():
         raise ValueError(f"{name}: ws must be finite floating-point numbers")
     return torch.from_numpy(ws.astype(np.float32))

@@ -43,6 +43,7 @@ class Generator(base.Generator):
         super().__init__()
         self.config = config
         self.z_dim, self.w_dim, self.num_ws, self.resolution = config.z_dim, config.w_dim, 1, config.resolution
+        self.block_ws = config.first_blocks + config.num_levels - 1  # transformer blocks
         self._xyz = nn.Parameter(POINT_RADIUS * normalize_second_moment(torch.randn(config.num_points, 3)))
         self.point_gen = PointGenerator(config)
         self.mapping_network = MappingNetwork(
@@ -98,14 +99,17 @@ class Generator(base.Generator):
     def synthesis(self, ws: Tensor, at: StepContext = AT_REST) -> HierarchicalGaussians:
         """Makes scenes of sum(level_sizes) splats from ws [B, num_ws, w_dim]. No schedule depends on `at`.
 
+        ws [B, block_ws, w_dim] give every block its own w, in the order in which they run; published weights fit too.
         Raises ValueError for a two-dimensional ws: latents and ws may be equally long, and a latent mapped twice or
         not at all would go unnoticed.
         """
-        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+        if ws.ndim != 3 or ws.shape[1] not in (self.num_ws, self.block_ws) or ws.shape[2] != self.w_dim:
             raise ValueError(
-                f"ws must have shape [B, {self.num_ws}, {self.w_dim}] as mapping() returns it, got {list(ws.shape)}"
+                f"ws must have shape [B, {self.num_ws}, {self.w_dim}] as mapping() returns it, "
+                f"or [B, {self.block_ws}, {self.w_dim}], got {list(ws.shape)}"
             )
-        anchors, splats = self.point_gen(self.initial_points, ws[:, 0], self.low_dtype)
+        w = ws[:, 0] if ws.shape[1] == self.num_ws else ws
+        anchors, splats = self.point_gen(self.initial_points, w, self.low_dtype)
         raw = _as_gaussians(splats, len(ws))
         return HierarchicalGaussians(
             means=raw.means.clamp(-SCENE_HALF_WIDTH, SCENE_HALF_WIDTH),

@@ -4,6 +4,7 @@ Sources: Hyun and Heo 2024 (GSGAN), Barthel et al. 2025 (CGS-GAN). Modules and p
 published checkpoints, so that official weights load as they are.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -37,10 +38,14 @@ class PointTransformer(nn.Module):
         return [layer for block in blocks for layer in block.modulation_layers()]
 
     def forward(self, x: Tensor, w: Tensor, low_dtype: torch.dtype | None = None) -> list[Tensor]:
-        """Returns the features [B, P, C] of every level for x [B, P, C] and w [B, w_dim]."""
+        """Returns the features [B, P, C] of every level for x [B, P, C] and w [B, w_dim], or [B, blocks, w_dim]."""
         blocks = [*self.first_layers, *self.resblocks]
         layers = [block.modulation_layers() for block in blocks]
-        modulation = iter(stacked_linear(w, [layer for group in layers for layer in group]))
+        if w.ndim == 2:
+            modulation = iter(stacked_linear(w, [layer for group in layers for layer in group]))
+        else:
+            own = (stacked_linear(w[:, i], group) for i, group in enumerate(layers))
+            modulation = itertools.chain.from_iterable(own)
         features = []
         for i, (block, group) in enumerate(zip(blocks, layers, strict=True)):
             x = block(x, [next(modulation)[:, None] for _ in group], low_dtype)
@@ -120,7 +125,7 @@ class PointGenerator(nn.Module):
     def forward(
         self, points: Tensor, w: Tensor, low_dtype: torch.dtype | None = None
     ) -> tuple[list[Attributes], list[Attributes]]:
-        """Returns anchors and splats by level (M = B P) for points [P, 3] and w [B, w_dim]."""
+        """Returns anchors and splats by level (M = B P) for points [P, 3] and w [B, w_dim], or one w per block."""
         rule = self.config.scale_rule
         encoding = self.conv_in(points).expand(w.shape[0], -1, -1)
         features = self.transformer(encoding, w, low_dtype)

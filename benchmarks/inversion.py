@@ -1,0 +1,170 @@
+"""Measures invert.py on ray-cast heads that a network never saw: the picture, six other views, the camera, the time.
+
+    python -m benchmarks.inversion --network=NET.pkl --heads=12
+    python -m benchmarks.inversion --network=NET.pkl --heads=4 --without=features,weights,starts
+
+Heads come from another seed than data sets do. Rows leave out one stage each, or take the true camera.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from gaussian import Cameras
+from training.checkpoint import load_discriminator, load_generator
+from training.data.synthetic.synthesize import render_heads, sample_cameras
+from training.families.base import Discriminator, Generator
+from training.inversion.cameras import angle_between
+from training.inversion.fitting import Target
+from training.inversion.inversion import Inversion, Settings, invert
+from training.inversion.similarity import psnr
+from training.visualization.grids import save_image_grid
+
+SEED = 1  # of the heads; networks are trained on seed 0
+NOVEL_YAWS, NOVEL_PITCHES = (-45.0, -27.0, -9.0, 9.0, 27.0, 45.0), (8.0, -8.0, 8.0, -8.0, 8.0, -8.0)  # degrees
+
+WITHOUT: dict[str, dict[str, Any]] = {  # what a row leaves out -> the settings that do so
+    "starts": {"starts": 1},
+    "latent": {"latent_steps": 0},
+    "parts": {"block_steps": 0},
+    "weights": {"tuning_steps": 0},
+    "splats": {"splat_steps": 0},
+    "features": {"features": False},
+    "prior": {"prior": 0.0},
+    "locality": {"locality": 0.0, "hold": 0.0},
+    "camera": {"moves_camera": False},
+    "nothing": {},
+}
+TRUE_CAMERA = "true-camera"
+
+
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """Holds a ray-cast head: pictures of it, their cameras, and six views that nobody was shown."""
+
+    target: Target
+    cameras: Cameras  # [V]
+    novel: Cameras  # [6]
+    views: Tensor  # [6, 3, R, R] in 0..1
+
+
+def truth_of(index: int, pictures: int, G: Generator) -> Truth:
+    """Casts head `index`, `pictures` times, over white."""
+    degrees = torch.tensor([NOVEL_YAWS, NOVEL_PITCHES]).deg2rad()
+    novel = G.geometry.orbit(*degrees).to(dtype=torch.float32)
+    cameras = sample_cameras(SEED, [index + 1000 * v for v in range(pictures)])
+    both = Cameras.from_labels(torch.cat([cameras.labels, novel.labels]))
+    cast = render_heads(SEED, [index] * len(both), both, G.resolution)
+    masks = cast.masks / 255
+    images = masks * (cast.images / 255) + 1 - masks
+    return Truth(Target(images[:pictures], masks[:pictures], torch.ones(3)), cameras, novel, images[pictures:])
+
+
+@torch.no_grad()
+def judged(found: Inversion, truth: Truth) -> dict[str, float]:
+    """Returns what counts of one inversion."""
+    away = angle_between(found.cameras, truth.cameras, found.G.geometry)
+    return {
+        "input_db": float(psnr(found.shown(found.cameras)[0], truth.target.images).mean()),
+        "novel_db": float(psnr(found.shown(truth.novel)[0], truth.views).mean()),
+        "camera_deg": float(away.mean()),
+        "seconds": sum(stage.seconds for stage in found.stages),
+        "processor_seconds": sum(stage.processor_seconds for stage in found.stages),
+    }
+
+
+@torch.no_grad()
+def row_of_pictures(found: Inversion, truth: Truth) -> Iterator[Tensor]:
+    """Yields the picture and the six views of the truth, then those of the head that was found, [7, 3, R, R]."""
+    yield torch.cat([truth.target.images[:1], truth.views])
+    yield torch.cat([found.shown(found.cameras[:1])[0], found.shown(truth.novel)[0]])
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Returns the table in Markdown: means in dB and seconds, the median of the camera's errors."""
+    lines = [
+        "| | the picture, dB | six other views, dB | camera, degrees (median) | processor seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, rows in results.items():
+        mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+        angle = statistics.median(row["camera_deg"] for row in rows)
+        lines.append(
+            f"| {name} | {mean['input_db']:.1f} | {mean['novel_db']:.1f} | {angle:.1f} | {mean['processor_seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def variants(without: str, base: Settings) -> dict[str, Settings]:
+    """Returns the settings of each row. Raises ValueError for a row that does not exist."""
+    rows = {"all stages": base}
+    for name in filter(None, without.split(",")):
+        if name == TRUE_CAMERA:
+            rows["the true camera given"] = base
+        elif name in WITHOUT:
+            rows[f"without {name}"] = dataclasses.replace(base, **WITHOUT[name])
+        else:
+            raise ValueError(f"--without={name}: legal are {', '.join(WITHOUT)}, {TRUE_CAMERA}")
+    return rows
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--network", required=True, metavar="PKL")
+@click.option("--heads", type=click.IntRange(min=1), default=12)
+@click.option("--first", type=click.IntRange(min=0), default=0, help="of the heads")
+@click.option("--pictures", type=click.IntRange(min=1), default=1, help="of each head")
+@click.option("--without", default="", metavar="LIST", help=f"a row each, of {','.join(WITHOUT)},{TRUE_CAMERA}")
+@click.option("--splat-steps", type=click.IntRange(min=0), default=Settings().splat_steps)
+@click.option("--only", is_flag=True, help="leave out the row of all stages")
+@click.option("--json", "json_path", metavar="FILE", help="keep all values")
+@click.option("--picture", "picture_path", metavar="PNG", help="draw truth and find of the first row")
+def main(
+    network: str, heads: int, first: int, pictures: int, without: str, splat_steps: int, only: bool,
+    json_path: str | None, picture_path: str | None,
+) -> None:  # fmt: skip
+    """Print the table."""
+    torch.set_num_threads(torch.get_num_threads())
+    G, D = load_generator(network), load_discriminator(network)
+    try:
+        rows = variants(without, dataclasses.replace(Settings(), splat_steps=splat_steps))
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    if only:
+        del rows["all stages"]
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
+    drawn: list[Tensor] = []
+    for index in range(first, first + heads):
+        truth = truth_of(index, pictures, G)
+        for name, settings in rows.items():
+            results[name].append(_measured(G, D, truth, name, settings, drawn if name == next(iter(rows)) else None))
+            click.echo(f"head {index}, {name}: {json.dumps(results[name][-1])}", err=True)
+            if json_path:
+                Path(json_path).write_text(json.dumps({"seed": SEED, "first": first, "rows": results}, indent=1) + "\n")
+    if picture_path:
+        save_image_grid(2 * torch.cat(drawn) - 1, picture_path, 1 + len(NOVEL_YAWS))
+    click.echo(table(results))
+
+
+def _measured(
+    G: Generator, D: Discriminator, truth: Truth, name: str, settings: Settings, drawn: list[Tensor] | None
+) -> dict[str, float]:
+    """Inverts one head and returns what counts; adds its pictures to `drawn`."""
+    begun = time.perf_counter()
+    found = invert(G, D, truth.target, truth.cameras if name == "the true camera given" else None, settings)
+    if drawn is not None:
+        drawn.extend(row_of_pictures(found, truth))
+    return judged(found, truth) | {"wall_seconds": time.perf_counter() - begun}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Finds the head of a trained generator that pictures show."""
+
+from __future__ import annotations
+
+import dnnlib  # before torch: it says how torch's threads wait
+
+# isort: split
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+
+from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
+from gaussian import Cameras
+from metrics.detectors import load_detector
+from metrics.errors import MetricUnavailable
+from metrics.vgg import VGG16
+from torch_utils import distributed
+from training.checkpoint import CheckpointError, load_discriminator, load_generator
+from training.families.base import Discriminator, Generator
+from training.inversion.diagnosis import diagnose
+from training.inversion.files import write_all
+from training.inversion.fitting import Target
+from training.inversion.inversion import NoHeadError, Report, Settings, invert
+from training.inversion.pictures import read_target
+from training.inversion.similarity import Features, PerceptualFeatures
+from training.visualization.camera_paths import read_cameras
+from training.visualization.video import shown_background
+
+DEFAULT = Settings()
+FROM_0, FROM_1 = click.IntRange(min=0), click.IntRange(min=1)
+
+
+# fmt: off
+FILES = group(
+    "Files",
+    option("--network", required=True, metavar="PKL", help="checkpoint: network-snapshot-NNNNNN.pkl"),
+    option("--image", "images", required=True, metavar="FILE,...",
+           help="pictures of one head, square, cropped as the training pictures were; an alpha channel is their mask"),
+    option("--mask", "masks", metavar="FILE,...", help="a mask for each picture, white where the head is"),
+    option("--outdir", required=True, metavar="DIR", help="where the files go"),
+    option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
+           help="auto: CUDA where there is one"),
+)
+
+CAMERA = group(
+    "Camera",
+    option("--camera", metavar="auto|FILE.json", default="auto",
+           help="auto: found with the head; or the pictures' labels, [[25 numbers], ...] as gen_videos.py --path "
+           "reads them, one for each, which are held"),
+    option("--background", metavar="white|black|R,G,B", show_default="the training's, or white",
+           help="behind pictures with masks, numbers in 0..1"),
+)
+
+STAGES = group(
+    "Stages",
+    option("--heads", type=FROM_1, default=DEFAULT.heads, help="that are tried under every camera at first"),
+    option("--starts", type=FROM_1, default=DEFAULT.starts, help="trials that go on from there, of which one is kept"),
+    option("--steps", "latent_steps", type=FROM_0, default=DEFAULT.latent_steps, help="of one latent and the camera"),
+    option("--part-steps", "block_steps", type=FROM_0, default=DEFAULT.block_steps,
+           help="of a latent for each part of the network, and the camera"),
+    option("--tune-steps", "tuning_steps", type=FROM_0, default=DEFAULT.tuning_steps,
+           help="of the network's weights around the latent"),
+    option("--splat-steps", "splat_steps", type=FROM_0, default=DEFAULT.splat_steps,
+           help="of the head's splats, on a leash; of networks that make splats"),
+    option("--perceptual", metavar="PATH",
+           help="also compare the features of the VGG-16 network in this file, vgg16-397923af.pth"),
+    option("--no-features", is_flag=True, help="do not compare features of the checkpoint's discriminator"),
+)
+# fmt: on
+
+
+@click.command(cls=GroupedCommand, context_settings=CONTEXT)
+@FILES
+@CAMERA
+@STAGES
+@version
+@click.pass_context
+def main(
+    ctx: click.Context,
+    network: str, images: str, masks: str | None, outdir: str, device: str,
+    camera: str, background: str | None,
+    heads: int, starts: int, latent_steps: int, block_steps: int, tuning_steps: int, splat_steps: int,
+    perceptual: str | None, no_features: bool,
+) -> None:  # fmt: skip
+    """Find the head that pictures show: its latent, its camera, and a network that is tuned to it.
+
+    Several pictures are several views of one head. The folder gets w.npz (--w-file of other scripts), cameras.json,
+    network-tuned.pkl, a film, the splats, and a page, inversion.html, that says how good it is and why not better.
+
+    \b
+    python invert.py --outdir=out --image=face.png --network=net.pkl
+    python invert.py --outdir=out --image=left.png,front.png --camera=cameras.json --network=net.pkl
+    """
+    ctx.with_resource(dnnlib.stoppable())
+    settings = Settings(
+        heads=heads, starts=starts, latent_steps=latent_steps, block_steps=block_steps, tuning_steps=tuning_steps,
+        splat_steps=splat_steps, features=not no_features,
+    )  # fmt: skip
+    names = images.split(",")
+    try:
+        place = distributed.initialise(device)
+        G = load_generator(network, place)
+        if splat_steps and not G.makes_splats:
+            raise ValueError(f"--splat-steps={splat_steps}: the scenes of this network are no splats; leave it out")
+        target = read_target(names, masks.split(",") if masks else [], G.resolution, shown_background(G, background))
+        target = target.to(place)
+        cameras = _cameras(camera, G, target)
+        D = _discriminator(network, place, settings)
+        features = _perceptual(perceptual, place)
+        folder = dnnlib.make_folder(outdir)
+        with _bar(settings.steps(G.makes_splats)) as report:
+            found = invert(G, D, target, cameras, settings, features, report=report)
+        findings = diagnose(found, D)
+        written = write_all(found, findings, settings, network, names, Path(folder))
+    except NoHeadError as error:
+        raise click.ClickException(
+            f"--image={names[error.picture]}: shows no head that this network could make: the nearest one explains "
+            f"{error.share:.0%} of it. Is it cropped, lit and masked as the training pictures are?"
+        ) from error
+    except (CheckpointError, ValueError, OSError) as error:
+        raise click.ClickException(dnnlib.format_error(error)) from error
+    for finding in findings:
+        click.echo(f"{'' if finding.good else '! '}{finding.what}: {finding.text}", err=True)
+    for path in written:
+        click.echo(path)
+
+
+def _cameras(source: str, G: Generator, target: Target) -> Cameras | None:
+    """Returns the cameras [V] that were given, in model units; None: they are looked for."""
+    if source == "auto":
+        return None
+    cameras = dnnlib.parse_flag("--camera", source, lambda path: read_cameras(path, G.geometry))
+    if len(cameras) != len(target.images):
+        raise ValueError(
+            f"--camera={source}: holds {len(cameras)} cameras, and there are {len(target.images)} pictures"
+        )
+    return cameras.to(G.device)
+
+
+def _discriminator(network: str, device: torch.device, settings: Settings) -> Discriminator | None:
+    """Returns the checkpoint's discriminator; None if it has none, or if nobody asks for it."""
+    if not settings.features:
+        return None
+    try:
+        return load_discriminator(network, device)
+    except CheckpointError as error:
+        if "it holds no discriminator" not in str(error):
+            raise
+        click.echo("The checkpoint holds no discriminator: its features are not compared", err=True)
+        return None
+
+
+def _perceptual(path: str | None, device: torch.device) -> Features | None:
+    """Returns the features of the VGG-16 network in a file. Raises ValueError if it is none."""
+    if path is None:
+        return None
+    try:
+        network = load_detector(path, device, "vgg").network
+    except MetricUnavailable as error:
+        raise ValueError(str(error).replace("--detector-vgg", "--perceptual")) from None
+    if not isinstance(network, VGG16):
+        raise ValueError(f"--perceptual={path}: is not the VGG-16 network")
+    return PerceptualFeatures(network.features)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Report]:
+    """Shows how much is done, on a terminal; lends the function that is told stages and their steps."""
+    layout = "{desc:8s} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=total, desc="search", bar_format=layout, leave=False, disable=None) as bar:
+
+        def report(stage: str, steps: int) -> None:
+            bar.set_description_str(stage, refresh=False)
+            bar.update(steps)
+
+        yield report
+
+
+if __name__ == "__main__":
+    main()

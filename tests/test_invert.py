@@ -1,0 +1,106 @@
+"""Tests invert.py: its files, and what reads them. What it finds: tests/training/inversion/."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import extract_mesh
+import gen_samples
+from gaussian import load_ply
+from invert import main
+from tests.training.inversion.heads import write_network
+from training.checkpoint import load_discriminator, load_generator
+from training.images import quantize
+from training.visualization.camera_paths import read_cameras, write_cameras
+from training.visualization.latents import frontal_ws, load_ws
+
+QUICK = ("--heads=4", "--starts=2", "--steps=8", "--part-steps=4", "--tune-steps=4", "--splat-steps=4", "--device=cpu")
+FILES = {"w.npz", "cameras.json", "network-tuned.pkl", "head.ply", "fit.png", "views.png", "film.mp4",
+         "inversion.json", "inversion.html"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint_path(tmp_path_factory, geometry):
+    return write_network(tmp_path_factory.mktemp("network"), geometry)
+
+
+@pytest.fixture(scope="module")
+def pictures(checkpoint_path, tmp_path_factory):
+    """Two views of a head of the network, with alpha, and their cameras."""
+    G, folder = load_generator(checkpoint_path), tmp_path_factory.mktemp("pictures")
+    cameras = G.geometry.orbit(torch.tensor([0.3, -0.2]))
+    ws = frontal_ws(G, torch.randn(1, G.z_dim, generator=torch.Generator().manual_seed(3)), psi=1.0)
+    with torch.no_grad():
+        out = G.render(G.synthesis(ws), cameras.reshape(1, 2), 64)
+    rgba = torch.cat([quantize(out.image[0]), quantize(2 * out.alpha[0] - 1)], 1)
+    paths = [folder / f"{i}.png" for i in range(2)]
+    for path, values in zip(paths, rgba, strict=True):
+        Image.fromarray(values.permute(1, 2, 0).numpy()).save(path)
+    write_cameras(folder / "cameras.json", cameras, G.geometry)
+    return [str(path) for path in paths], str(folder / "cameras.json")
+
+
+def run(*options, code=0):
+    result = CliRunner().invoke(main, [*map(str, options), *QUICK])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def found(checkpoint_path, pictures, tmp_path_factory):
+    outdir = tmp_path_factory.mktemp("found")
+    return outdir, run(f"--network={checkpoint_path}", f"--image={pictures[0][0]}", f"--outdir={outdir}")
+
+
+def test_all_files_are_there_and_named(found):
+    outdir, result = found
+    assert {path.name for path in outdir.iterdir()} == FILES
+    assert result.stdout.splitlines()[0] == str(outdir / "w.npz")
+    assert {line.rsplit("/", 1)[-1] for line in result.stdout.splitlines()} == FILES
+    assert "model: the network as it is meets the pictures to" in result.stderr
+    record = json.loads((outdir / "inversion.json").read_text())
+    assert [stage["name"] for stage in record["stages"]] == ["search", "latent", "parts", "weights", "splats"]
+    assert Image.open(outdir / "fit.png").size == (3 * 192, 192)
+
+
+def test_the_page_needs_nothing_else_and_says_why(found):
+    text = (found[0] / "inversion.html").read_text()
+    assert text.startswith("<!doctype html>") and text.count("data:image/png;base64,") == 2
+    assert "http" not in text.replace("http://www.w3.org", "")
+    assert "How good it is, and why not better" in text and "deviations from the mean head" in text
+
+
+def test_other_scripts_read_what_was_found(found, checkpoint_path, tmp_path):
+    outdir, _ = found
+    network = outdir / "network-tuned.pkl"
+    G = load_generator(network)
+    ws, camera = load_ws(outdir / "w.npz", G), read_cameras(outdir / "cameras.json", G.geometry)
+    assert ws.shape == (1, G.block_ws, G.w_dim) and len(camera) == 1
+    assert load_discriminator(network).state_dict().keys() == load_discriminator(checkpoint_path).state_dict().keys()
+    arguments = [f"--network={network}", f"--w-file={outdir / 'w.npz'}", f"--outdir={tmp_path}", "--device=cpu"]
+    for script, more in ((gen_samples, ("--yaws=0",)), (extract_mesh, ("--resolution=16", "--views=4"))):
+        result = CliRunner().invoke(script.main, [*arguments, *more])
+        assert result.exit_code == 0, result.output
+    assert load_ply(outdir / "head.ply").num_splats == G.scene_numbers
+
+
+def test_several_pictures_with_given_cameras(checkpoint_path, pictures, tmp_path):
+    images, cameras = pictures
+    options = (f"--network={checkpoint_path}", f"--image={','.join(images)}", f"--camera={cameras}")
+    run(*options, f"--outdir={tmp_path}", "--no-features")
+    record = json.loads((tmp_path / "inversion.json").read_text())
+    assert record["pictures"] == images and len(record["psnr_db"]) == 2
+    assert record["yaw_deg"] == pytest.approx([np.rad2deg(0.3), np.rad2deg(-0.2)], abs=0.01)
+    assert Image.open(tmp_path / "fit.png").size == (3 * 192, 2 * 192)
+
+
+def test_splats_are_refused_where_there_are_none(checkpoint_path, pictures, tmp_path, monkeypatch):
+    G = load_generator(checkpoint_path)
+    G.makes_splats = False
+    monkeypatch.setattr("invert.load_generator", lambda path, device: G)
+    result = run(f"--network={checkpoint_path}", f"--image={pictures[0][0]}", f"--outdir={tmp_path}", code=1)
+    assert "--splat-steps=4: the scenes of this network are no splats" in result.output

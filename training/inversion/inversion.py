@@ -1,0 +1,233 @@
+"""Inverts pictures: runs the stages one after the other, and keeps what each of them reached."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gaussian import Cameras, Gaussians
+from gaussian.scene import Scene
+from training.families.base import Discriminator, Generator
+from training.inversion.cameras import Tracker, angle_between, grid_of_cameras
+from training.inversion.fitting import Fit, Fitter, Target
+from training.inversion.latents import LatentSpace, measure_latents
+from training.inversion.similarity import DiscriminatorFeatures, Features, Similarity, psnr
+from training.inversion.tuning import refine_splats, tune_generator
+from training.visualization.video import checkpoint_info
+
+YAWS, PITCHES = 9, 3  # cameras that are tried
+WIDER = 1.3  # than the data's yaws reach
+PITCH_RANGE = 0.25  # radians
+CHECK_STEPS = 12  # of a camera that was given, to see whether it would rather be elsewhere
+LEAST_EXPLAINED = 0.35  # share of a picture's variance below which it shows no head that the network could make
+Report = Callable[[str, int], object]  # is told a stage and how many of its steps were done
+
+
+class NoHeadError(ValueError):
+    """Says that a picture shows no head that the network could make."""
+
+    def __init__(self, picture: int, share: float):
+        super().__init__(f"picture {picture}: {share:.0%} of it explained")
+        self.picture, self.share = picture, share
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Says how long and how freely is searched. A stage of 0 steps is left out."""
+
+    heads: int = 24  # that the search tries under every camera
+    starts: int = 3  # trials that go on from there
+    start_steps: int = 16
+    latent_steps: int = 60  # of one w
+    block_steps: int = 40  # of a w for each part
+    tuning_steps: int = 60  # of the generator's weights
+    splat_steps: int = 0  # of the splats
+    rate: float = 0.15  # of the latents, standard deviations a step
+    tuning_rate: float = 5e-4
+    prior: float = 0.01  # weight of the latent's squared distance from the mean
+    leash: float = 0.02  # weight of the parts' squared distance from one another
+    locality: float = 1.0  # weight of how much other heads may change while the network is tuned
+    hold: float = 0.5  # weight of how much views from elsewhere may change while weights or splats are tuned
+    splat_leash: float = 0.01  # weight of the splats' squared changes
+    features: bool = True  # whether the discriminator's features are compared
+    moves_camera: bool = True  # whether a camera that was found moves along with the latent
+
+    def steps(self, splats: bool) -> int:
+        """Returns the steps of all stages together, for a network that makes splats, or does not."""
+        search = self.heads + (0 if self.starts == 1 else self.start_steps)
+        return search + self.latent_steps + self.block_steps + self.tuning_steps + (self.splat_steps if splats else 0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Holds what the pictures looked like after a stage."""
+
+    name: str
+    psnr: list[float]  # dB of each picture
+    seconds: float  # that it took
+    processor_seconds: float
+
+
+@dataclass
+class Inversion:
+    """Holds what was found: the head, its cameras, the tuned network, and how far each stage came."""
+
+    target: Target
+    G: Generator  # tuned, or as it was
+    original: Generator
+    space: LatentSpace
+    coordinates: Tensor  # [K, D] in `space`
+    ws: Tensor  # [1, num_ws or block_ws, w_dim]
+    cameras: Cameras  # [V] in model units
+    scene: Scene  # of one head, its splats refined if that was asked for
+    refined: bool  # whether `scene` is more than the network makes of `ws`
+    motion: Tensor  # [V, 7] of the cameras from where the search, or the user, put them
+    rivals: list[tuple[float, float]]  # trials of the search: loss, angle in degrees from the one that was chosen
+    strayed: list[float] | None  # degrees that a given camera would rather be elsewhere; None: cameras were found
+    stages: list[Stage] = field(default_factory=list)
+
+    @torch.no_grad()
+    def shown(self, cameras: Cameras, scene: Scene | None = None) -> tuple[Tensor, Tensor]:
+        """Returns rgb [V, 3, R, R] in 0..1 and alpha [V, 1, R, R] of the head from cameras [V]."""
+        size, behind = self.target.images.shape[-1], self.target.background
+        out = self.G.render(self.scene if scene is None else scene, cameras.reshape(1, -1), size, behind)
+        return out.rgb[0].clamp(0, 1), out.alpha[0]
+
+
+class Clock:
+    """Times stages, and measures the pictures after each of them."""
+
+    def __init__(self, target: Target):
+        self.target, self.stages = target, list[Stage]()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._begun = time.perf_counter(), time.process_time()
+
+    @torch.no_grad()
+    def note(self, name: str, fitter: Fitter, G: Generator, scene: Scene, cameras: Cameras) -> None:
+        """Notes a stage that has ended with one scene under cameras [V]."""
+        took = time.perf_counter() - self._begun[0], time.process_time() - self._begun[1]
+        images = self.target.images
+        shown = G.render(scene, cameras.reshape(1, -1), images.shape[-1], self.target.background).rgb[0]
+        self.stages.append(Stage(name, psnr(shown, images).tolist(), *took))
+        self._restart()
+
+
+def invert(
+    G: Generator,
+    D: Discriminator | None,  # whose features are compared; None: none are
+    target: Target,
+    cameras: Cameras | None,  # [V] in model units; None: they are looked for
+    settings: Settings = Settings(),
+    perceptual: Features | None = None,
+    start: tuple[Tensor, Cameras] | None = None,  # coordinates [1, 1, D] and cameras [1, V] to begin at, not to search
+    report: Report = lambda stage, steps: None,
+) -> Inversion:
+    """Finds the head and the cameras of pictures; nothing about G or D changes."""
+    clock, info = Clock(target), checkpoint_info(G)
+    features = DiscriminatorFeatures(D) if D is not None and settings.features else None
+    fitter = Fitter(G, measure_latents(G), target, Similarity(target.images, target.masks, features, perceptual))
+    try:
+        fit, rivals = _begin(fitter, cameras, settings, start, report)
+        clock.note("search", fitter, G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
+        moves = cameras is None and settings.moves_camera
+        fit = _descend(fitter, fit, settings, moves, clock, report)
+        _require_heads(fitter, fit)
+        tuned, scene = G, fitter.scene(fit.coordinates)
+        if settings.tuning_steps:
+            tuned = tune_generator(
+                fitter, fit, info.yaw_limits, settings.tuning_steps, settings.tuning_rate, settings.locality,
+                settings.hold, lambda n: report("weights", n),
+            )  # fmt: skip
+            scene = tuned.synthesis(fitter.ws(fit.coordinates))
+            clock.note("weights", fitter, tuned, scene, fit.tracker.cameras[0])
+        refined = bool(settings.splat_steps) and isinstance(scene, Gaussians)
+        if refined:
+            assert isinstance(scene, Gaussians)
+            scene = refine_splats(
+                fitter, tuned, scene.detach(), fit.tracker.cameras, info.yaw_limits, settings.splat_steps,
+                settings.splat_leash, settings.hold, lambda n: report("splats", n),
+            )  # fmt: skip
+            clock.note("splats", fitter, tuned, scene, fit.tracker.cameras[0])
+        strayed = None if cameras is None else _strayed(fitter, fit)
+    finally:
+        if features is not None:
+            features.release()
+    return Inversion(
+        target, tuned, G, fitter.space, fit.coordinates[0], fitter.ws(fit.coordinates), fit.tracker.cameras[0], scene,
+        refined, fit.tracker.motion[0], rivals, strayed, clock.stages,
+    )  # fmt: skip
+
+
+def _begin(
+    fitter: Fitter,
+    cameras: Cameras | None,
+    settings: Settings,
+    start: tuple[Tensor, Cameras] | None,
+    report: Report,
+) -> tuple[Fit, list[tuple[float, float]]]:
+    """Returns one trial, and all that it was chosen from as (loss, degrees from the chosen one)."""
+    G = fitter.G
+    if start is not None:
+        tracker = Tracker.at(start[1] if cameras is None else cameras.reshape(1, -1), G.geometry)
+        return Fit(start[0], tracker, start[0].new_zeros(1)), []
+    low, high = checkpoint_info(G).yaw_limits
+    middle, half = (low + high) / 2, WIDER * (high - low) / 2
+    yaws, pitches = (
+        torch.linspace(middle - half, middle + half, YAWS),
+        torch.linspace(-PITCH_RANGE, PITCH_RANGE, PITCHES),
+    )
+    cells = grid_of_cameras(G.geometry, yaws, pitches).to(G.device)
+    given = cameras is not None
+    fit = fitter.search(
+        cells if cameras is None else cameras, given, settings.heads, settings.starts, lambda n: report("search", n)
+    )
+    if len(fit.losses) > 1:
+        fit = fitter.descend(
+            fit, settings.start_steps, settings.rate, settings.prior, 0.0, settings.moves_camera and not given,
+            lambda n: report("starts", n),
+        )  # fmt: skip
+    best = int(fit.losses.argmin())
+    found = fit.tracker.cameras
+    apart = angle_between(found, found[best : best + 1].expand(*found.shape), G.geometry).amax(1)
+    rivals = sorted(zip(fit.losses.tolist(), apart.tolist(), strict=True))
+    return fit.chosen(best), rivals
+
+
+def _descend(fitter: Fitter, fit: Fit, settings: Settings, moves: bool, clock: Clock, report: Report) -> Fit:
+    """Runs the stages of one w, and of a w for each part."""
+    G, s = fitter.G, settings
+    if s.latent_steps:
+        fit = fitter.descend(fit, s.latent_steps, s.rate, s.prior, 0.0, moves, lambda n: report("latent", n))
+        clock.note("latent", fitter, G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
+    parts = G.block_ws or G.num_ws
+    if s.block_steps and parts > 1:
+        fit = Fit(fit.coordinates.expand(-1, parts, -1).contiguous(), fit.tracker, fit.losses)
+        fit = fitter.descend(fit, s.block_steps, s.rate / 2, s.prior, s.leash, moves, lambda n: report("parts", n))
+        clock.note("parts", fitter, G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
+    return fit
+
+
+@torch.no_grad()
+def _require_heads(fitter: Fitter, fit: Fit) -> None:
+    """Raises NoHeadError for the first picture of which latent and camera explain too little."""
+    size, target = fitter.target.images.shape[-1], fitter.target
+    shown = fitter.seen(fitter.scene(fit.coordinates), fit.tracker.cameras, size)[0, :, :3]
+    error = (shown - target.images).square().mean((1, 2, 3))
+    explained = 1 - error / target.images.var((2, 3), correction=0).mean(1)
+    for i, share in enumerate(explained.tolist()):
+        if not share >= LEAST_EXPLAINED:
+            raise NoHeadError(i, max(share, 0.0))
+
+
+def _strayed(fitter: Fitter, fit: Fit) -> list[float]:
+    """Returns how many degrees given cameras [V] move when they may, the head held."""
+    given = fit.tracker.cameras
+    free = fitter.track(Fit(fit.coordinates, Tracker.at(given, fitter.G.geometry), fit.losses), CHECK_STEPS)
+    moved: list[float] = angle_between(given, free.tracker.cameras, fitter.G.geometry)[0].tolist()
+    return moved
