@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.families import ball, specks, told
-from torch_utils import distributed
+from tests.families.runs import keep_small
 from training.data.synthetic.synthesize import synthesize_heads
 from training.families import FAMILIES, register
 
@@ -18,7 +18,7 @@ def families() -> Iterator[None]:
     """The families of these tests, known while the tests run."""
     before = dict(FAMILIES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "usable_cores", lambda: 1)
+        keep_small(patch)
         for family in (ball.FAMILY, specks.FAMILY, told.FAMILY):
             register(family)
         yield

@@ -6,14 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 import torch
 from click.testing import CliRunner
 
 import train
+from torch_utils import distributed
 from training import checkpoint
+from training.runs import monitor
 
-TRAIN = ("--tick=0.016", "--network-snap=1", "--img-snap=1", "--metrics=none", "--device=cpu",
+TRAIN = ("--tick=0.016", "--network-snap=1", "--img-snap=9", "--metrics=none", "--device=cpu",
          "--no-validate", "--workers=0")  # fmt: skip
+
+
+def keep_small(patch: pytest.MonkeyPatch) -> None:
+    """Lets runs take one thread, and draw few pictures: tests/test_train.py has the whole ones.
+
+    Two that wait for each other's threads on shared cores are many times slower.
+    """
+    patch.setattr(distributed, "usable_cores", lambda: 1)
+    patch.setattr(monitor, "GRID_ROWS", 1)
+    patch.setattr(monitor, "save_camera_histogram", lambda *_: None)
 
 
 def run(command: click.Command, *arguments: object, code: int = 0) -> str:

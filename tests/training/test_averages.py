@@ -13,8 +13,8 @@ from click.testing import CliRunner
 import calc_metrics
 import convert_checkpoint
 import train
+from tests.families.runs import keep_small
 from tests.training.gan import make_step
-from torch_utils import distributed
 from torch_utils.training_stats import Collector
 from training import averages, checkpoint
 from training.checkpoint import CheckpointError, load_averages, load_checkpoint, load_generator, save_checkpoint
@@ -78,9 +78,9 @@ COMMON = ["--kimg=0.064", "--tick=0.032", "--batch=8", "--batch-gpu=8", "--netwo
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_core():
+def small():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "usable_cores", lambda: 1)
+        keep_small(patch)
         yield
 
 

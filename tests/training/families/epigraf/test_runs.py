@@ -18,9 +18,8 @@ import gen_samples
 import gen_videos
 import report
 import train
-from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
+from tests.families.runs import TRAIN, assert_equal, keep_small, run, snapshots, train_run
 from tests.training.families.epigraf.small import discriminator_config, generator_config, run_config
-from torch_utils import distributed
 from training.checkpoint import load_checkpoint, load_generator
 from training.data.synthetic.synthesize import synthesize_heads
 from training.families import FAMILIES
@@ -45,7 +44,7 @@ def preset() -> Iterator[None]:
     objective = run_config().objective.changed(anneal_kimg=0.03, swap_fade_kimg=0.03, augment="ada", augment_kimg=0.1)
     known, small = FAMILIES["epigraf"], Preset(G, D, objective, fields)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "usable_cores", lambda: 1)
+        keep_small(patch)
         patch.setitem(
             FAMILIES, "epigraf", dataclasses.replace(known, presets={**known.presets, "epigraf-small": small})
         )

@@ -19,9 +19,8 @@ import gen_videos
 import report
 import train
 from gaussian import load_ply
-from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
+from tests.families.runs import TRAIN, assert_equal, keep_small, run, snapshots, train_run
 from tests.training.families.gsgan.small import discriminator_config, generator_config, run_config
-from torch_utils import distributed
 from training.checkpoint import load_checkpoint, load_generator
 from training.data.synthetic.synthesize import synthesize_heads
 from training.families import FAMILIES
@@ -39,7 +38,7 @@ def preset() -> Iterator[None]:
     small = Preset(generator_config(), discriminator_config(), run_config().objective, fields)
     known = FAMILIES["gsgan"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distributed, "usable_cores", lambda: 1)
+        keep_small(patch)
         patch.setitem(FAMILIES, "gsgan", dataclasses.replace(known, presets={**known.presets, "gsgan-small": small}))
         yield
 
