@@ -22,14 +22,13 @@ def _videos(name: str, argv: str, message: str, **more) -> Case:
 
 
 CASES = [
-    Case("samples: no network", SAMPLES, _GOOD[1:], "Missing option '--network'", real=True),
+    Case("samples: no network", SAMPLES, _GOOD[1:], "Missing option '--network'"),
     Case(
         "samples: outdir is a file",
         SAMPLES,
         _FILE,
         "--outdir=TMP/file: .* TMP/file is no folder",
         make=spoil.file("file"),
-        real=True,
     ),
     Case(
         "samples: outdir below a file",
@@ -79,7 +78,6 @@ CASES = [
         _FILE,
         "--outdir=TMP/file: .* TMP/file is no folder",
         make=spoil.file("file"),
-        real=True,
     ),
     Case(
         "film: outdir below a file",

@@ -27,7 +27,7 @@ _BARE_SET, _BROKEN_SET = spoil.copied_set(_without_masks), spoil.copied_set(_bro
 _GOOD_SET = spoil.copied_set(lambda root: None)
 
 CASES = [
-    Case("no --data", "train", (), "Missing option '--data'", real=True),
+    Case("no --data", "train", (), "Missing option '--data'"),
     Case("an unknown flag of train.py", "train", ("--data={DATA}", "--lr=1"), "No such option '--lr'"),
     _case("batch is not a multiple of batch-gpu", "--batch=6 --batch-gpu=4", "--batch=6 is not a multiple of --gpus x --batch-gpu = 1 x 4"),
     _case("kimg is no number", "--kimg=long", "'--kimg': 'long' is not a valid float"),
