@@ -1,4 +1,4 @@
-"""Two gloo ranks against one process: the gradients of the first step, and twenty steps to the bit."""
+"""Two gloo ranks against one process: the gradients of the first step, and eight steps to the bit."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,6 @@ import torch
 from tests.torch_utils.ranks import run_ranks
 from tests.training.gan import ADAPTIVE, RELATIVISTIC, make_step, network
 from torch_utils import distributed
-
-STEPS = 20
 
 
 def first_gradients(rank, dtype, objective):
@@ -54,9 +52,7 @@ def train(rank, batch_gpu, steps, objective):
     return lines, {n: t.numpy() for n, t in (tensors | dict(step.objective.state())).items()}
 
 
-@pytest.mark.parametrize(
-    ("batch_gpu", "steps", "objective"), [(4, STEPS, {}), (2, 4, {}), (2, 3, RELATIVISTIC), (4, 10, ADAPTIVE)]
-)
+@pytest.mark.parametrize(("batch_gpu", "steps", "objective"), [(2, 4, {}), (2, 3, RELATIVISTIC), (4, 8, ADAPTIVE)])
 def test_steps_of_two_ranks_are_those_of_one_process_to_the_bit(batch_gpu, steps, objective):
     """With one and with two micro-batches a rank: the sums over micro-batches and over ranks form one tree."""
     lines, networks = train(0, batch_gpu, steps, objective)

@@ -225,8 +225,9 @@ def test_discriminators(name: str) -> None:
             check(found.extras["angles"], golden["phi_theta"])
 
 
-@pytest.mark.parametrize("name", DISCRIMINATORS)
-def test_gradient_penalty(name: str) -> None:
+def test_gradient_penalty() -> None:
+    """Of the default one; the others are made of the same layers, and test_discriminators has what they compute."""
+    name = "CCSEncoderDiscriminator"
     D, golden = discriminator(name), GOLDEN["discriminators"][name]["r1_64px_alpha_0.4"]
     images = noise((4, 3, 64, 64), 2010).double().clamp(-1, 1).requires_grad_(True)
     logits = D.outputs(images, Conditioning(torch.empty(0), fade=0.4)).logits
