@@ -3,14 +3,13 @@
     python -m benchmarks.directions --network=PKL                            # fits the reader of traits, then the table
     python -m benchmarks.directions --network=PKL --picture=docs/images/edits.png
 
-The traits of a generated head are read off its pictures by a small network that is fitted here, on heads whose traits
-are known, seen from the same two places. Its own error on heads that it has not seen comes first: what it cannot read
-is left out. One thread of a CPU takes some minutes; --cache keeps the ray-cast pictures.
+The traits of a generated head are read off its pictures by kernel regression on heads whose traits are known, seen from
+the same two places. Its own error on heads that it has not seen comes first: what it cannot read is left out. One thread
+of a CPU takes some minutes, most of them to cast rays; --cache keeps those pictures.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +19,8 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import machine
@@ -39,12 +39,12 @@ SEED = 9090  # of the ray-cast heads; data sets are made with small seeds
 YAWS = (0.0, 0.9)  # radians: from the front, and from a side
 SIZE = 64  # px
 HELD_OUT = 500  # ray-cast heads that the reader's error is measured on
-BATCH, STEPS, RATE = 32, 3000, 2e-3
+BLUR = 0.7  # px, of what the reader sees
+WIDTH, RIDGE = 1.0, 3e-3  # of its kernels, over the mean squared distance of two heads; added to the kernel of a head
 READ = 0.6  # share of a trait's variance that the reader must tell
-TABLE_FROM = 2000  # generated heads whose traits the supervised directions are found from
 FIRST_JUDGED = 1_000_000  # seed of the first generated head that directions are judged on
 AMOUNT = 2.0  # standard deviations that heads are moved to either side
-UNSUPERVISED = 10  # directions of each kind, of which the best for a trait is taken
+UNSUPERVISED = 8  # directions of each kind, of which the best for a trait is taken
 PICTURED = ("skin", "hair", "beard", "smile", "width", "shoulder_width")
 AT_ONCE = 64
 
@@ -79,22 +79,27 @@ def traits_of(indices: range) -> Tensor:
 # ---------------------------------------------------------------- the reader of traits
 
 
-class Reader(nn.Module):
-    """Maps pictures [B, 3 V, 64, 64] in 0..1 to standardised traits [B, T]. Places matter to it: nothing is pooled."""
+def features_of(pictures: Tensor) -> Tensor:
+    """Returns what the reader sees [N, F] of pictures uint8 [N, 3 V, 64, 64]: a little blurred, and half as large."""
+    parts = [F.avg_pool2d(blurred(some / 255, BLUR), 2).flatten(1) for some in pictures.split(AT_ONCE)]
+    return torch.cat(parts)
 
-    def __init__(self, traits: int) -> None:
-        super().__init__()
-        widths = (3 * len(YAWS), 24, 48, 64, 96)
-        layers: list[nn.Module] = []
-        for inner, outer in itertools.pairwise(widths):
-            layers += [nn.Conv2d(inner, outer, 3, 2, 1), nn.GroupNorm(4, outer), nn.LeakyReLU(0.1)]
-        self.network = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 256), nn.LeakyReLU(0.1), nn.Linear(256, traits)
-        )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        result: Tensor = self.network(2 * pictures - 1)
-        return result
+class Reader:
+    """Maps pictures to standardised traits by kernel ridge regression with Gaussian kernels on what it has seen."""
+
+    def __init__(self, pictures: Tensor, traits: Tensor) -> None:
+        self.seen = features_of(pictures)
+        distances = torch.cdist(self.seen, self.seen).square()
+        self.width = WIDTH * float(distances.mean())
+        kernel = torch.exp(-distances / self.width).double()
+        kernel.diagonal().add_(RIDGE)
+        self.weights = torch.cholesky_solve(traits.double(), torch.linalg.cholesky(kernel)).float()
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Returns traits [N, T] of pictures uint8 [N, 3 V, 64, 64]."""
+        distances = torch.cdist(features_of(pictures), self.seen).square()
+        return torch.exp(-distances / self.width) @ self.weights
 
 
 def ray_cast(indices: range, geometry: Geometry, cache: Path | None) -> Tensor:
@@ -118,33 +123,6 @@ def ray_cast(indices: range, geometry: Geometry, cache: Path | None) -> Tensor:
     return pictures
 
 
-def spoiled(pictures: Tensor, rng: torch.Generator) -> Tensor:
-    """Blurs pictures [B, C, H, W] in 0..1, stretches contrasts, adds noise and moves by a pixel."""
-    strength = torch.rand(3, generator=rng).tolist()
-    x = blurred(pictures, 1.2 * strength[0])
-    x = (x - 1) * (0.9 + 0.2 * torch.rand(len(x), 1, 1, 1, generator=rng)) + 1
-    x = x + 0.03 * strength[1] * torch.randn(x.shape, generator=rng)
-    moved = torch.randint(-1, 2, (2,), generator=rng).tolist()
-    return torch.roll(x, moved, dims=(2, 3)).clamp(0, 1)
-
-
-def fit(pictures: Tensor, traits: Tensor) -> Reader:
-    """Fits the reader to pictures uint8 [N, C, H, W] and standardised traits [N, T]: Adam, mean squared error."""
-    torch.manual_seed(0)
-    rng = torch.Generator().manual_seed(SEED)
-    reader = Reader(traits.shape[1])
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=RATE, weight_decay=0.02)
-    for step in tqdm(range(STEPS), desc="fit", leave=False, disable=None):
-        rows = torch.randint(len(pictures), (BATCH,), generator=rng)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, step / 200) * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
-        loss = (reader(spoiled(pictures[rows] / 255, rng)) - traits[rows]).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return reader.eval().requires_grad_(False)
-
-
 @dataclass(frozen=True)
 class Reading:
     """Holds a fitted reader, and what it can read."""
@@ -165,20 +143,17 @@ class Reading:
 
     def traits(self, pictures: Tensor) -> Tensor:
         """Returns the traits that are kept [N, K], standardised on the ray-cast heads, off uint8 [N, 3 V, 64, 64]."""
-        parts = [self.reader(some / 255) for some in pictures.split(256)]
-        return torch.cat(parts)[:, self.kept]
+        return self.reader(pictures)[:, self.kept]
 
 
 def fitted(geometry: Geometry, count: int, cache: Path | None) -> Reading:
     """Fits a reader on `count` ray-cast heads, and measures it on HELD_OUT others."""
-    pictures, traits = ray_cast(range(count), geometry, cache), traits_of(range(count))
-    mean, std = traits.mean(0), traits.std(0)
-    reader = fit(pictures, (traits - mean) / std)
-    others = range(count, count + HELD_OUT)
-    truth = (traits_of(others) - mean) / std
-    read = torch.cat([reader(some / 255) for some in ray_cast(others, geometry, cache).split(256)])
-    told = 1 - (read - truth).square().mean(0) / truth.var(0, correction=0)
-    return Reading(reader, told, mean, std)
+    pictures, traits = ray_cast(range(count + HELD_OUT), geometry, cache), traits_of(range(count + HELD_OUT))
+    mean, std = traits[:count].mean(0), traits[:count].std(0)
+    truth = (traits - mean) / std
+    reader = Reader(pictures[:count], truth[:count])
+    error = (reader(pictures[count:]) - truth[count:]).square().mean(0)
+    return Reading(reader, 1 - error / truth[count:].var(0, correction=0), mean, std)
 
 
 # ---------------------------------------------------------------- generated heads
@@ -233,7 +208,7 @@ def effect_of(G: Generator, reading: Reading, found: Directions, ws: Tensor, spr
     return Effect(found.names, torch.stack(rows))
 
 
-def table(reading: Reading, ratio: Tensor, told: Tensor, effects: Mapping[str, Effect]) -> list[str]:
+def lines_of(reading: Reading, ratio: Tensor, told: Tensor, effects: Mapping[str, Effect]) -> list[str]:
     """Returns the lines of a Markdown table, a trait a row, those first that w tells best."""
     heads = ["trait", "read", "spread", "told by w"]
     heads += [f"{kind}: moved" for kind in effects]
@@ -278,16 +253,19 @@ def save_picture(path: Path, G: Generator, found: Directions, seed: int) -> None
 
 @click.command()
 @click.option("--network", required=True, help="trained on ray-cast heads over white")
-@click.option("--heads", default=4000, show_default=True, help="ray-cast heads that the reader learns from")
-@click.option("--judged", default=32, show_default=True, help="generated heads that directions are judged on")
+@click.option("--heads", default=3500, show_default=True, help="ray-cast heads that the reader learns from")
+@click.option(
+    "--table", default=1500, show_default=True, help="generated heads that directions are found from by traits"
+)
+@click.option("--judged", default=24, show_default=True, help="generated heads that directions are judged on")
 @click.option("--psi", default=0.7, show_default=True, help="truncation of these")
 @click.option("--cache", type=click.Path(path_type=Path), help="folder that keeps the ray-cast pictures")
 @click.option("--scores", type=click.Path(path_type=Path), help="keep the traits as a table for find_directions.py")
 @click.option("--picture", type=click.Path(path_type=Path), help="also draw a head moved along some directions")
 @click.option("--picture-seed", default=3, show_default=True)
 def main(
-    network: str, heads: int, judged: int, psi: float, cache: Path | None, scores: Path | None, picture: Path | None,
-    picture_seed: int,
+    network: str, heads: int, table: int, judged: int, psi: float,
+    cache: Path | None, scores: Path | None, picture: Path | None, picture_seed: int,
 ) -> None:  # fmt: skip
     """Prints what directions of w do to the traits of heads."""
     torch.set_num_threads(1)
@@ -299,7 +277,7 @@ def main(
     reading = fitted(G.geometry, heads, cache)
     unread = ", ".join(f"{NAMES[k]} {share:.2f}" for k, share in enumerate(reading.told.tolist()) if share < READ)
     click.echo(f"The reader tells {READ} of the variance, or more, of {len(reading.kept)} traits; not of {unread}")
-    seeds = range(TABLE_FROM)
+    seeds = range(table)
     read = reading.traits(pictures_of(G, ws_of(G, seeds, 1.0)))
     ratio = read.std(0)  # traits are standardised on ray-cast heads
     rows = Scores(tuple(seeds), tuple(reading.names), read.double().numpy())
@@ -316,7 +294,7 @@ def main(
     ws = ws_of(G, range(FIRST_JUDGED, FIRST_JUDGED + judged), psi)
     effects = {kind: effect_of(G, reading, found, ws, ratio) for kind, found in kinds.items()}
     told = kinds["scores"].shares
-    click.echo("\n".join([*table(reading, ratio, told, effects), "", *summary(reading, told, effects)]))
+    click.echo("\n".join([*lines_of(reading, ratio, told, effects), "", *summary(reading, told, effects)]))
     if picture:
         save_picture(picture, G, kinds["scores"], picture_seed)
     click.echo(f"{Path(network).name}, {time.perf_counter() - started:.0f} s with one thread; {machine.in_one_line()}")

@@ -37,6 +37,7 @@ COMMANDS = {
     "splatgan-view": "view:main",
     "splatgan-directions": "find_directions:main",
     "splatgan-invert": "invert:main",
+    "splatgan-onnx": "export_onnx:main",
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

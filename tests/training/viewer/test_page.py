@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from benchmarks.browser import PATIENCE, open_page
 from tests.training.viewer.balls import BallGenerator, make_studio, psnr
-from tests.training.viewer.browser import PATIENCE, needs_browser, open_page
+from tests.training.viewer.browser import needs_browser
 from tests.training.visualization import toys
 from training.control.blocks import Blocks
 from training.viewer.pace import Pace, Quality

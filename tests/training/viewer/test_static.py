@@ -8,8 +8,9 @@ import re
 import numpy as np
 import pytest
 
+from benchmarks.browser import open_page, picture_of
 from tests.training.viewer.balls import make_studio, psnr
-from tests.training.viewer.browser import needs_browser, open_page, picture_of
+from tests.training.viewer.browser import needs_browser
 from tests.training.visualization import toys
 from training.viewer import static
 from training.viewer.static import write_page

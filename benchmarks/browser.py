@@ -1,0 +1,91 @@
+"""Drives a headless Chromium over its DevTools socket."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = ("--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+           "--remote-debugging-port=0", "--hide-scrollbars", "--no-first-run", "--disable-background-networking",
+           "--disable-extensions", "--mute-audio")  # fmt: skip
+
+PATIENCE = 900.0  # seconds for what takes a few; software rendering on a busy core is slow
+
+
+class Tab:
+    """One page. `errors` holds what the page's programs complained of."""
+
+    def __init__(self, socket):
+        self.socket, self.numbers, self.errors = socket, itertools.count(1), []
+
+    def call(self, method: str, **parameters):
+        number = next(self.numbers)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self.socket.recv(timeout=PATIENCE))
+            if answer.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(answer["params"]["exceptionDetails"])
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def value(self, expression: str):
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def wait(self, expression: str):
+        """Waits until an expression is true."""
+        end = time.monotonic() + PATIENCE
+        while not self.value(expression):
+            assert time.monotonic() < end, f"waited in vain for {expression}; {self.errors}"
+            time.sleep(0.2)
+
+    def screenshot(self, path: Path) -> np.ndarray:
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        return np.asarray(Image.open(path).convert("RGB"))
+
+
+@contextlib.contextmanager
+def open_page(address: str, profile: Path, size: tuple[int, int] = (900, 600)):
+    """Opens an address in a browser of its own, which ends with the block. size: width, height."""
+    from websockets.sync.client import connect
+
+    command = [PROGRAM, *OPTIONS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "about:blank"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        place = profile / "DevToolsActivePort"
+        for _ in range(600):
+            if place.exists() and place.read_text().strip():
+                break
+            time.sleep(0.1)
+        port = place.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=PATIENCE) as answer:
+            [target] = [t for t in json.load(answer) if t["type"] == "page"]
+        with connect(target["webSocketDebuggerUrl"], max_size=None, open_timeout=PATIENCE) as socket:
+            tab = Tab(socket)
+            tab.call("Runtime.enable")
+            tab.call("Page.enable")
+            tab.call("Page.navigate", url=address)
+            yield tab
+    finally:
+        process.terminate()
+        process.wait(timeout=PATIENCE)
+
+
+def picture_of(address: str) -> np.ndarray:
+    """Decodes a data: address of a PNG as uint8 [H, W, 3]."""
+    import io
+
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"))
