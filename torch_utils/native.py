@@ -38,6 +38,7 @@ LOCK_SILENCE = 20.0  # seconds without a heartbeat after which a lock's holder, 
 ANNOUNCE_AFTER = 5.0  # seconds that another package's build takes before it is announced
 POLL = 0.1  # seconds between two looks at a lock
 POOL = Path(__file__).parent / "csrc" / "pool.h"  # threads for loops, for libraries that include it
+NUMBERS = POOL.with_name("numbers.h")  # float32 and bfloat16, for libraries that include it
 HEADER_SUFFIXES = {".h", ".hpp", ".inc"}
 MESSAGE_TAIL = 2000  # characters of compiler output kept
 

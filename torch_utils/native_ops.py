@@ -117,7 +117,7 @@ def _library() -> ctypes.CDLL:
 @functools.cache
 def _load() -> ctypes.CDLL | None:
     try:
-        library = native.load_library("image_ops", [SOURCE, native.POOL], FLAGS)
+        library = native.load_library("image_ops", [SOURCE, native.POOL, native.NUMBERS], FLAGS)
     except native.BuildError:
         return None
     pointer, count, number, whole = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int

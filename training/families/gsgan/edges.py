@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE
 from training.families.gsgan.config import RATIO
-from training.families.gsgan.pointwise import linear
+from training.families.gsgan.pointwise import linear, sibling_attention
 from training.networks.discriminator import ConvLayer
 from training.networks.layers import AdaptiveNorm, FullyConnected
 
@@ -39,8 +39,8 @@ class EdgeLayers(nn.Module):
         self.conv_w = _two_layers(features, features // 2, features, filter_key)
         self.conv_x = _two_layers(2 * features, features, features, filter_key)
 
-    def first_layers(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the first layers' parts for x [..., C]: of the other end and of the own, [..., C/2 + C] each.
+    def first_layers(self, x: Tensor) -> Tensor:
+        """Returns the first layers' parts for x [..., C]: of the other end, then of the own, [..., 2 (C/2 + C)].
 
         The first C/2 are W's, W(x_j - x_i) = W x_j + (bias - W x_i), the rest V's,
         V [x_i, x_j - x_i] = V_2 x_j + ((V_1 - V_2) x_i + bias).
@@ -50,19 +50,16 @@ class EdgeLayers(nn.Module):
         v_own, v_difference = v.chunk(2, dim=1)
         weight = torch.cat([w, v_difference, -w, v_own - v_difference])
         bias = torch.cat([torch.zeros_like(w_bias), torch.zeros_like(v_bias), w_bias, v_bias])
-        other, own = linear(x, weight, bias).chunk(2, dim=-1)
-        return other, own
+        return linear(x, weight, bias)
 
-    def attend(self, first: Tensor, dim: int, scale: Tensor | None = None) -> Tensor:
-        """Returns the attended values [..., C] for the first layers' sums [..., C/2 + C], with edges along `dim`.
+    def second_layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns weight and bias of W's second layer, then of V's."""
+        return (*_matrix(self.conv_w, 1, LRELU_GAIN), *_matrix(self.conv_x, 1, LRELU_GAIN))
 
-        scale: [C] multiplies the result.
-        """
+    def attend(self, first: Tensor, dim: int) -> Tensor:
+        """Returns the attended values [..., C] for the first layers' sums [..., C/2 + C], with edges along `dim`."""
         features = F.leaky_relu_(first, LRELU_SLOPE)
-        w, w_bias = _matrix(self.conv_w, 1, LRELU_GAIN)
-        v, v_bias = _matrix(self.conv_x, 1, LRELU_GAIN)
-        if scale is not None:
-            v, v_bias = v * scale[:, None], v_bias * scale
+        w, w_bias, v, v_bias = self.second_layers()
         for_weights, for_values = features.split([w.shape[1], v.shape[1]], dim=-1)
         # The softmax of a low type is computed in float32 and rounded once.
         shares = linear(for_weights, w, w_bias).softmax(dim=dim)
@@ -90,7 +87,7 @@ class NeighbourEdges(EdgeLayers):
         rows = x.transpose(0, 1).flatten(1, 2)  # [B, N, C] with N = A P
         y = self.norm(rows, self.norm.gamma(w)[:, None], self.norm.beta(w)[:, None])
         nearest = nearest_others(y, self.neighbours)  # [B, N, K]
-        other, own = self.first_layers(y.to(low_dtype or y.dtype))
+        other, own = self.first_layers(y.to(low_dtype or y.dtype)).chunk(2, dim=-1)
         index = nearest.flatten(1)[..., None].expand(-1, -1, other.shape[-1])  # [B, N K, C/2 + C]
         gathered = other.gather(1, index).unflatten(1, (-1, self.neighbours))  # [B, N, K, C/2 + C]
         attended = self.attend(gathered + own[:, :, None], dim=2)
@@ -115,6 +112,7 @@ class SiblingEdges(EdgeLayers):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns features [A, B, P, C] for x of the same shape, in its type; siblings are RATIO consecutive in A."""
-        other, own = self.first_layers(x.unflatten(0, (-1, RATIO)))  # [A / 4, 4, B, P, C/2 + C]
-        attended = self.attend(other[:, None] + own[:, :, None], dim=2, scale=self.ls)  # [A / 4, 4, B, P, C]
-        return x + attended.flatten(0, 1)
+        w, w_bias, v, v_bias = self.second_layers()
+        scaled = v * self.ls[:, None], v_bias * self.ls  # goes into the weights: no pass over the points
+        rows = x.flatten(1, 2).unflatten(0, (-1, RATIO))  # [A / 4, 4, B P, C]
+        return sibling_attention(rows, self.first_layers(rows), w, w_bias, *scaled).view(x.shape)

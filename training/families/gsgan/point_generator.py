@@ -17,7 +17,7 @@ from training.families.gsgan import hierarchy
 from training.families.gsgan.config import CHILD_CLAMP, RATIO, GeneratorConfig, published_constants
 from training.families.gsgan.edges import NeighbourEdges, SiblingEdges
 from training.families.gsgan.hierarchy import Attributes
-from training.families.gsgan.pointwise import linear, residual_mlp
+from training.families.gsgan.pointwise import divided, residual_mlp
 from training.networks.layers import AdaptiveNorm, FullyConnected, Mlp, TransformerBlock
 from training.networks.point_encoding import PointEncoding
 
@@ -62,10 +62,8 @@ class Upsample(nn.Module):
         gain = math.sqrt(0.5)
         low, layer = x.to(low_dtype or x.dtype), self.subpixel
         weight = layer.weight * (layer.weight_gain * LRELU_GAIN * gain)
-        own = linear(low, weight, layer.bias * (LRELU_GAIN * gain), activate=True)
-        own = own.unflatten(-1, (RATIO, -1)).movedim(-2, 1)  # [A, 4, B, P, C_out]
         shared = self.res_fc(low, gain).to(x.dtype) if hasattr(self, "res_fc") else x * gain
-        return (own + shared[:, None]).flatten(0, 1)
+        return divided(low, shared, weight, layer.bias * (LRELU_GAIN * gain))
 
 
 class ModulatedMlp(nn.Module):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_utils import point_ops
 from training.families.gsgan import hierarchy, pointwise
 from training.families.gsgan.edges import EdgeLayers, NeighbourEdges, SiblingEdges
 from training.networks.discriminator import ConvLayer
@@ -41,6 +42,77 @@ def test_linear(activate: bool) -> None:
 def test_residual_mlp() -> None:
     inputs = random((3, 2, 5), (9, 5), (9,), (5, 9), (5,))
     assert_twins(pointwise.residual_mlp, pointwise.residual_mlp_reference, inputs)
+
+
+NATIVE = {  # function, twin, shapes of its tensors; those of points come first
+    "MLP": (pointwise.residual_mlp, pointwise.residual_mlp_reference,
+            ((8, 3, 70, 24), (96, 24), (96,), (24, 96), (24,))),
+    "division": (pointwise.divided, pointwise.divided_reference,
+                 ((8, 3, 70, 12), (8, 3, 70, 20), (80, 12), (80,))),
+    "attention": (pointwise.sibling_attention, pointwise.sibling_attention_reference,
+                  ((2, 4, 210, 24), (2, 4, 210, 72), (24, 12), (24,), (24, 24), (24,))),
+}  # fmt: skip
+needs_native = pytest.mark.skipif(not point_ops.available(), reason="no C++ compiler, or SPLATGAN_NATIVE=0")
+
+
+def outcome(function: Callable[..., Tensor], inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Value and gradients of a function of points and parameters, all of a type."""
+    leaves = [part.detach().to(dtype).requires_grad_() for part in inputs]
+    value = function(*leaves)
+    (seed,) = random(value.shape, seed=1)
+    return [value, *torch.autograd.grad(value, leaves, seed.detach().bfloat16().to(dtype))]
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NATIVE)
+def test_native_code_is_its_twin_in_float64(name: str, dtype: torch.dtype) -> None:
+    function, twin, shapes = NATIVE[name]
+    inputs = [part.bfloat16() for part in random(*shapes)]
+    assert point_ops.usable(inputs[0].to(dtype)) and not point_ops.usable(inputs[0].double())
+    # Worst seen, relative to the rms: 8e-7 and 2e-2. bfloat16 rounds between the operations, and turns single slopes of a leaky
+    # ReLU. The bias of shares has no gradient, for which the twin finds rounding errors.
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 4e-2}[dtype]
+    for a, b in zip(outcome(function, inputs, dtype), outcome(twin, inputs, torch.float64), strict=True):
+        assert a.dtype == dtype and a.shape == b.shape
+        assert (a - b).norm() <= tolerance * b.norm() + 1e-10
+
+
+@needs_native
+@pytest.mark.parametrize("name", NATIVE)
+def test_threads_do_not_change_a_bit(name: str) -> None:
+    function, _, shapes = NATIVE[name]
+    before, outcomes = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            outcomes.append(outcome(function, random(*shapes), torch.bfloat16)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*outcomes)
+
+
+@needs_native
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_shows(value: float) -> None:
+    """A step is skipped for it: no activation may hide it."""
+    for function, _, shapes in NATIVE.values():
+        for dtype in point_ops.DTYPES:
+            inputs = random(*shapes)
+            inputs[0].data.flatten()[5] = value
+            assert not outcome(function, inputs, dtype)[0].isfinite().all()
+
+
+@needs_native
+def test_gelu_far_out_and_at_0() -> None:
+    x = torch.tensor([-3e38, -200.0, -20.0, -13.0, -5.0, -1e-3, 0.0, 1e-30, 1e-3, 5.0, 13.0, 200.0, 3e38])
+    slope, exact = x.repeat(9, 1), x.double().requires_grad_()
+    hidden = point_ops.gelu_(slope, torch.zeros_like(x))
+    expected = F.gelu(exact)
+    expected.sum().backward()
+    assert exact.grad is not None
+    torch.testing.assert_close(hidden[8].double(), expected.detach(), rtol=1e-6, atol=5e-7)  # worst seen 3e-7
+    torch.testing.assert_close(slope[8].double(), exact.grad, rtol=1e-6, atol=5e-7)
 
 
 def by_formula(layers: EdgeLayers, x: Tensor, others: Tensor) -> Tensor:
