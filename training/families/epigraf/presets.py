@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from gaussian.geometry import REFERENCE_HALF_EXTENT
 from training.families.base import Preset, RunFields
@@ -18,7 +19,8 @@ from training.families.epigraf.objective import EpigrafObjectiveConfig
 BATCH, BATCH_GPU, G_LR, D_LR = 64, 16, 0.0025, 0.002
 NARROW, WIDE = 12.0, 30.0  # degrees of field of view
 WIDE_CUBE = 0.475, 0.75, 1.25  # half its edge, and where rays begin and end, in distances of the camera
-ANYWHERE = {"pose": "spherical", "theta_std": math.pi, "phi_std": math.pi / 2, "fov": WIDE}  # evenly over the sphere
+# Evenly over the sphere; what the middles of the outermost pixels see there is a pixel less than published.
+ANYWHERE: dict[str, Any] = {"pose": "spherical", "theta_std": math.pi, "phi_std": math.pi / 2, "fov": WIDE}
 
 
 def unit(fov: float) -> float:

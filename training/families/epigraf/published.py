@@ -30,7 +30,7 @@ from training.families.epigraf.discriminator import (
 )
 from training.families.epigraf.generator import Generator
 from training.families.epigraf.objective import EpigrafObjectiveConfig
-from training.families.epigraf.presets import BATCH, BATCH_GPU, D_LR, G_LR, NARROW, PRESETS
+from training.families.epigraf.presets import ANYWHERE, BATCH, BATCH_GPU, D_LR, G_LR, NARROW, PRESETS
 from training.families.epigraf.settings import Settings
 from training.published.discriminator import fitting
 from training.published.pickle_file import StoredFile, StoredNetwork
@@ -261,7 +261,9 @@ class EpigrafPublished(PublishedFormat):
         return PublishedRun(
             preset=name or "published",
             discriminator=found,
-            objective=EpigrafObjectiveConfig(gamma=gamma, blur_sigma=0.0),  # runs that go on have no blur
+            objective=EpigrafObjectiveConfig(  # runs that go on have no blur
+                gamma=gamma, blur_sigma=0.0, **({} if faces else {**ANYWHERE, "fov": fov})
+            ),
             geometry=Geometry(
                 (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, ((focal, 0.0, 0.5), (0.0, focal, 0.5), (0.0, 0.0, 1.0))
             ),
