@@ -58,6 +58,7 @@ SLOW = {
     "tests/training/families/cgs/test_golden.py::test_discriminator": 10,
     "tests/training/families/cgof/test_golden.py::": 60,
     "tests/training/families/eg3d/test_eg3d.py::": 9,
+    "tests/training/families/epigraf/test_classes.py::": 30,
     "tests/training/families/epigraf/test_discriminator.py::test_published": 7,
     "tests/training/families/epigraf/test_generator.py::": 35,
     "tests/training/families/epigraf/test_objective.py::": 20,

@@ -11,6 +11,9 @@ import pytest
 from PIL import Image
 
 from training.data.classes import MOST, read_classes
+from training.data.image_store import DatasetError
+from training.data.making.camera_angles import import_angles
+from training.data.making.convert import convert_set
 from training.data.poses import PoseLaw
 from training.dataset import ImageDataset
 
@@ -87,3 +90,24 @@ def test_classes_beside_labels_of_cameras(tmp_path: Path) -> None:
 def test_a_class_that_is_missing_is_told(tmp_path: Path) -> None:
     dataset = ImageDataset(write_set(tmp_path / "set", labels=numbered([0, 1, 1])), pose_law=LAW)
     assert dataset.num_classes == 0 and "00003.png: every image needs a class" in (dataset.class_problem or "")
+
+
+ANGLES = [[0.5, 1.2, 0], [-0.5, 1.4, 0], [0.2, 1.7, 0], [-0.1, 1.5, 0]]
+
+
+def test_import_and_convert_keep_them(tmp_path: Path) -> None:
+    theirs = write_set(
+        tmp_path / "theirs", labels=numbered([2, 0, 2, 1]), camera_angles=numbered(ANGLES), num_classes=4
+    )
+    ours = import_angles(theirs, tmp_path / "ours").images
+    convert_set(ours, tmp_path / "again.zip", resolution=4)
+    for path in (ours, tmp_path / "again.zip"):
+        dataset = ImageDataset(path)
+        assert dataset.num_classes == 4 and dataset.classes.tolist() == [2, 0, 2, 1]
+    other = write_set(tmp_path / "other", labels=numbered([[0.5, 2.0]] * 4), camera_angles=numbered(ANGLES))
+    assert any(
+        "4 labels are no classes, and are not read" in note for note in import_angles(other, tmp_path / "o").notes
+    )
+    torn = write_set(tmp_path / "torn", labels=numbered([2, 0, 2]), camera_angles=numbered(ANGLES))
+    with pytest.raises(DatasetError, match="00003: every image needs a class, and this one has none"):
+        import_angles(torn, tmp_path / "t")
