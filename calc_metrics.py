@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dnnlib  # before torch: it says how torch's threads wait
-
-# isort: split
-
 import itertools
 import json
 import os
@@ -18,6 +14,7 @@ from typing import Any
 import click
 import torch
 
+import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from metrics.measuring import estimate

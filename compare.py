@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dnnlib  # before torch: it says how torch's threads wait
-
-# isort: split
-
 import json
 import os
 import sys
@@ -17,6 +13,7 @@ from typing import Any
 import click
 import torch
 
+import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from torch_utils import distributed, launcher

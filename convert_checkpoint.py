@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dnnlib  # before torch: it says how torch's threads wait
-
-# isort: split
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +10,7 @@ from typing import Any
 import click
 import torch
 
+import dnnlib
 from dnnlib.command import in_a_folder, version
 from training.checkpoint import (
     RECORDS,

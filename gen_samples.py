@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dnnlib  # before torch: it says how torch's threads wait
-
-# isort: split
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -19,6 +15,7 @@ import torch
 from click.core import ParameterSource
 from torch import Tensor
 
+import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, in_a_folder, option, version
 from gaussian import Gaussians, Scene, Splats, save_splats
 from gaussian.export import FORMATS, check_format

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dnnlib  # before torch: it says how torch's threads wait
-
-# isort: split
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
+import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
 from gaussian import Cameras
 from torch_utils import distributed, memory

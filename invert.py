@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dnnlib  # before torch: it says how torch's threads wait
-
-# isort: split
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +10,7 @@ import click
 import torch
 from tqdm import tqdm
 
+import dnnlib
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from gaussian import Cameras
 from metrics.detectors import load_detector

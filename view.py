@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dnnlib  # before torch: it says how torch's threads wait
-
-# isort: split
-
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+import dnnlib
 from dnnlib.command import CONTEXT, GroupedCommand, group, in_a_folder, option, version
 from torch_utils import distributed
 from training.checkpoint import CheckpointError

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import itertools
 import json
 import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,10 +29,11 @@ PATIENCE = 900.0  # seconds for what takes a few; software rendering on a busy c
 class Tab:
     """One page. `errors` holds what the page's programs complained of."""
 
-    def __init__(self, socket):
-        self.socket, self.numbers, self.errors = socket, itertools.count(1), []
+    def __init__(self, socket: Any) -> None:  # a websockets connection
+        self.socket, self.numbers = socket, itertools.count(1)
+        self.errors: list[dict[str, Any]] = []
 
-    def call(self, method: str, **parameters):
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self.numbers)
         self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -38,14 +42,15 @@ class Tab:
                 self.errors.append(answer["params"]["exceptionDetails"])
             if answer.get("id") == number:
                 assert "error" not in answer, answer
-                return answer["result"]
+                result: dict[str, Any] = answer["result"]
+                return result
 
-    def value(self, expression: str):
+    def value(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, expression: str):
+    def wait(self, expression: str) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + PATIENCE
         while not self.value(expression):
@@ -58,17 +63,18 @@ class Tab:
 
 
 @contextlib.contextmanager
-def open_page(address: str, profile: Path, size: tuple[int, int] = (900, 600)):
+def open_page(address: str, profile: Path, size: tuple[int, int] = (900, 600)) -> Iterator[Tab]:
     """Opens an address in a browser of its own, which ends with the block. size: width, height."""
     from websockets.sync.client import connect
 
+    assert PROGRAM is not None, "Chromium is not installed"
     command = [PROGRAM, *OPTIONS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         place = profile / "DevToolsActivePort"
-        for _ in range(600):
-            if place.exists() and place.read_text().strip():
-                break
+        end = time.monotonic() + PATIENCE
+        while not (place.exists() and place.read_text().strip()):
+            assert time.monotonic() < end and process.poll() is None, "the browser does not start"
             time.sleep(0.1)
         port = place.read_text().split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=PATIENCE) as answer:
@@ -86,6 +92,4 @@ def open_page(address: str, profile: Path, size: tuple[int, int] = (900, 600)):
 
 def picture_of(address: str) -> np.ndarray:
     """Decodes a data: address of a PNG as uint8 [H, W, 3]."""
-    import io
-
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"))

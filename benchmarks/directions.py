@@ -3,9 +3,9 @@
     python -m benchmarks.directions --network=PKL                            # fits the reader of traits, then the table
     python -m benchmarks.directions --network=PKL --picture=docs/images/edits.png
 
-The traits of a generated head are read off its pictures by kernel regression on heads whose traits are known, seen from
-the same two places. Its own error on heads that it has not seen comes first: what it cannot read is left out. One thread
-of a CPU takes some minutes, most of them to cast rays; --cache keeps those pictures.
+The traits of a generated head are read off its pictures by kernel regression on heads whose traits are known, seen
+from the same two places. Its own error on heads that it has not seen comes first: what it cannot read is left out.
+One thread of a CPU takes some minutes, most of them to cast rays; --cache keeps those pictures.
 """
 
 from __future__ import annotations

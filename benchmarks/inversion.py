@@ -100,7 +100,8 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
         mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
         angle = statistics.median(row["camera_deg"] for row in rows)
         lines.append(
-            f"| {name} | {mean['input_db']:.1f} | {mean['novel_db']:.1f} | {angle:.1f} | {mean['processor_seconds']:.0f} |"
+            f"| {name} | {mean['input_db']:.1f} | {mean['novel_db']:.1f} | {angle:.1f} "
+            f"| {mean['processor_seconds']:.0f} |"
         )
     return "\n".join(lines)
 

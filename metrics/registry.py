@@ -242,6 +242,9 @@ def used_detector(name: str, detector: str | Detector | None, detector_vgg: str 
     return used if isinstance(used, Detector) else None
 
 
+AT_ITS_WIDEST = {"truncation_psi": 1.0, "mirror": False}  # what no protocol changes
+
+
 @exact_float32()
 def compute_metric(
     name: str,  # see parse_metric
@@ -278,8 +281,7 @@ def compute_metric(
     outcome = entry.compute(spec, sampling, network)
     protocol = {
         "background": background if dataset.has_masks else f"{background}; reals as stored (no masks)",
-        "truncation_psi": 1.0,
-        "mirror": False,
+        **AT_ITS_WIDEST,
         "seed": seed,
         "cameras": "of random data items",
         "conditioning": "the rendering camera",

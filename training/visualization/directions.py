@@ -50,8 +50,10 @@ class Directions:
         """Returns both together. Raises ValueError if a name is in both."""
         if twice := set(self.names) & set(other.names):
             raise ValueError(f"two directions are called {min(twice)!r}")
-        parts = (torch.cat(pair) for pair in ((self.axes, other.axes), (self.deviations, other.deviations)))
-        return Directions(self.network, self.names + other.names, *parts, torch.cat([self.shares, other.shares]))
+        axes, deviations = torch.cat([self.axes, other.axes]), torch.cat([self.deviations, other.deviations])
+        return Directions(
+            self.network, self.names + other.names, axes, deviations, torch.cat([self.shares, other.shares])
+        )
 
 
 def network_key(G: Generator) -> str:

@@ -70,8 +70,8 @@ def test_native_code_is_its_twin_in_float64(name: str, dtype: torch.dtype) -> No
     function, twin, shapes = NATIVE[name]
     inputs = [part.bfloat16() for part in random(*shapes)]
     assert point_ops.usable(inputs[0].to(dtype)) and not point_ops.usable(inputs[0].double())
-    # Worst seen, relative to the rms: 8e-7 and 2e-2. bfloat16 rounds between the operations, and turns single slopes of a leaky
-    # ReLU. The bias of shares has no gradient, for which the twin finds rounding errors.
+    # Worst seen, relative to the rms: 8e-7 and 2e-2. bfloat16 rounds between the operations, and turns single slopes of
+    # a leaky ReLU. The bias of shares has no gradient, for which the twin finds rounding errors.
     tolerance = {torch.float32: 1e-6, torch.bfloat16: 4e-2}[dtype]
     for a, b in zip(outcome(function, inputs, dtype), outcome(twin, inputs, torch.float64), strict=True):
         assert a.dtype == dtype and a.shape == b.shape
