@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -35,9 +36,15 @@ def is_worker() -> bool:
 def serve(turn: Callable[[], object]) -> None:
     """Does a turn for every line of standard input, and answers with its seconds of processor and of wall."""
     for _ in sys.stdin:
-        start = time.process_time(), time.perf_counter()
+        start = clocks()
         turn()
-        print(json.dumps([time.process_time() - start[0], time.perf_counter() - start[1]]), flush=True)
+        print(json.dumps([now - then for now, then in zip(clocks(), start, strict=True)]), flush=True)
+
+
+def clocks() -> tuple[float, float]:
+    """Returns the seconds of processor time, of this process and of its children that have ended, and those of wall."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages), time.perf_counter()
 
 
 def compare(script: str, arguments: Sequence[str], other: Path, rounds: int) -> dict[str, Any]:
@@ -71,12 +78,13 @@ def compare(script: str, arguments: Sequence[str], other: Path, rounds: int) -> 
     return result
 
 
-def report(result: dict[str, Any], what: str) -> None:
-    """Prints what `compare` returns."""
+def report(result: dict[str, Any], what: str, pieces: int = 1) -> None:
+    """Prints what `compare` returns; milliseconds are those of one of a turn's pieces."""
     for clock in ("processor", "wall"):
         values = result[clock]
         print(
-            f"{what}, {clock} time: other {values['other_s'] * 1e3:.1f} ms, this {values['this_s'] * 1e3:.1f} ms, "
+            f"{what}, {clock} time: other {values['other_s'] / pieces * 1e3:.1f} ms, "
+            f"this {values['this_s'] / pieces * 1e3:.1f} ms, "
             f"ratio {values['ratio']:.3f} (medians of {result['rounds']} rounds)"
         )
 

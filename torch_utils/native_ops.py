@@ -89,6 +89,15 @@ def activation_grad(grad: Tensor, by: Tensor, slope: float, clamp: float) -> Ten
     return y
 
 
+def pixels(rgb: Tensor) -> Tensor:
+    """Turns contiguous float32 images [N, 3, H, W] in 0..1 into uint8 in channels last; see `quantize_rgb`."""
+    assert rgb.dtype == torch.float32 and rgb.shape[1] == 3 and rgb.is_contiguous()
+    y = torch.empty(rgb.shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    size = rgb.shape[2] * rgb.shape[3]
+    _library().image_ops_pixels(rgb.data_ptr(), y.data_ptr(), len(rgb), size, torch.get_num_threads())
+    return y
+
+
 def _empty(x: Tensor, height: int, width: int) -> Tensor:
     return torch.empty(
         (len(x), x.shape[1], height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
@@ -128,6 +137,7 @@ def _load() -> ctypes.CDLL | None:
         "fir_transpose": (*images[:3], whole, ctypes.POINTER(count), whole),
         "activate": (*images[:3], whole, count, number, number, whole),
         "mask": (*images[:3], whole, count, number, number, whole),
+        "pixels": (pointer, pointer, count, count, whole),
     }
     for name, types in signatures.items():
         function = getattr(library, f"image_ops_{name}")

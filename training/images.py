@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gaussian import Cameras
+from torch_utils import native_ops
 
 
 def composite(images: Tensor, masks: Tensor | None, background: Tensor) -> Tensor:
@@ -47,3 +48,10 @@ def quantize(image: Tensor) -> Tensor:
     here use this function only.
     """
     return (image + 1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def quantize_rgb(rgb: Tensor) -> Tensor:
+    """Images [N, 3, H, W] in 0..1 as uint8 in channels last: bit for bit quantize(2 rgb - 1), in one pass on CPUs."""
+    if rgb.device.type == "cpu" and rgb.dtype == torch.float32 and not rgb.requires_grad and native_ops.available():
+        return native_ops.pixels(rgb.contiguous())
+    return quantize(2 * rgb - 1).contiguous(memory_format=torch.channels_last)

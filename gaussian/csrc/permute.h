@@ -89,9 +89,17 @@ struct BitTable {
 };
 inline constexpr BitTable BIT_TABLE;
 
+alignas(64) constexpr int32_t LANE_NUMBERS[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 // Writes first + i for every set bit i of mask (16 bits), in order, and returns how many; may write 16 entries. A loop
 // over the bits would mispredict its end at almost every mask.
 SPLAT_INLINE int compress(uint32_t mask, int32_t first, int32_t* out) {
+#if defined(__AVX512F__)
+  const VI numbers = load(LANE_NUMBERS) + first;
+  const VI chosen = __builtin_ia32_compresssi512_mask(numbers, numbers, static_cast<uint16_t>(mask));
+  std::memcpy(out, &chosen, sizeof chosen);
+  return __builtin_popcount(mask);
+#else
   int n = 0;
   for (int half = 0; half < 2; ++half) {
     uint32_t byte = mask >> (8 * half) & 255;
@@ -99,6 +107,7 @@ SPLAT_INLINE int compress(uint32_t mask, int32_t first, int32_t* out) {
     n += __builtin_popcount(byte);
   }
   return n;
+#endif
 }
 
 }  // namespace splat

@@ -164,7 +164,9 @@ alignas(64) constexpr int32_t LANE_BITS[LANES] = {1,   2,   4,    8,    16,   32
 
 // Bit i of the result is set where lane i of a comparison is true.
 SPLAT_INLINE uint32_t bits(VI mask) {
-#if defined(__AVX512F__)
+#if defined(__AVX512DQ__)
+  return static_cast<uint32_t>(__builtin_ia32_cvtd2mask512(mask)) & 0xffffu;
+#elif defined(__AVX512F__)
   typedef int8_t S16 __attribute__((vector_size(16)));
   typedef char C16 __attribute__((vector_size(16)));
   return static_cast<uint32_t>(__builtin_ia32_pmovmskb128(reinterpret_cast<C16>(__builtin_convertvector(mask, S16))));

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import block_ops, native_ops, ops
+from training.images import quantize, quantize_rgb
 
 pytestmark = pytest.mark.skipif(not native_ops.available(), reason="no C++ compiler, or SPLATGAN_NATIVE=0")
 
@@ -97,3 +98,23 @@ def test_other_images_are_left_to_the_twins(monkeypatch):
     assert not native_ops.usable(image(5, torch.float32, 2, 3, 8, 8))
     monkeypatch.setattr(native_ops, "_load", lambda: None)
     assert not native_ops.usable(x)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pictures_of_8_bits_are_those_of_the_twin(threads):
+    """Numbers at, beside and between the steps, and beyond them, in images of many and of few pixels."""
+    steps = torch.arange(-10, 266, dtype=torch.float32) / 255
+    halves = (torch.arange(-10, 266, dtype=torch.float32) + 0.5) / 255
+    beside = torch.cat([x.nextafter(torch.tensor(y)) for x in (steps, halves) for y in (-9.0, 9.0)])
+    beyond = torch.tensor([-1e30, -4.0, 4.0, 1e30])
+    drawn = torch.rand(2 * 3 * 130 * 130, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
+    numbers = torch.cat([steps, halves, beside, beyond, drawn])[: 2 * 3 * 130 * 130]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for images in (numbers.view(2, 3, 130, 130), numbers[:30].view(2, 3, 1, 5)):
+            assert torch.equal(native_ops.pixels(images), quantize(2 * images - 1))
+            assert quantize_rgb(images).is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(quantize_rgb(images.double()), quantize(2 * images.double() - 1))
+    finally:
+        torch.set_num_threads(before)

@@ -159,6 +159,24 @@ void mask(const T* x, const T* by, T* y, int64_t first, int64_t end, Activation 
   for (int64_t i = first; i < end; ++i) narrow(wide(x[i]) * activation.derivative(wide(by[i])), y[i]);
 }
 
+// (2 x - 1 + 1) 127.5 of three planes, rounded to the nearest (ties to even) and clamped to 0..255, side by side. The
+// steps are those of the twin, which takes images in -1..1. NaN gives 0.
+void pixels(const float* planes, int64_t plane, int64_t size, uint8_t* out) {
+  constexpr int64_t PART = 256;
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  uint8_t rows[3][PART];
+  for (int64_t first = 0; first < size; first += PART) {
+    const int64_t n = std::min(PART, size - first);
+    for (int c = 0; c < 3; ++c)
+      for (int64_t i = 0; i < n; ++i) {
+        const float image = 2.0f * planes[c * plane + first + i] - 1.0f, y = (image + 1.0f) * 127.5f;
+        const float positive = y > 0.0f ? y : 0.0f, bounded = positive < 255.0f ? positive : 255.0f;
+        rows[c][i] = static_cast<uint8_t>(static_cast<int32_t>((bounded + magic) - magic));
+      }
+    for (int64_t i = 0; i < n; ++i, out += 3) out[0] = rows[0][i], out[1] = rows[1][i], out[2] = rows[2][i];
+  }
+}
+
 splat::Threads* threads = new splat::Threads;  // never freed: they sleep until the process ends
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] { threads = new splat::Threads; });
 
@@ -219,6 +237,16 @@ void image_ops_activate(const void* x, const void* added, void* y, int low, int6
     else
       activate(static_cast<const float*>(x), static_cast<const float*>(added), static_cast<float*>(y), first, end,
                {slope, bound});
+  });
+}
+
+// Float planes [count, 3, size] become bytes [count, size, 3].
+void image_ops_pixels(const float* planes, uint8_t* out, int64_t images, int64_t size, int count) {
+  const int64_t parts = (size + CHUNK - 1) / CHUNK;
+  const splat::TeamLease lease(*threads, count);
+  lease.team().loop(static_cast<int>(images * parts), [&](int k) {
+    const int64_t image = k / parts * 3 * size, first = k % parts * CHUNK;
+    pixels(planes + image + first, size, std::min<int64_t>(CHUNK, size - first), out + image + 3 * first);
   });
 }
 

@@ -22,7 +22,8 @@ HISTOGRAM_BIN_DEGREES = 2.5
 def image_grid(images: Tensor, columns: int) -> Tensor:
     """Tiles images into one, row by row; cells that are left over are white.
 
-    images: float [N, 3, H, W] in -1..1 or uint8. Returns uint8 [3, rows * H, columns * W] on the CPU.
+    images: float [N, 3, H, W] in -1..1 or uint8. Returns uint8 [3, rows * H, columns * W] on the CPU; a
+    single picture is not copied.
     Raises ValueError if there is no image, or if the shape or `columns` is not legal.
     """
     if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
@@ -31,6 +32,8 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
         raise ValueError(f"columns must be at least 1, got {columns}")
     pixels = (images if images.dtype == torch.uint8 else quantize(images)).cpu()
     count, channels, height, width = pixels.shape
+    if count == columns == 1:
+        return pixels[0]
     rows = math.ceil(count / columns)
     cells = torch.full((rows * columns, channels, height, width), 255, dtype=torch.uint8)
     cells[:count] = pixels

@@ -21,7 +21,7 @@ from gaussian.scene import Scene
 from training.families import family
 from training.families.base import CheckpointInfo, Generator
 from training.families.inspection import Inspection, View
-from training.images import quantize
+from training.images import quantize, quantize_rgb
 from training.visualization.grids import color_depth, color_normals, depth_range, image_grid
 
 PANELS = ("image", "alpha", "depth", "normals")
@@ -81,7 +81,7 @@ def render_panels(G: Generator, scene: Scene, cameras: Cameras, look: Look) -> T
     panels = []
     for name in look.show:
         if name == "image":
-            panel = quantize(out.image.flatten(0, 1)).cpu()
+            panel = quantize_rgb(out.rgb.flatten(0, 1)).cpu()
         elif name == "alpha":
             panel = quantize(2 * alpha - 1).cpu().expand(-1, 3, -1, -1)
         elif name == "depth":
@@ -90,7 +90,8 @@ def render_panels(G: Generator, scene: Scene, cameras: Cameras, look: Look) -> T
         else:
             panel = color_normals(depth, alpha, cameras.intrinsics.flatten(0, 1), background)
         panels.append(panel)
-    return torch.cat(panels, dim=-1).unflatten(0, tuple(cameras.shape))
+    joined = panels[0] if len(panels) == 1 else torch.cat(panels, dim=-1)
+    return joined.unflatten(0, tuple(cameras.shape))
 
 
 @torch.no_grad()
