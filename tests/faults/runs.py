@@ -18,7 +18,8 @@ from training.checkpoint import SNAPSHOT_PATTERN, STATE_NAME, read_progress
 # 20 steps; a state every 0.3 s.
 RUN: dict[str, Any] = {"preset": "micro", "kimg": 0.16, "state_minutes": 0.005}
 TICK = 40  # images
-FLAGS = ("--batch=8", "--batch-gpu=4", f"--tick={TICK / 1000}", "--precision=fp32")
+FLAGS = ("--batch=8", "--batch-gpu=4", f"--tick={TICK / 1000}", "--precision=fp32",
+         "--gaussian-num-pts=64", "--cmax=16", "--map-depth=2")  # fmt: skip
 PATIENCE = 900.0  # seconds for what takes a few; a hang is the alternative
 
 

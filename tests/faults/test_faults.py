@@ -21,8 +21,8 @@ def test_killed_at_random_it_ends_bit_equal(data, tmp_path):
 
 
 def test_a_killed_rank_is_named_and_the_restarted_run_ends_bit_equal(data, two_ranks, tmp_path):
-    """Under the elastic launcher the run completes by itself."""
-    killed = Run(data, tmp_path / "killed", **RUN, flags=(*FLAGS, "--max-restarts=1"))
+    """Under the elastic launcher the run completes by itself. States are written after each step."""
+    killed = Run(data, tmp_path / "killed", **{**RUN, "state_minutes": 0}, flags=(*FLAGS, "--max-restarts=1"))
     figures = kill_one_rank(killed, after_s=0.0)
     assert figures["status"] == 0, figures
     assert any(f"rank 0 of 2 on {socket.gethostname()}: " in line for line in figures["lines"]), figures
