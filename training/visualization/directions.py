@@ -76,10 +76,12 @@ def sampled_w(G: Generator, count: int = SAMPLES) -> Tensor:
 
 
 @torch.no_grad()
-def w_of(G: Generator, z: Tensor) -> Tensor:
-    """Returns w [N, w_dim] of latents z [N, z_dim], as `sampled_w` does."""
-    parts = [latents.frontal_ws(G, some, 1.0)[:, 0].cpu().double() for some in z.split(latents.MAPPED_AT_ONCE)]
-    return torch.cat(parts)
+def w_of(G: Generator, z: Tensor, classes: Tensor | None = None) -> Tensor:
+    """Returns w [N, w_dim] of latents z [N, z_dim], as `sampled_w` does; classes: int64 [N], if G knows any."""
+    rows = torch.arange(len(z)).split(latents.MAPPED_AT_ONCE)
+    told = [None if classes is None else classes[some] for some in rows]
+    parts = [latents.frontal_ws(G, z[some], 1.0, own)[:, 0] for some, own in zip(rows, told, strict=True)]
+    return torch.cat([part.cpu().double() for part in parts])
 
 
 # ---------------------------------------------------------------- finding
@@ -133,7 +135,9 @@ def by_scores(G: Generator, scores: Scores, hold: bool = True) -> Directions:
     scores' variances that w explains on seeds that were left out, one by one; the strength of the ridge makes them
     largest.
     """
-    w = w_of(G, latents.seed_latents(list(scores.seeds), G.z_dim))
+    seeds = list(scores.seeds)
+    classes = latents.seed_classes(seeds, G.num_classes) if G.num_classes else None
+    w = w_of(G, latents.seed_latents(seeds, G.z_dim), classes)
     told, shares = regressed(w.numpy(), scores.values)  # [N, T]
     centred = w - w.mean(0)
     changes = told.t() @ centred / (len(w) - 1)  # [T, w_dim] covariances

@@ -12,7 +12,7 @@ from torch import Tensor
 from training.families.base import Generator
 from training.visualization.directions import read_directions
 from training.visualization.grids import save_image_grid
-from training.visualization.latents import Heads, frontal_ws
+from training.visualization.latents import Heads, still_ws
 from training.visualization.video import Look, render_panels
 
 GRID_STEPS = 5  # pictures of a head and a direction, from one end to the other
@@ -73,7 +73,7 @@ class Sweep:
 
         Head after head of a cell, direction after direction: to the amount, to its opposite and back, as a sine.
         """
-        keys = _ws(G, heads).unflatten(0, (cells, -1)).transpose(0, 1)  # [K, cells, num_ws, w_dim]
+        keys = still_ws(G, heads).unflatten(0, (cells, -1)).transpose(0, 1)  # [K, cells, num_ws, w_dim]
         steps = self.steps(G).to(keys)
         place = torch.arange(num_frames, dtype=torch.float64) * (len(keys) * len(steps) / num_frames)
         part = place.long().to(keys.device)
@@ -94,16 +94,8 @@ class Sweep:
         shares = torch.linspace(-1, 1, GRID_STEPS, device=G.device)
         cameras = G.geometry.frontal().reshape(1, 1).expand(GRID_STEPS, 1).to(G.device)
         rows = []
-        for head in _ws(G, heads):
+        for head in still_ws(G, heads):
             for step in self.steps(G):
                 ws = head + (shares[:, None] * step)[:, None]  # [GRID_STEPS, num_ws, w_dim]
                 rows.append(render_panels(G, G.synthesis(ws), cameras, look)[:, 0])
         return torch.cat(rows)
-
-
-def _ws(G: Generator, heads: Heads) -> Tensor:
-    """Returns the ws [K, num_ws, w_dim] of heads on G's device; a mapping that heeds a camera is told the frontal."""
-    if heads.z is not None:
-        return frontal_ws(G, heads.z, heads.psi)
-    assert heads.ws is not None  # heads have z or ws
-    return heads.ws.to(G.device)
