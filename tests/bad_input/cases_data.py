@@ -58,7 +58,7 @@ _LABELS = [
     _train("10 million nested brackets", "dataset.json: is nested too deeply", _json("[" * 10_000_000)),
     _train("labels are null", 'dataset.json: has no list "labels"', _json('{"labels": null}')),
     _train("labels are NaN", 'has no list "labels"', _json('{"labels": NaN}')),
-    _train("labels are an object", 'has no list "labels"', _json('{"labels": {"00000.png": []}}')),
+    _train("labels are a word", 'has no list "labels"', _json('{"labels": "none"}')),
     _train("a label without a name", r"labels\[0\] is not", _json('{"labels": [[1, 2]]}')),
     _train("an image without a label", "00003.png: has no label", spoil.labels(lambda e: e.pop(3) and None)),
     _train("an image with two labels", "00003.png: has two labels", spoil.labels(lambda e: [*e, e[3]])),
