@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import torch
+from click.core import ParameterSource
 from tqdm import tqdm
 
 import dnnlib
@@ -102,7 +103,8 @@ def main(
     try:
         place = distributed.initialise(device)
         G = load_generator(network, place)
-        if splat_steps and not G.makes_splats:
+        asked = ctx.get_parameter_source("splat_steps") == ParameterSource.COMMANDLINE
+        if asked and splat_steps and not G.makes_splats:
             raise ValueError(f"--splat-steps={splat_steps}: the scenes of this network are no splats; leave it out")
         target = read_target(names, masks.split(",") if masks else [], G.resolution, shown_background(G, background))
         target = target.to(place)
@@ -110,7 +112,7 @@ def main(
         D = _discriminator(network, place, settings)
         features = _perceptual(perceptual, place)
         folder = dnnlib.make_folder(outdir)
-        with _bar(settings.steps(G.makes_splats)) as report:
+        with _bar(settings.steps(G)) as report:
             found = invert(G, D, target, cameras, settings, features, report=report)
         findings = diagnose(found, D)
         written = write_all(found, findings, settings, network, names, Path(folder))
@@ -144,12 +146,16 @@ def _discriminator(network: str, device: torch.device, settings: Settings) -> Di
     if not settings.features:
         return None
     try:
-        return load_discriminator(network, device)
+        D = load_discriminator(network, device)
     except CheckpointError as error:
         if "it holds no discriminator" not in str(error):
             raise
-        click.echo("The checkpoint holds no discriminator: its features are not compared", err=True)
+        click.echo("The checkpoint holds no discriminator, whose features could be compared", err=True)
         return None
+    if getattr(D.config, "image_channels", 3) == 3:
+        return D
+    click.echo("The discriminator looks at more than RGB: its features are not compared", err=True)
+    return None
 
 
 def _perceptual(path: str | None, device: torch.device) -> Features | None:

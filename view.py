@@ -32,6 +32,8 @@ WHAT = group(
     option("--network", required=True, metavar="PKL|DIR,...",
            help="checkpoints, and run folders, whose snapshots are offered as they are written"),
     option("--seed", type=click.IntRange(min=0), default=0, help="the first head"),
+    option("--w-file", metavar="NPZ",
+           help="heads from a file of invert.py or gen_samples.py --w-out, in place of seeds: seed 0 is its first"),
     option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
     option("--directions", metavar="NPZ,...",
            help="files of find_directions.py, in place of the principal directions of the networks they were found on"),
@@ -66,7 +68,7 @@ STATIC = group(
 @click.pass_context
 def main(
     ctx: click.Context,
-    network: str, seed: int, trunc: float, directions: str | None, device: str,
+    network: str, seed: int, w_file: str | None, trunc: float, directions: str | None, device: str,
     host: str, port: int, resolution: int, moving: int,
     static: str | None, heads: str,
 ) -> None:  # fmt: skip
@@ -81,8 +83,10 @@ def main(
     try:
         networks = find_networks(places)
         found = [read_directions(file) for file in directions.split(",")] if directions else []
-        studio = Studio(networks, distributed.initialise(device), found)
+        studio = Studio(networks, distributed.initialise(device), found, w_file)
         name = list(networks)[-1]
+        if w_file is not None:
+            studio.ws(HeadChoice(name))  # refuses a file that does not fit before anything is served
         if static is not None:
             click.echo(write_page(static, studio, name, dnnlib.parse_flag("--heads", heads, dnnlib.parse_ints), trunc))
             return

@@ -92,17 +92,12 @@ def row_of_pictures(found: Inversion, truth: Truth) -> Iterator[Tensor]:
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
     """Returns the table in Markdown: means in dB and seconds, the median of the camera's errors."""
-    lines = [
-        "| | the picture, dB | six other views, dB | camera, degrees (median) | processor seconds |",
-        "|---|---|---|---|---|",
-    ]
+    head = "| | the picture, dB | six other views, dB | camera, degrees (median) | processor seconds |"
+    lines = [head, "|---|---|---|---|---|"]
     for name, rows in results.items():
         mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
-        angle = statistics.median(row["camera_deg"] for row in rows)
-        lines.append(
-            f"| {name} | {mean['input_db']:.1f} | {mean['novel_db']:.1f} | {angle:.1f} "
-            f"| {mean['processor_seconds']:.0f} |"
-        )
+        angle, seconds = statistics.median(row["camera_deg"] for row in rows), mean["processor_seconds"]
+        lines.append(f"| {name} | {mean['input_db']:.1f} | {mean['novel_db']:.1f} | {angle:.1f} | {seconds:.0f} |")
     return "\n".join(lines)
 
 
@@ -134,7 +129,6 @@ def main(
     json_path: str | None, picture_path: str | None,
 ) -> None:  # fmt: skip
     """Print the table."""
-    torch.set_num_threads(torch.get_num_threads())
     G, D = load_generator(network), load_discriminator(network)
     try:
         rows = variants(without, dataclasses.replace(Settings(), splat_steps=splat_steps))

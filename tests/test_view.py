@@ -5,9 +5,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 import view
+from training.checkpoint import load_generator
+from training.visualization.latents import save_ws
 from view import main
 
 
@@ -74,3 +77,14 @@ def test_snapshots_of_a_run_are_offered_as_they_are_written(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         view.keep_serving(page, watch)
     assert offered == [({"a": 1, "b": 2}, "b"), ({"b": 2}, None)]
+
+
+def test_heads_of_a_file_stand_in_for_seeds(checkpoint_path, tmp_path):
+    G = load_generator(checkpoint_path)
+    save_ws(tmp_path / "w.npz", torch.zeros(1, G.num_ws, G.w_dim))
+    page = f"--static={tmp_path / 'heads.html'}"
+    result = run(f"--network={checkpoint_path}", page, "--heads=0", f"--w-file={tmp_path / 'w.npz'}")
+    assert result.exit_code == 0, result.output
+    save_ws(tmp_path / "w.npz", torch.zeros(1, G.num_ws, G.w_dim + 1))
+    result = run(f"--network={checkpoint_path}", page, f"--w-file={tmp_path / 'w.npz'}")
+    assert result.exit_code == 1 and "w.npz: ws must have shape [B, " in result.output

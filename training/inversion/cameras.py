@@ -22,6 +22,7 @@ STEPS = (0.01, 0.01, 0.01, 0.002, 0.002, 0.01, 0.01)  # of the differences: a fr
 # apart, so that the second is all but held.
 DEVIATIONS = (1.0, 1.0, 0.1, 0.02, 0.02, 0.05, 0.01)
 NOISE = 0.1  # standard deviation of a pixel's difference that the prior is weighed against
+ALIKE = 75  # differences that count as one: neighbours err alike, and so do levels
 Render = Callable[[Cameras], Tensor]  # cameras [S, V] to channels [S, V, C, H, W]
 
 
@@ -88,7 +89,6 @@ class Tracker:
     geometry: Geometry
     motion: Tensor  # [S, V, 7] from the start
     damping: Tensor  # [S, V]
-    scale: float = 1.0  # factor on the deviations: 0 holds the cameras
 
     @classmethod
     def at(cls, cameras: Cameras, geometry: Geometry) -> Tracker:
@@ -118,7 +118,7 @@ class Tracker:
         seen = self._residuals(render, tried, targets)  # [S, V, 8, P]
         now = seen[:, :, 0]
         slopes = (seen[:, :, 1:] - seen[:, :, :1]) / steps[:, None]  # [S, V, 7, P]
-        prior = self._precision(now.shape[-1])
+        prior = ALIKE * (NOISE / self.motion.new_tensor(DEVIATIONS)).square()  # [7]
         normal = slopes @ slopes.mT + prior.diag()
         moment = (slopes @ now[..., None])[..., 0] + prior * self.motion
         damped = normal + self.damping[..., None, None] * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1))
@@ -143,10 +143,6 @@ class Tracker:
             difference = F.avg_pool2d(difference, 2)
             parts.append(2 * difference.flatten(1))  # a pixel of a level stands for four of the one above
         return torch.cat(parts, 1).unflatten(0, (trials, views, times))
-
-    def _precision(self, count: int) -> Tensor:
-        """Returns the weights [7] of the prior against `count` differences."""
-        return count / MOTIONS * (NOISE / self.motion.new_tensor(DEVIATIONS)).square() / 10
 
     def _energy(self, residual: Tensor, motion: Tensor, prior: Tensor) -> Tensor:
         return residual.square().sum(-1) + (prior * motion.square()).sum(-1)

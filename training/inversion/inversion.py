@@ -27,6 +27,11 @@ LEAST_EXPLAINED = 0.35  # share of a picture's variance below which it shows no 
 Report = Callable[[str, int], object]  # is told a stage and how many of its steps were done
 
 
+def parts_of(G: Generator) -> int:
+    """Returns how many parts of a generator can have a latent each."""
+    return G.block_ws or G.num_ws
+
+
 class NoHeadError(ValueError):
     """Says that a picture shows no head that the network could make."""
 
@@ -41,25 +46,28 @@ class Settings:
 
     heads: int = 24  # that the search tries under every camera
     starts: int = 3  # trials that go on from there
-    start_steps: int = 16
-    latent_steps: int = 60  # of one w
+    start_steps: int = 10
+    latent_steps: int = 50  # of one w
     block_steps: int = 40  # of a w for each part
-    tuning_steps: int = 60  # of the generator's weights
-    splat_steps: int = 0  # of the splats
+    tuning_steps: int = 40  # of the generator's weights
+    splat_steps: int = 40  # of the splats, where there are any
     rate: float = 0.15  # of the latents, standard deviations a step
-    tuning_rate: float = 5e-4
+    tuning_rate: float = 1e-3
     prior: float = 0.01  # weight of the latent's squared distance from the mean
     leash: float = 0.02  # weight of the parts' squared distance from one another
-    locality: float = 1.0  # weight of how much other heads may change while the network is tuned
-    hold: float = 0.5  # weight of how much views from elsewhere may change while weights or splats are tuned
+    locality: float = 0.5  # weight of how much other heads may change while the network is tuned
+    hold: float = 0.2  # weight of how much the outline from elsewhere may change meanwhile
+    splat_hold: float = 0.5  # weight of how much views from elsewhere may change while splats are refined
     splat_leash: float = 0.01  # weight of the splats' squared changes
     features: bool = True  # whether the discriminator's features are compared
     moves_camera: bool = True  # whether a camera that was found moves along with the latent
 
-    def steps(self, splats: bool) -> int:
-        """Returns the steps of all stages together, for a network that makes splats, or does not."""
-        search = self.heads + (0 if self.starts == 1 else self.start_steps)
-        return search + self.latent_steps + self.block_steps + self.tuning_steps + (self.splat_steps if splats else 0)
+    def steps(self, G: Generator) -> int:
+        """Returns the steps of all stages together that there are for a generator."""
+        total = self.heads + self.latent_steps + self.tuning_steps
+        total += self.start_steps if self.starts > 1 else 0
+        total += self.block_steps if parts_of(G) > 1 else 0
+        return total + (self.splat_steps if G.makes_splats else 0)
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,6 @@ def invert(
     cameras: Cameras | None,  # [V] in model units; None: they are looked for
     settings: Settings = Settings(),
     perceptual: Features | None = None,
-    start: tuple[Tensor, Cameras] | None = None,  # coordinates [1, 1, D] and cameras [1, V] to begin at, not to search
     report: Report = lambda stage, steps: None,
 ) -> Inversion:
     """Finds the head and the cameras of pictures; nothing about G or D changes."""
@@ -133,7 +140,7 @@ def invert(
     features = DiscriminatorFeatures(D) if D is not None and settings.features else None
     fitter = Fitter(G, measure_latents(G), target, Similarity(target.images, target.masks, features, perceptual))
     try:
-        fit, rivals = _begin(fitter, cameras, settings, start, report)
+        fit, rivals = _begin(fitter, cameras, settings, report)
         clock.note("search", fitter, G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
         moves = cameras is None and settings.moves_camera
         fit = _descend(fitter, fit, settings, moves, clock, report)
@@ -151,7 +158,7 @@ def invert(
             assert isinstance(scene, Gaussians)
             scene = refine_splats(
                 fitter, tuned, scene.detach(), fit.tracker.cameras, info.yaw_limits, settings.splat_steps,
-                settings.splat_leash, settings.hold, lambda n: report("splats", n),
+                settings.splat_leash, settings.splat_hold, lambda n: report("splats", n),
             )  # fmt: skip
             clock.note("splats", fitter, tuned, scene, fit.tracker.cameras[0])
         strayed = None if cameras is None else _strayed(fitter, fit)
@@ -165,17 +172,10 @@ def invert(
 
 
 def _begin(
-    fitter: Fitter,
-    cameras: Cameras | None,
-    settings: Settings,
-    start: tuple[Tensor, Cameras] | None,
-    report: Report,
+    fitter: Fitter, cameras: Cameras | None, settings: Settings, report: Report
 ) -> tuple[Fit, list[tuple[float, float]]]:
     """Returns one trial, and all that it was chosen from as (loss, degrees from the chosen one)."""
     G = fitter.G
-    if start is not None:
-        tracker = Tracker.at(start[1] if cameras is None else cameras.reshape(1, -1), G.geometry)
-        return Fit(start[0], tracker, start[0].new_zeros(1)), []
     low, high = checkpoint_info(G).yaw_limits
     middle, half = (low + high) / 2, WIDER * (high - low) / 2
     yaws, pitches = (
@@ -205,7 +205,7 @@ def _descend(fitter: Fitter, fit: Fit, settings: Settings, moves: bool, clock: C
     if s.latent_steps:
         fit = fitter.descend(fit, s.latent_steps, s.rate, s.prior, 0.0, moves, lambda n: report("latent", n))
         clock.note("latent", fitter, G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
-    parts = G.block_ws or G.num_ws
+    parts = parts_of(G)
     if s.block_steps and parts > 1:
         fit = Fit(fit.coordinates.expand(-1, parts, -1).contiguous(), fit.tracker, fit.losses)
         fit = fitter.descend(fit, s.block_steps, s.rate / 2, s.prior, s.leash, moves, lambda n: report("parts", n))

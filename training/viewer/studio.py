@@ -70,8 +70,16 @@ class Shown:
 class Studio:
     """Holds networks by name and makes pictures and files of their heads. Not for several threads at once."""
 
-    def __init__(self, networks: Mapping[str, Path], device: torch.device, found: Sequence[Directions] = ()):
+    def __init__(
+        self,
+        networks: Mapping[str, Path],
+        device: torch.device,
+        found: Sequence[Directions] = (),
+        w_file: str | None = None,
+    ):
+        """Takes networks by name and, for heads in place of those of seeds, a file of ws: seed k shows its row k."""
         self.networks = dict(networks)
+        self.w_file = w_file
         self.device = device
         self._found = {one.network: one for one in found}  # from files, each for the network that it was found on
         self._loaded: dict[str, Generator] = {}
@@ -101,8 +109,16 @@ class Studio:
 
     @torch.no_grad()
     def ws(self, head: HeadChoice) -> Tensor:
-        """Returns the ws [1, num_ws, w_dim] of a head. Raises ValueError for a part that latents do not have."""
+        """Returns the ws [1, num_ws, w_dim] of a head; of a file, there may be block_ws of them.
+
+        Raises ValueError for a part that latents do not have, and for a file of another network.
+        """
         G = self.generator(head.network)
+        if self.w_file is not None:
+            rows = latents.load_ws(self.w_file, G).to(self.device)
+            return self._moved(
+                head, torch.lerp(rows[[head.seed % len(rows)]], rows[[head.other % len(rows)]], head.mix)
+            )
         z = latents.seed_latents([head.seed, head.other], G.z_dim).to(self.device)
         told = G.geometry.orbit(math.radians(head.told_yaw)).to(self.device).expand(2)
         classes = latents.seed_classes([head.seed, head.other], G.num_classes) if G.num_classes else None
@@ -112,6 +128,10 @@ class Studio:
         else:
             ends = G.mapping(z, told, head.psi, **latents.told_classes(classes, self.device))
             ws = torch.lerp(ends[:1], ends[1:], head.mix)
+        return self._moved(head, ws)
+
+    def _moved(self, head: HeadChoice, ws: Tensor) -> Tensor:
+        """Returns ws moved along a principal direction, as far as the head asks for it."""
         if head.amount:
             ws = ws + head.amount * self.directions(head.network).step(head.direction).to(ws)
         return ws

@@ -56,6 +56,19 @@ def test_heads_change_from_one_seed_to_the_other(studio):
     assert torch.equal(studio.ws(HeadChoice("a", 3, 8, mix=1.0)), ends[1])
 
 
+def test_heads_of_a_file_stand_in_for_seeds(studio, tmp_path):
+    G = studio.generator("a")
+    rows = torch.rand(2, G.num_ws, G.w_dim)
+    studio.w_file = str(tmp_path / "w.npz")
+    latents.save_ws(studio.w_file, rows)
+    assert torch.equal(studio.ws(HeadChoice("a", 0, 1)), rows[:1])
+    assert torch.equal(studio.ws(HeadChoice("a", 3, 0)), rows[1:])
+    torch.testing.assert_close(studio.ws(HeadChoice("a", 0, 1, mix=0.5)), rows.mean(0, keepdim=True))
+    latents.save_ws(studio.w_file, rows[..., 1:])
+    with pytest.raises(ValueError, match="ws must have shape"):
+        studio.ws(HeadChoice("a", 0, 1))
+
+
 def test_a_block_of_the_latent_moves_alone(studio):
     G = studio.generator("a")
     G.blocks = Blocks({"shape": slice(0, 1), "colour": slice(1, 4)})
