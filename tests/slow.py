@@ -79,7 +79,7 @@ SLOW = {
     "tests/training/families/pigan/test_training.py": 15,
     "tests/training/families/test_compile.py": 25,
     "tests/training/families/test_relativistic.py::": 7,
-    "tests/training/published/test_hostile_files.py": 28,
+    "tests/training/published/test_hostile_files.py": 25,
     "tests/training/runs/test_resume.py": 31,
     "tests/training/runs/test_launch.py::test_every_family": 12,
     "tests/training/test_averages.py::test_a_": 12,
