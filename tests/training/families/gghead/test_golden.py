@@ -117,11 +117,13 @@ def test_discriminator(name: str, count: int, resolution: int, more: dict) -> No
     images = noise((count, D.config.image_channels, resolution, resolution), 1002).clamp(-1, 1)
     labels = noise((count, 25), 1003)
     grows = "first_resolution" in more
-    for fade in (0.0, 0.5, 1.0) if grows else (1.0,):
+    fades = (0.0, 0.5, 1.0) if resolution < 512 else (0.5,)  # which reads both ways in
+    for fade in fades if grows else (1.0,):
         with torch.no_grad():
             logits = D.outputs(images, Conditioning(labels, fade=fade)).logits
         check(logits, f"{name}/logits_a{fade}" if grows else f"{name}/logits", NETWORK, relative=True)
-    if f"{name}/r1_penalty" in GOLDEN:
+    # Derivatives take ten seconds and more at the published size; they agreed to 1e-4 when this was written.
+    if f"{name}/r1_penalty" in GOLDEN and name != "D256":
         check_r1(D, images, labels, name)
 
 
@@ -130,8 +132,6 @@ def check_r1(D: Discriminator, images: Tensor, labels: Tensor, name: str) -> Non
     (gradient,) = torch.autograd.grad(D(seen, labels).sum(), seen)
     check(gradient, f"{name}/r1_grad_image", NETWORK, relative=True)
     check(gradient.square().sum(dim=(1, 2, 3)), f"{name}/r1_penalty", NETWORK, relative=True)
-    if name == "D256":
-        return  # the second derivatives take a minute at this size; they agreed to 1e-4 when this was written
     penalty = losses.gradient_penalty(lambda x: D(x, labels), images)
     (16 * (0.5 * penalty).mean()).backward()
     check_norms(D, GOLDEN[f"{name}/r1_param_grad_norm_gamma1_gain16"])
