@@ -26,7 +26,7 @@ from training import checkpoint, measure, presets
 from training.checkpoint import load_checkpoint, load_discriminator, load_generator
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
-from training.runs import launch
+from training.runs import launch, monitor
 from training.runs.transfer import init_from, read_weights
 from training.safety.requests import EXIT_STOPPED
 from training.step import GanStep
@@ -176,11 +176,12 @@ def test_training_tells_the_first_view_and_pictures_the_frontal_camera(heads: Pa
     run_dir = train_run(heads, tmp_path, "--preset=told", "--kimg=0.016")
     pairs = told_pairs()
     frontal = load_generator(snapshots(run_dir)[16]).geometry.frontal().labels
-    pictures = [(m, r) for m, r in pairs if r.shape[:2] == (6, 7)]
-    steps = [(m, r) for m, r in pairs if r.shape[:2] != (6, 7)]
+    grid = monitor.GRID_ROWS, monitor.GRID_COLUMNS
+    pictures = [(m, r) for m, r in pairs if r.shape[:2] == grid]
+    steps = [(m, r) for m, r in pairs if r.shape[:2] != grid]
     assert [r.shape[1] for _, r in steps] == [2, 2, 1, 1] * 2 and len(pictures) == 2  # micro-batches of G, then of D
     assert all(torch.equal(m, r[:, 0]) for m, r in steps)
-    assert all(torch.equal(m, frontal.expand(6, 25)) for m, _ in pictures)
+    assert all(torch.equal(m, frontal.expand(grid[0], 25)) for m, _ in pictures)
 
 
 def test_films_and_samples_tell_the_frontal_camera_and_metrics_the_rendering_one(
