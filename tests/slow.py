@@ -33,6 +33,8 @@ SLOW = {
     "tests/test_environment.py::test_a_conversion_that_is_stopped": 14,
     "tests/test_environment.py::test_an_import_that_is_stopped": 4,
     "tests/test_environment.py::test_a_tool_runs_for_a_user_without_home_and_account": 5,
+    "tests/test_export_onnx.py::test_": 60,
+    "tests/test_notebooks.py::test_a_notebook_runs": 40,
     "tests/test_packaging.py::test_wheel": 10,
     "tests/test_train.py::test_trains_without_native_code": 5,
     "tests/test_train.py::test_two_ranks_train_like_one_process": 15,

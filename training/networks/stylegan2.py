@@ -233,7 +233,7 @@ class SynthesisNetwork(nn.Module):
 
     def style_weights(self) -> list[Tensor]:
         """Returns the matrices [out, w_dim] that make styles of w, layer after layer."""
-        found = []
+        found: list[Tensor] = []
         for block in self.blocks():
             found += [layer.affine.matrix() for layer in block.layers()]
             found.append(block.torgb.affine.matrix() * block.torgb.style_gain)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ class Mapping(nn.Module):
         if camera is not None:
             told = Cameras(camera[:, :16].unflatten(1, (4, 4)), camera[:, 16:].unflatten(1, (3, 3)))
         ws = self.G.mapping(z, told)
-        return torch.lerp(self.G.w_avg.expand_as(ws), ws, psi)
+        return self.G.w_avg + psi * (ws - self.G.w_avg)
 
 
 class Synthesis(nn.Module):
@@ -63,7 +62,7 @@ def require_libraries() -> None:
         raise ValueError(f"ONNX files need the package {error.name}: pip install splatgan[onnx]") from None
 
 
-def save_onnx(stem: str | Path, G: Generator, progress: Callable[[str], object] = lambda name: None) -> list[Path]:
+def save_onnx(stem: str | Path, G: Generator) -> list[Path]:
     """Writes <stem>-mapping.onnx and <stem>-synthesis.onnx of a generator on the CPU, and returns their paths.
 
     Raises ValueError for a generator whose scenes are no splats, and for one without a truncation centre.
