@@ -6,7 +6,6 @@ import torch
 
 from gaussian import Geometry
 from tests.families.small_cgof import GENERATOR as SMALL_CGOF
-from tests.families.test_pigan import SMALL as SMALL_PIGAN
 from tests.training.families.epigraf import small as epigraf
 from tests.training.families.gghead.file_writer import small_generator
 from tests.training.families.gsgan import small as gsgan
@@ -21,7 +20,11 @@ CONFIGS = {
     "gghead": lambda: small_generator(template="plane", published_keys=False),
     "epigraf": lambda: epigraf.generator_config(backdrop="sphere"),
     "eg3d": lambda: Eg3dConfig(16, plane_resolution=16, channel_base=128, channel_max=8, samples=4, fine_samples=4),
-    "pigan": lambda: SMALL_PIGAN.generator,
+    "pigan": lambda: (
+        FAMILIES["pigan"]
+        .presets["pigan-tiny"]
+        .generator.changed(z_dim=6, width=12, layers=2, map_depth=1, samples=4, fine_samples=4)
+    ),
     "cgof": lambda: SMALL_CGOF,
 }
 
