@@ -225,7 +225,7 @@ def test_a_run_takes_its_classes_from_the_data_and_goes_on_bit_equal(things: Pat
 def test_it_is_measured_drawn_and_filmed_by_class(things: Path, whole: Path, tmp_path: Path) -> None:
     network, common = f"--network={snapshots(whole)[24]}", (f"--outdir={tmp_path}", "--device=cpu")
     printed = run(calc_metrics.main, network, *common, "--metrics=swd16", "--no-cache")
-    assert '"classes": "of random data items"' in printed
+    assert '"cameras": "of random data items, with their classes"' in printed
     drawn = run(gen_samples.main, network, *common, "--seeds=4,5", "--class=0-2", "--yaws=0", "--images")
     assert "seed0004-class000" in drawn and "seed0005-class002" in drawn
     run(gen_videos.main, network, *common, "--seeds=4", "--class=1,2", "--w-frames=2")
