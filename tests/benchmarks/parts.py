@@ -21,9 +21,9 @@ def dies(job):
 
 def hangs(job):
     job.say("said before it hung")
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(9000)"])
     (job.out / "sleeper").write_text(str(sleeper.pid))
-    time.sleep(600)
+    time.sleep(9000)
 
 
 def talks(job):
