@@ -1,8 +1,8 @@
 """Finds directions in which w changes heads, and keeps them in files that films, pictures and the viewer read.
 
 Principal directions of w: GANSpace (Haerkoenen et al. 2020). Closed form of the first layers: SeFa (Shen and Zhou 2021,
-equation 4). By scores: linear regression, with what other scores follow held where it is (as InterFaceGAN's conditional
-manipulation does for pairs, Shen et al. 2020).
+equation 4). By scores: linear regression on w, and of w on several scores where the others are to stay, which is what
+InterFaceGAN's conditional manipulation (Shen et al. 2020) wants for pairs.
 """
 
 from __future__ import annotations
@@ -130,21 +130,28 @@ class Scores:
 def by_scores(G: Generator, scores: Scores, hold: bool = True) -> Directions:
     """Returns a direction for each score, along which it grows, as a ridge regression on w of the seeds has it.
 
-    hold: the other scores of the table stay, as far as the regression can tell; else each direction is the mean change
-    of w where its score grows, and whatever goes along with it in the seeds goes along. Shares are those of the
-    scores' variances that w explains on seeds that were left out, one by one; the strength of the ridge makes them
-    largest.
+    hold: each direction is the change of w where its score grows and the others of the table stay, of a linear
+    regression of w on the scores; else the mean change where its score grows, and whatever goes along with it in the
+    seeds goes along. Shares are those of the scores' variances that w explains on seeds that were left out, one by
+    one; the strength of the ridge makes them largest.
     """
     seeds = list(scores.seeds)
     classes = latents.seed_classes(seeds, G.num_classes) if G.num_classes else None
     w = w_of(G, latents.seed_latents(seeds, G.z_dim), classes)
     told, shares = regressed(w.numpy(), scores.values)  # [N, T]
     centred = w - w.mean(0)
-    changes = told.t() @ centred / (len(w) - 1)  # [T, w_dim] covariances
+    changes = told.t() @ centred  # [T, w_dim] covariances times N - 1; what w does not tell of scores adds noise alone
     if hold:
-        changes = torch.linalg.pinv(told.t() @ told / (len(w) - 1), hermitian=True) @ changes
+        y = torch.from_numpy(_standardised(scores.values))
+        changes = torch.linalg.pinv(y.t() @ y, hermitian=True) @ changes
     axes = changes / changes.norm(dim=1, keepdim=True).clamp(min=1e-30)
     return Directions(network_key(G), scores.names, axes.float(), (centred @ axes.t()).std(0).float(), shares.float())
+
+
+def _standardised(scores: np.ndarray) -> np.ndarray:
+    """Gives every column [N, T] the mean 0 and the standard deviation 1."""
+    result: np.ndarray = (scores - scores.mean(0)) / scores.std(0)
+    return result
 
 
 def regressed(w: np.ndarray, scores: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -153,7 +160,7 @@ def regressed(w: np.ndarray, scores: np.ndarray) -> tuple[Tensor, Tensor]:
     Shares of the variance are those of predictions for rows that were left out, in closed form.
     """
     x = w - w.mean(0)
-    y = (scores - scores.mean(0)) / scores.std(0)
+    y = _standardised(scores)
     left, sizes, _ = np.linalg.svd(x, full_matrices=False)
     projected = left.T @ y
     best = np.full(y.shape[1], -np.inf)

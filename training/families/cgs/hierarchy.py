@@ -131,7 +131,7 @@ def coarse_anchors(raw: Attributes, rule: ScaleRule) -> Attributes:
 def frame_of(anchors: Attributes, rule: ScaleRule) -> Frame:
     """Returns what the children of these anchors share. Anchors at the smallest scale pass it on undivided."""
     scale = anchors.log_scales
-    divided = (scale - rule.split).clamp(MIN_SPLIT_LOG_SCALE, 0)
+    divided = (scale - rule.split).clamp(MIN_SPLIT_LOG_SCALE, 0.0)
     is_smallest = scale.detach().amax(dim=1, keepdim=True) <= rule.smallest
     rotation = rotation_matrices(anchors.appearance.narrow(1, 0, 4))
     return Frame(
