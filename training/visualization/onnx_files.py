@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +106,13 @@ def _export(
     free: dict[str, Any],
     notes: dict[str, str],
 ) -> Path:
-    program = torch.onnx.export(
-        module.eval(), example, input_names=inputs, output_names=outputs, opset_version=OPSET, dynamo=True,
-        dynamic_shapes=free, verbose=False,
-    )  # fmt: skip
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that no graph of ours asks for
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(
+            module.eval(), example, input_names=inputs, output_names=outputs, opset_version=OPSET, dynamo=True,
+            dynamic_shapes=free, verbose=False,
+        )  # fmt: skip
     assert program is not None
     program.model.metadata_props.update(notes)
     program.save(path)
