@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -30,6 +31,7 @@ from torch_utils import distributed, memory
 from training import checkpoint, presets
 from training.families import family
 from training.families.base import Generator
+from training.families.cgs.generator import Generator as CgsGenerator
 from training.families.cgs.hierarchy import COARSE_REACH
 from training.visualization import latents, video
 
@@ -64,9 +66,9 @@ def as_trained(G: Generator, ws: Tensor) -> None:
     standard deviation of half a pixel to one), 45 % of the image covered. Here: opacities of about 0.8 at the finest
     level, 1 px, 42 % covered. Other families stay as they are.
     """
-    heads = getattr(G, "point_gen", None)
-    if heads is None:
+    if not isinstance(G, CgsGenerator):
         return
+    heads: Any = G.point_gen
     for kind in (heads.anchors, heads.gaussians):
         kind["opacity"][0].bias.add_(4.6)
         for head in kind["scale"]:
