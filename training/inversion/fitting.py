@@ -93,8 +93,9 @@ class Fitter:
 
         cells: [C] cameras, all of which every picture is held against; or, if they are given, [V], one for each.
         """
-        z = random.normal(0, "inversion/heads", range(heads - 1), (self.space.axes.shape[0],))
-        coordinates = torch.cat([z.new_zeros(1, z.shape[1]), SEARCH_PSI * z]).to(self.space.mean)[:, None]
+        z = SEARCH_PSI * random.normal(0, "inversion/heads", range(heads), (self.space.axes.shape[0],))
+        z[0] = 0  # the mean head
+        coordinates = z.to(self.space.mean)[:, None]  # [K, 1, D]
         size = min(SEARCH_PIXELS, self.G.resolution)
         goal, tried = self.target.channels(size), []
         for each in coordinates.split(1):
