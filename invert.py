@@ -133,11 +133,10 @@ def _cameras(source: str, G: Generator, target: Target) -> Cameras | None:
     """Returns the cameras [V] that were given, in model units; None: they are looked for."""
     if source == "auto":
         return None
-    cameras = dnnlib.parse_flag("--camera", source, lambda path: read_cameras(path, G.geometry))
+    cameras = read_cameras(source, G.geometry)
     if len(cameras) != len(target.images):
-        raise ValueError(
-            f"--camera={source}: holds {len(cameras)} cameras, and there are {len(target.images)} pictures"
-        )
+        counts = f"{len(cameras)} camera(s) for {len(target.images)} picture(s)"
+        raise ValueError(f"--camera={source}: {counts}; give one for each, in their order")
     return cameras.to(G.device)
 
 

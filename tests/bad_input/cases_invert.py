@@ -86,14 +86,14 @@ CASES = [
     _case("a mask that covers all", f"{_IMAGE} {_MASK}", "covers the whole picture", _with_mask(255)),
     _case("a mask that hides all", f"{_IMAGE} {_MASK}", "--mask=TMP/m.png hides the picture", _with_mask(0)),
     _case("a mask of another size", f"{_IMAGE} {_MASK}", "has 16 x 16 px, its picture 32 x 32", _with_mask(9, 16)),
-    _case("fewer masks than pictures", f"{_IMAGE},{{TMP}}/a.png {_MASK}", "1 masks for 2 pictures", _with_mask(9)),
+    _case("fewer masks than pictures", f"{_IMAGE},{{TMP}}/a.png {_MASK}", "1 mask\\(s\\) for 2 picture", _with_mask(9)),
     _case("a camera file that is not there", f"{_IMAGE} --camera={{TMP}}/c.json", "no such file of cameras", _picture),
     _case(
         "cameras of 16 numbers", f"{_IMAGE} --camera={{TMP}}/c.json", "must be 25 numbers.*got 16",
         _with_cameras([_FRONT[:16]]),
     ),
     _case(
-        "more cameras than pictures", f"{_IMAGE} --camera={{TMP}}/c.json", "holds 2 cameras, and there are 1 pictures",
+        "more cameras than pictures", f"{_IMAGE} --camera={{TMP}}/c.json", "2 camera\\(s\\) for 1 picture",
         _with_cameras([_FRONT, _FRONT]),
     ),
     _case("perceptual weights that are none", f"{_IMAGE} --perceptual={{TMP}}/a.png", "--perceptual=TMP/a.png", _picture),

@@ -30,7 +30,9 @@ def read_target(
     pictures have masks and some have none.
     """
     if masks and len(masks) != len(images):
-        raise ValueError(f"--mask: {len(masks)} masks for {len(images)} pictures; give one for each, in their order")
+        raise ValueError(
+            f"--mask: {len(masks)} mask(s) for {len(images)} picture(s); give one for each, in their order"
+        )
     behind = torch.tensor(background)
     pictures, shown = [], []
     for i, path in enumerate(images):
