@@ -106,12 +106,12 @@ def _export(
     free: dict[str, Any],
     notes: dict[str, str],
 ) -> Path:
-    module.eval()(*example)  # constants that are made once must not be made of the exporter's symbols
+    module(*example)  # constants that are kept from call to call must be tensors, not the exporter's stand-ins
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that no graph of ours asks for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
-            module, example, input_names=inputs, output_names=outputs, opset_version=OPSET, dynamo=True,
+            module.eval(), example, input_names=inputs, output_names=outputs, opset_version=OPSET, dynamo=True,
             dynamic_shapes=free, verbose=False,
         )  # fmt: skip
     assert program is not None
