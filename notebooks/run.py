@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
-MOST_BYTES = 300_000  # of a notebook with its outputs
+MOST_BYTES = 400_000  # of a notebook with its outputs
 TIMEOUT = 1800  # seconds of a cell
 
 
