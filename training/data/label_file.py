@@ -24,6 +24,7 @@ class Labels(dict[str, Any]):
         super().__init__()
         self.spelt: dict[str, str] = {}
         self.classes: Labels | None = None  # classes likewise, where the file has them beside the labels
+        self.class_problem: str | None = None  # why what the file has there cannot be used
         self.num_classes: Any = None  # what the file says of their number
 
 
@@ -70,7 +71,10 @@ def parse_labels(source: str, data: bytes, roots: Sequence[str] = ()) -> Labels:
         content = {}
     labels = entries_of(source, content.get("labels"), "labels", "[25 numbers]", roots)
     if content.get("classes") is not None:
-        labels.classes = entries_of(source, content["classes"], "classes", "3", roots)
+        try:
+            labels.classes = entries_of(source, content["classes"], "classes", "3", roots)
+        except LabelError as error:  # others may keep something else there, such as the classes' names
+            labels.class_problem = str(error)
     labels.num_classes = content.get("num_classes")
     return labels
 

@@ -63,6 +63,8 @@ class Layout:
         labelled: labels are cameras.
         """
         known, index = self.labels.classes, range(len(self.names))
+        if self.labels.class_problem is not None:
+            return Classes(problems=[self.labels.class_problem])
         if known is not None:
             values = [known.get(self._label_name(i, known)) for i in index]
         else:

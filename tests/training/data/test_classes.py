@@ -43,6 +43,12 @@ def test_numbers_and_vectors() -> None:
     assert read_classes("d", NAMES, [None] * 3).count == 0 and not read_classes("d", NAMES, [None] * 3).problems
 
 
+def test_what_others_keep_under_the_same_key_closes_no_set(tmp_path: Path) -> None:
+    found = ImageDataset(write_set(tmp_path / "named", labels=numbered([5] * 4), classes=["cat", "dog"]), pose_law=LAW)
+    assert found.num_classes == 0 and len(found) == 4
+    assert found.class_problem is not None and 'classes[0] is not ["name.png", 3]' in found.class_problem
+
+
 @pytest.mark.parametrize(
     ("values", "count", "message"),
     [
