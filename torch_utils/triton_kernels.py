@@ -25,7 +25,7 @@ FIR_CHANNELS = 64
 def lrelu_clamp_kernel(
     x: tl.tensor,  # [n] any float, overwritten
     bias: tl.tensor,  # [CHANNELS], read if HAS_BIAS
-    n: int,
+    n: tl.int64,  # "int" would mean 32 bits
     inner: int,  # numbers between one channel and the next where channels do not come last
     CHANNELS: tl.constexpr,
     CHANNELS_LAST: tl.constexpr,
@@ -59,7 +59,7 @@ def lrelu_clamp_grad_kernel(
     grad: tl.tensor,  # [n]
     y: tl.tensor,  # [n] the activation's result
     out: tl.tensor,  # [n]
-    n: int,
+    n: tl.int64,
     SLOPE: tl.constexpr,
     CLAMP: tl.constexpr,
     WIDE: tl.constexpr,

@@ -149,6 +149,8 @@ def assembly(kernel, pointers, scalars, constants, capability):
             signature[name] = "constexpr"
             continue
         signature[name] = pointers.get(name) or scalars[name]
+        annotated = kernel.params[place].annotation_type  # what a launch passes the argument as, whatever its value
+        assert annotated in ("", signature[name]), f"{name} is launched as {annotated}"
         if name in pointers or name != "padding":
             places.append(place)
     source = ASTSource(
