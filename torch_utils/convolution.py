@@ -1,6 +1,8 @@
 """Convolves images [N, C, H, W] in any floating type and memory format, differentiable any number of times.
 
-What it avoids on CPUs: bfloat16 kernels that wait for all threads.
+What it avoids: on CPUs bfloat16 kernels that wait for all threads, on GPUs PyTorch's double backward. R1 asks how the
+gradient of the input depends on the weights; PyTorch answers with a convolution whose kernel is a whole image and whose
+channels are the batch, which no library is fast at. It is the gradient of a weight, for which cuDNN has kernels.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ def conv2d_reference(
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
-    """Computes conv2d_reference, by `_Conv2d` where oneDNN's bfloat16 gradient is slow."""
+    """Computes conv2d_reference, by `_Conv2d` on GPUs and where oneDNN's bfloat16 gradient is slow."""
     pixels = len(x) * x.shape[2] * x.shape[3]
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and (stride > 1 or pixels < FEW_PIXELS * len(weight)):
+    few = x.dtype == torch.bfloat16 and (stride > 1 or pixels < FEW_PIXELS * len(weight))
+    if x.device.type != "cpu" or few:
         return _Conv2d.apply(x, weight, bias, stride, padding)
     return conv2d_reference(x, weight, bias, stride, padding)
 
@@ -76,7 +79,7 @@ class _Conv2dInput(torch.autograd.Function):
 
 
 class _Conv2dWeight(torch.autograd.Function):
-    """Computes the gradient of a convolution's weight from that of its result, y, as one matrix product.
+    """Computes the gradient of a convolution's weight from that of its result, y, on CPUs as one matrix product.
 
     oneDNN's bfloat16 kernel for strides and for wide layers on small images waits for all threads twice per image: as
     fast as this on an idle machine, but up to 100 times slower where the threads cannot all run at the same time.
@@ -86,6 +89,8 @@ class _Conv2dWeight(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(x, y)
         ctx.geometry = stride, padding
+        if x.device.type != "cpu":
+            return _library_weight(x, y, shape, stride, padding)
         out_channels, channels, kernel, _ = shape
         pixels = x.permute(0, 2, 3, 1)  # [N, H, W, C]
         if padding:
@@ -109,3 +114,13 @@ class _Conv2dWeight(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _library_weight(x: Tensor, y: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
+    """Computes the gradient of a convolution's weight from that of its result, y, by the library's kernel for it."""
+    pair, only = [stride] * 2, [False, True, False]
+    weight = x.new_empty(1).expand(shape)  # only its shape is read
+    found: tuple[Tensor | None, Tensor, Tensor | None] = torch.ops.aten.convolution_backward(
+        y, x, weight, None, pair, [padding] * 2, [1, 1], False, [0, 0], 1, only
+    )
+    return found[1]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_utils import convolution, ops
 
@@ -85,6 +86,39 @@ def test_convolution_matches_the_twin_twice(monkeypatch, size, kernel, stride, p
 
     for fast, slow in zip(results(convolution._Conv2d.apply), results(convolution.conv2d_reference), strict=True):
         torch.testing.assert_close(fast, slow, rtol=0, atol=1e-11)  # worst seen 7e-13 (values reach 1e3)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), [(9, 3, 2, 0), (8, 3, 2, 1), (6, 1, 1, 0)])
+def test_the_librarys_gradient_of_a_weight_is_autograds(size, kernel, stride, padding):
+    x, weight = image(3, 3, size, size), image(5, 3, kernel, kernel)
+    y = convolution.conv2d_reference(x, weight, None, stride, padding)
+    upstream = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, weight, upstream)
+    found = convolution._library_weight(x.detach(), upstream, weight.shape, stride, padding)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+class Kernels(TorchDispatchMode):
+    """Notes the kernel size of every convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.sizes.append(args[1].shape[2])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("function", "largest"), [(convolution.conv2d, 3), (convolution.conv2d_reference, 16)])
+def test_no_gradient_of_a_gradient_is_a_convolution_with_an_image(function, largest):
+    """Runs R1's pattern where GPUs' paths are taken; PyTorch's own double backward is what it guards against."""
+    x, weight = (torch.randn(shape, device="meta", requires_grad=True) for shape in ((2, 3, 16, 16), (5, 3, 3, 3)))
+    with Kernels() as kernels:
+        (grad,) = torch.autograd.grad(function(x, weight, padding=1).sum(), x, create_graph=True)
+        grad.square().sum().backward()
+    assert weight.grad is not None and max(kernels.sizes) == largest
 
 
 def test_convolution_in_bfloat16_is_close_to_float32():

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torch_utils.convolution import conv2d
 from training.networks import base
 from training.networks.base import Conditioning, DiscriminatorOutput
 
@@ -160,7 +161,8 @@ def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, CoordConv):
         x, layer = torch.cat([x, _coordinates(x)], dim=1), layer.conv
     assert isinstance(layer, nn.Conv2d) and layer.bias is not None
-    return F.conv2d(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype), layer.stride, layer.padding)
+    weight, bias = layer.weight.to(x.dtype), layer.bias.to(x.dtype)
+    return conv2d(x, weight, bias, layer.stride[0], int(layer.padding[0]))
 
 
 def _coordinates(x: Tensor) -> Tensor:
