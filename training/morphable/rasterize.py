@@ -74,7 +74,7 @@ def rasterize(
 
 def _set_up(vertices: Tensor, triangles: Tensor, cameras: Cameras, size: tuple[int, int]) -> _Setup:
     place, z = cameras.project(vertices)  # [B, V, 2], [B, V]
-    edge = place.new_tensor(size)  # width, height
+    edge = torch.stack([place.new_full((), length) for length in size])  # width, height; a tensor of them would wait
     xy = (place * edge - 0.5)[:, triangles].flatten(0, 1)  # [M, 3, 2]
     z = z[:, triangles].flatten(0, 1)
     low = xy.amin(1).ceil().clamp(min=0).minimum(edge)
