@@ -54,19 +54,21 @@ class Part:
         return self.name.replace("-", "_")
 
 
-_KERNELS, _STEPS = "benchmarks.gpu_kernels", "benchmarks.gpu_steps"
-# In the order of their value: what a limit cuts off is what is missed least. Their limits add up to 535 s.
+_KERNELS, _STEPS, _CORRECT = "benchmarks.gpu_kernels", "benchmarks.gpu_steps", "benchmarks.gpu_correctness"
+# In the order of their value: what a limit cuts off is what is missed least. --parts chooses for a shorter call.
 PARTS = (
     Part("machine", _KERNELS, 20, "card, driver and versions; TB/s of a copy and TFLOP/s of a bfloat16 product, the "
          "ceilings of all shares; which gsplat renders, and how long its first splat takes"),
-    Part("correctness", _KERNELS, 60, "tests of the CUDA back ends; gradients of a whole step of `micro` in float32, "
+    Part("correctness", _CORRECT, 60, "tests of the CUDA back ends; gradients of a whole step of `micro` in float32, "
          "CUDA against CPU, worst relative error of each phase; waits in a step, by file and line"),
+    Part("families", _CORRECT, 60, "the same gradients and waits for the small preset of every other family"),
     Part("kernels", _KERNELS, 30, "the 4x4 filter, its transpose, bias + leaky ReLU + clamp: PyTorch's kernels against "
          "Triton's in ms, GB/s and largest difference; convolutions, attention, weights, Adam, averages"),
     Part("rasteriser", _KERNELS, 40, "8 scenes of 240,128 splats from 4 views at 512 px: intersections, forward and "
          "backward, tiles of 8 and 16 px, with and without depth, one call against 32; 256 and 1024 px"),
-    Part("step-cgs512", _STEPS, 100, "ms of a step after the blur, without waits inside: bf16 at 16, 8 and 32 samples "
-         "at a time, fp16 at 8; R1 apart; peak memory; a profile: launches, idle share, longest kernels"),
+    Part("step-cgs512", _STEPS, 100, "ms of a step after the blur, without waits inside: bf16 at 32, 16 and 8 samples "
+         "at a time, fp16 at 16; R1 apart; peak memory; a profile: launches, idle share, longest kernels"),
+    Part("step-families", _STEPS, 70, "ms of a step of a published size of every other family, and its peak memory"),
     Part("step-cgs256", _STEPS, 30, "the same for 256 px, bf16 at 32 samples at a time"),
     Part("published-loop", _STEPS, 40, "the same networks and kernels with the published loop: a render for each scene "
          "and view, a D call for each view, fp16 with a float32 generator, TF32 off; ours in the same process"),

@@ -1,4 +1,4 @@
-"""Holds the parts of benchmarks/gpu.py that time and check single operations: machine to rasteriser."""
+"""Holds the parts of benchmarks/gpu.py that time single operations: machine, kernels, rasteriser."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -24,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import rasterizer
-from benchmarks.gpu import ROOT, Job
+from benchmarks.gpu import Job
 from torch_utils import foreach, ops, triton_ops
 
 BUILD_ALONE = "from gaussian import backend_gsplat; print(backend_gsplat.reason() or 'gsplat is built')"
@@ -103,93 +100,6 @@ def _first_splat(job: Job) -> None:
     begun = time.monotonic()
     reason = backend_gsplat.reason()
     job.say(reason or f"gsplat draws its first splat after {time.monotonic() - begun:.1f} s", gsplat=not reason)
-
-
-# ---------------------------------------------------------------- correctness
-
-
-def correctness(job: Job) -> None:
-    """Compares with the twins: single renders by the project's tests, then a whole step."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    if job.device == "cuda":
-        job.attempt("tests", _cuda_tests, job)
-    job.attempt("step", _step_against_cpu, job)
-    if job.device == "cuda":
-        job.attempt("waits", _waits, job)
-
-
-def _cuda_tests(job: Job) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "tests/gaussian/test_cuda.py"]
-    ran = subprocess.run(
-        [*command, "-k", "gsplat"], cwd=ROOT, capture_output=True, text=True, timeout=max(job.left() - 20, 5)
-    )
-    print(ran.stdout[-6000:], ran.stderr[-2000:])
-    found = [f"{a}/{b}" for a, b in re.findall(r"images (\S+) gradients (\S+)", ran.stdout)]
-    last = (ran.stdout.strip().splitlines() or ["no output"])[-1]
-    job.say(f"back-end tests: {last}; errors of images/gradients {' '.join(found)}", failed=ran.returncode or None)
-
-
-def step_parts(job: Job, device: str, backend: str, preset: str = "micro", **changes: Any) -> tuple[Any, Any]:
-    """Returns a step and its micro-batches, with the same numbers on any device."""
-    from benchmarks import training_step
-    from training import presets
-    from training.samples import SampleStream
-
-    config = replace(presets.resolve(preset, data=""), rasterizer=backend, stages=(), **changes)
-    labels = training_step.FFHQ.orbit(torch.linspace(-0.8, 0.8, training_step.ITEMS)).labels
-    torch.manual_seed(0)
-    step = training_step.make_step(config, labels, torch.device("cpu"))
-    if device != "cpu":  # the same initial weights, then everything of the device
-        state = [phase.module.state_dict() for phase in step.phases]
-        step = training_step.make_step(config, labels, torch.device(device))
-        for phase, weights in zip(step.phases, state, strict=True):
-            phase.module.load_state_dict(weights)
-    with torch.no_grad():
-        for name, parameter in step.G.named_parameters():
-            if ".ls_" in name:  # starts at 0, where the scene does not depend on the latent
-                parameter.fill_(0.1)
-    torch.manual_seed(1)
-    stream = SampleStream(config, labels, step.G.z_dim, torch.device(device))
-    return step, stream.micro_batches(10**6, training_step.random_batch(config, labels))
-
-
-def _step_against_cpu(job: Job) -> None:
-    backends = ("torch", "gsplat") if job.device == "cuda" else ("cpu",)
-    for backend in backends:
-        grads: list[dict[str, Tensor]] = []
-        for device, name in (("cpu", "torch"), (job.device, backend)):
-            step, micro = step_parts(job, device, name, precision="fp32", batch=8, batch_gpu=4)
-            found = {}
-            for phase in step.phases:
-                step.accumulate(phase, 10**6, micro)
-                for parameter_name, parameter in phase.module.named_parameters():
-                    if parameter.grad is not None:
-                        found[f"{phase.name}/{parameter_name}"] = parameter.grad.detach().cpu().double()
-            grads.append(found)
-        errors = {k: float((grads[1][k] - g).norm() / (g.norm() + 1e-12)) for k, g in grads[0].items()}
-        worst = {}
-        for phase in ("G", "D", "R1"):
-            name, error = max(
-                ((k, e) for k, e in errors.items() if k.startswith(f"{phase}/")), key=lambda pair: pair[1]
-            )
-            worst[phase] = (error, name)
-        said = ", ".join(f"{error:.1e} ({name})" for error, name in worst.values())
-        job.say(f"gradients of a step with {backend} against the CPU's torch: {said}", worst=worst)
-
-
-def _waits(job: Job) -> None:
-    """Counts what makes the host wait for the device in one step."""
-    step, micro = step_parts(job, "cuda", "auto")
-    step.run(0, 10**6, micro)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        step.run(1, 10**6, micro)
-    torch.cuda.set_sync_debug_mode("default")
-    places = Counter(f"{w.filename.removeprefix(str(ROOT) + '/')}:{w.lineno}" for w in caught)
-    said = ", ".join(f"{count} x {place}" for place, count in places.most_common(8))
-    job.say(f"{sum(places.values())} waits in a step of micro: {said}", waits=dict(places))
 
 
 # ---------------------------------------------------------------- kernels

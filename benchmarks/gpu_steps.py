@@ -28,6 +28,12 @@ from training.samples import MicroBatch, SampleStream
 AFTER_THE_BLUR = 1_000_000  # images seen: the blur of the start would be in every step otherwise
 WARM_UP, TIMED = 3, 6  # steps
 DATA = ROOT / ".gpu" / "heads.zip"
+OTHERS = (
+    ("gsgan-ffhq512", 8),
+    ("epigraf-ffhq512", 16),
+    ("gghead-ffhq512", 16),
+    ("pigan-celeba", 28),
+)  # samples at a time
 
 
 @dataclass
@@ -80,27 +86,28 @@ def measure(job: Job, preset: str, precision: str, batch_gpu: int) -> Bench | No
         torch.cuda.reset_peak_memory_stats()
     begun = time.monotonic()
     bench = make_bench(job, preset, precision, batch_gpu)
-    ordinary = step_ms(job, bench.run)
-    interval = bench.config.objective.r1_interval
-    penalty = next(phase for phase in bench.gan.phases if phase.name == "R1")
-    lazy = milliseconds(lambda: bench.gan.accumulate(penalty, AFTER_THE_BLUR, bench.micro), job, rounds=2)
-    mean = ordinary + lazy / interval
+    ordinary, said = step_ms(job, bench.run), ""
+    rare = {}  # phases that are not due in every step
+    for phase in bench.gan.phases:
+        if phase.every > 1:
+            alone = functools.partial(bench.gan.accumulate, phase, AFTER_THE_BLUR, bench.micro)
+            rare[phase.name] = milliseconds(alone, job, rounds=2)
+            said += f" ({phase.name} {rare[phase.name]:.1f} ms every {phase.every}th)"
+    mean = ordinary + sum(rare[phase.name] / phase.every for phase in bench.gan.phases if phase.name in rare)
     peak = memory.peaks(torch.device(job.device))
     gib = peak.get("gpu_peak_gib") or peak["cpu_peak_gib"]
     backend = resolve_backend("auto", job.device)
     setting = f"{bench.config.preset} {precision} {bench.config.batch_gpu} at a time, {backend}"
-    text = (
-        f"{setting}: step {mean:.1f} ms = {mean / bench.config.batch:.2f} s/kimg (R1 {lazy:.1f} ms every {interval}th)"
-    )
+    text = f"{setting}: step {mean:.1f} ms = {mean / bench.config.batch:.2f} s/kimg{said}"
     text += f"; peak {gib:.1f} GiB; measured in {time.monotonic() - begun:.0f} s"
-    job.say(text, setting=setting, preset=bench.config.preset, step_ms=mean, r1_ms=lazy, peak_gib=gib)
+    job.say(text, setting=setting, preset=bench.config.preset, step_ms=mean, every_step_ms=ordinary, peak_gib=gib)
     return bench
 
 
 def step_cgs512(job: Job) -> None:
     """Times the step in several settings; profiles the first."""
     settings = (
-        (("fp32", 4), ("bf16", 2)) if job.device == "cpu" else (("bf16", 16), ("bf16", 8), ("bf16", 32), ("fp16", 8))
+        (("fp32", 4), ("bf16", 2)) if job.device == "cpu" else (("bf16", 32), ("bf16", 16), ("fp16", 16), ("bf16", 8))
     )
     for i, (precision, batch_gpu) in enumerate(settings):
         if job.left() < 15 and i:
@@ -130,35 +137,52 @@ def _phases(job: Job, bench: Bench) -> None:
 
 
 def _profile(job: Job, bench: Bench) -> None:
-    """Names the longest kernels of a step, and states how many there are and how much of the time none runs."""
+    """Profiles an ordinary step, then each phase that is not in every step."""
+    _profile_of(job, "step", bench.run, 25)
+    for phase in bench.gan.phases:
+        if phase.every > 1:
+            _profile_of(job, phase.name, lambda: bench.gan.accumulate(phase, AFTER_THE_BLUR, bench.micro), 8)  # noqa: B023
+
+
+def _profile_of(job: Job, name: str, run: Callable[[], None], most: int) -> None:
+    """Names the longest kernels and host operators, and states how many kernels and how much of the time none runs."""
     activity = torch.profiler.ProfilerActivity
     on_gpu = job.device == "cuda"
     with torch.profiler.profile(activities=[activity.CPU, *([activity.CUDA] if on_gpu else [])]) as profile:
         begun = time.perf_counter()
-        bench.run()
+        run()
         if on_gpu:
             torch.cuda.synchronize()
         wall = time.perf_counter() - begun
-    total = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     kind = torch.autograd.DeviceType.CUDA if on_gpu else torch.autograd.DeviceType.CPU
-    events = [
-        event
-        for event in profile.key_averages()
-        if event.device_type == kind and getattr(event, total) > 0 and not event.is_user_annotation
-    ]
+    averages = [event for event in profile.key_averages() if not event.is_user_annotation]
+    total = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    events = [event for event in averages if event.device_type == kind and getattr(event, total) > 0]
     busy, count = sum(getattr(e, total) for e in events) / 1e6, sum(e.count for e in events)
-    text = (
-        f"profile: {count:,} {'kernels' if on_gpu else 'operators'}, {busy * 1e3:.1f} ms; idle {1 - busy / wall:.0%} "
-    )
-    job.say(f"{text}of {wall * 1e3:.1f} ms under the profiler", kernels=count, busy_s=busy, wall_s=wall)
-    for event in sorted(events, key=lambda e: -getattr(e, total))[: 25 if on_gpu else 3]:
-        spent = getattr(event, total) / 1e3
-        job.say(f"{spent:8.2f} ms {event.count:5} x {event.key[:110]}", detail=True, ms=spent, count=event.count)
+    text = f"profile of {name}: {count:,} {'kernels' if on_gpu else 'operators'}, {busy * 1e3:.1f} ms; idle "
+    text += f"{1 - busy / wall:.0%} of {wall * 1e3:.1f} ms under the profiler"
+    job.say(text, kernels=count, busy_s=busy, wall_s=wall)
+    lists = [(events, total, most)] if on_gpu else [(events, total, 3)]
+    if on_gpu:
+        lists.append(([e for e in averages if e.device_type != kind], "self_cpu_time_total", most))
+    for which, attribute, longest in lists:
+        for event in sorted(which, key=lambda e: -getattr(e, attribute))[:longest]:
+            spent = getattr(event, attribute) / 1e3
+            text = f"{spent:8.2f} ms {event.count:5} x {event.key[:110]}"
+            job.say(text, detail=True, of=f"{name} {attribute}", ms=spent, count=event.count)
 
 
 def step_cgs256(job: Job) -> None:
     """Times the step at 256 px."""
     job.attempt("bf16 32", measure, job, "cgs256", "fp32" if job.device == "cpu" else "bf16", 32)
+
+
+def step_families(job: Job) -> None:
+    """Times a step of a published size of every family."""
+    for i, (preset, batch_gpu) in enumerate(OTHERS[: 2 if job.small else None]):
+        if job.left() < 12 and i:
+            return job.say(f"{preset} left out: no time")
+        job.attempt(preset, measure, job, preset, "fp32" if job.device == "cpu" else "bf16", batch_gpu)
 
 
 # ---------------------------------------------------------------- the published loop
@@ -196,15 +220,14 @@ def as_published(bench: Bench) -> None:
 def published_loop(job: Job) -> None:
     """Times the loop of the published code with our kernels, and ours beside it in the same process."""
     cpu = job.device == "cpu"
-    ours = measure(job, "cgs512", "fp32" if cpu else "bf16", 16)
+    ours = measure(job, "cgs512", "fp32" if cpu else "bf16", 32)
     del ours
     bench = make_bench(job, "cgs512", "fp32" if cpu else "fp16", 8)
     bench.gan.G.low_dtype = None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     as_published(bench)
     spent = step_ms(job, bench.run)
-    mine = [r["step_ms"] - r["r1_ms"] / bench.config.objective.r1_interval for r in results(job.out) if "setting" in r
-            and r["part"] == job.part]  # fmt: skip
+    mine = [r["every_step_ms"] for r in results(job.out) if "setting" in r and r["part"] == job.part]
     text = f"published loop with our kernels, {'fp32' if cpu else 'fp16'} 8 at a time: {spent:.1f} ms without R1"
     job.say(f"{text}; ours takes {mine[-1] / spent:.2f} of it" if mine else text, step_ms=spent)
 
