@@ -66,4 +66,11 @@ def test_parts_add_up_to_what_was_counted():
     """4,222 kernels of a step at 32 samples at a time (tests/benchmarks/test_counts.py bounds them)."""
     kernels = sum(segment.kernels for segment in scaling.SEGMENTS) + STILL.fixed_kernels
     assert kernels == pytest.approx(4_222, rel=0.02)
-    assert np.isclose(KERNEL_MS, 372)
+
+
+def test_the_model_gives_back_what_one_gpu_took():
+    """The measured step, without its share of R1, at 8 and 16 samples at a time; the second twice, with two results."""
+    without = sum(segment.kernel_ms for segment in scaling.SEGMENTS if segment.name.startswith("R1"))
+    assert KERNEL_MS - without + STILL.fixed_ms == pytest.approx(313.6, abs=1)
+    assert scaling.simulate(STILL, 32, 8).total - without == pytest.approx(642.4, rel=0.05)
+    assert 340 < scaling.simulate(STILL, 32, 16).total - without < 400
