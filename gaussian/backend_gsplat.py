@@ -26,6 +26,7 @@ from torch import Tensor
 from gaussian.cameras import Cameras
 from gaussian.gaussians import QUAT_EPS, Gaussians
 from torch_utils import native
+from torch_utils.constants import kept
 
 NEAR = 0.2  # camera z, world units, below which a splat is dropped
 LOW_PASS = 0.3  # square pixels added to both variances
@@ -146,20 +147,15 @@ def _padded(splats: dict[str, Tensor], scene: Gaussians) -> list[Tensor]:
     return [F.pad(field, (0, 0, 0, missing), value=float(name == "quats")) for name, field in splats.items()]
 
 
-# Made once: a tensor made of a host's numbers in every call would be copied to the device, and waited for.
-
-
-@functools.lru_cache(maxsize=16)
+@kept
 def _pixels(width: int, height: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns the factors [3, 1] that turn normalised intrinsics into pixels."""
-    with torch.inference_mode(False):  # a training step may use what a sample has made
-        return torch.tensor([[width], [height], [1]], dtype=dtype, device=device)
+    return torch.tensor([[width], [height], [1]], dtype=dtype, device=device)
 
 
-@functools.lru_cache(maxsize=16)
+@kept
 def _identity(dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=dtype, device=device)
+    return torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=dtype, device=device)
 
 
 def _draw_one_splat() -> None:

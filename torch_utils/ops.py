@@ -9,7 +9,6 @@ On CUDA the filters, and bias with activation and clamp, are one kernel each (tr
 memory, the filters are native code, and block_ops.py makes one pass of what stands side by side in a network.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils import native_ops, triton_ops
+from torch_utils.constants import kept
 from torch_utils.convolution import conv2d
 
 LRELU_SLOPE = 0.2
@@ -119,7 +119,7 @@ def conv2d_lrelu(
     return lrelu_clamp_(conv2d(x, weight, bias, stride, padding), clamp)
 
 
-@functools.lru_cache(maxsize=64)  # a few kB each; making it anew would stall a GPU
+@kept
 def _depthwise_weight(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return fir_filter(dtype, device).expand(channels, 1, 4, 4).contiguous()
 

@@ -8,7 +8,6 @@ on ranks, micro-batches or resumes, and nothing waits for the device.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils import distributed
+from torch_utils.constants import kept
 from torch_utils.random import Draws
 
 MODES = ("noaug", "ada", "fixed")
@@ -147,7 +147,7 @@ def warp(images: Tensor, linear: Tensor, offset: Tensor) -> Tensor:
     return torch.where(stays[:, None, None, None], images, down @ (moved @ down.T))
 
 
-@functools.cache
+@kept
 def _filters(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns what doubles the width of an image and what halves it, as matrices: products are fast.
 

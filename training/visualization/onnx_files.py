@@ -106,7 +106,6 @@ def _export(
     free: dict[str, Any],
     notes: dict[str, str],
 ) -> Path:
-    module(*example)  # constants that are kept from call to call must be tensors, not the exporter's stand-ins
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names packages that no graph of ours asks for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself

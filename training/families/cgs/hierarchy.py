@@ -7,7 +7,6 @@ work with operands of different A runs over long contiguous stretches.
 Sources: Hyun and Heo 2024 (GSGAN), Barthel et al. 2025 (CGS-GAN); constants as published.
 """
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from torch_utils.constants import kept
 
 SQUASH_LIMIT = 20.0
 COARSE_REACH = 0.2  # world units per unit of a coarse anchor's raw position
@@ -116,7 +117,7 @@ def _normalized(quats: Tensor) -> Tensor:
     return quats / (norm + QUAT_EPS)
 
 
-@functools.lru_cache(maxsize=16)  # making it anew would stall a GPU
+@kept
 def _initial_appearance(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(INITIAL_APPEARANCE, dtype=dtype, device=device)[:, None]
 

@@ -6,13 +6,14 @@ consecutive), the numbers of a splat, and the M first points of all scenes.
 Source: Hyun and Heo 2024 (GSGAN); constants as published.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from torch_utils.constants import kept
 
 POSITION_SCALE = 0.1  # of a coarse anchor's raw position, before the tanh
 MIN_SPLIT_LOG_SCALE = -100.0
@@ -52,7 +53,7 @@ def rotation_matrices(quats: Tensor) -> Tensor:
     return torch.stack([entry for row in rows for entry in row], dim=1).unflatten(1, (3, 3))
 
 
-@functools.lru_cache(maxsize=16)  # making it anew would stall a GPU
+@kept
 def _initial_appearance(dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns what raw appearances of the first levels are added to, [8, 1]."""
     return torch.tensor(INITIAL_APPEARANCE, dtype=dtype, device=device)[:, None]
