@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from torch_utils import native_ops, triton_ops
 from torch_utils.constants import kept
@@ -105,6 +106,14 @@ def upsample(x: Tensor) -> Tensor:
     return _DownsampleTranspose.apply(4 * x)
 
 
+def add_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Returns x + a * b, of shapes that broadcast, as torch.addcmul; differentiable once.
+
+    Its gradient takes two passes less: PyTorch's multiplies a and b by addcmul's factor 1 first.
+    """
+    return _AddProduct.apply(x, a, b)
+
+
 def conv2d_lrelu(
     x: Tensor,
     weight: Tensor,
@@ -136,6 +145,25 @@ def _fir(x: Tensor, padding: int, stride: int) -> Tensor:
     if native_ops.usable(x):
         return native_ops.fir(x, padding, stride)
     return _depthwise_fir(x, padding, stride)
+
+
+class _AddProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.shape = x.shape
+        return torch.addcmul(x, a, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        x_needed, a_needed, b_needed = ctx.needs_input_grad
+        return (
+            grad.sum_to_size(ctx.shape) if x_needed else None,
+            (grad * b).sum_to_size(a.shape) if a_needed else None,
+            (grad * a).sum_to_size(b.shape) if b_needed else None,
+        )
 
 
 class _LreluClamp(torch.autograd.Function):

@@ -133,6 +133,16 @@ def test_convolution_in_bfloat16_is_close_to_float32():
         assert (a - b).norm() < 0.01 * b.norm()  # worst seen 0.0025
 
 
+@pytest.mark.parametrize("shapes", [((2, 3, 4), (2, 3, 4), (2, 1, 4)), ((3, 1, 2), (3, 4, 1), (1, 4, 2))])
+def test_a_product_is_added_as_addcmul_adds_it(shapes):
+    inputs = [image(*shape) for shape in shapes[:2]] + [image(*shapes[2]) + 0.5]
+    fast, slow = ops.add_product(*inputs), torch.addcmul(*inputs)
+    upstream = torch.randn_like(slow)
+    assert torch.equal(fast, slow)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, upstream) for y in (fast, slow)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
+
+
 def test_downsample_refuses_odd_sizes():
     with pytest.raises(ValueError, match="even"):
         ops.downsample(image(1, 1, 5, 4))

@@ -6,16 +6,19 @@ instance normalisation, Huang and Belongie 2017; layer scale, Touvron et al. 202
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from torch_utils.foreach import scale_and_cast
-from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE
+from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE, add_product
 
 CAMERA_DIM = 25  # a label: 16 numbers of cam2world, 9 of the intrinsics
+
+_LEAST_VARIANCE, _LEAST_STD = 1e-24, 1e-8  # of what adaptive normalisation divides by
 
 WeightAndBias = tuple[Tensor, Tensor | None]  # scaled and in the type of a layer's input
 
@@ -144,11 +147,40 @@ class AdaptiveNorm(nn.Module):
         self.beta = FullyConnected(w_dim, features)
 
     def forward(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        """Returns [B, P, C] for x [B, P, C], gamma and beta [B, 1, C]."""
+        """Returns [B, P, C] for x [B, P, C], gamma and beta [B, 1, C]; differentiable once."""
+        return _AdaptiveNorm.apply(x, gamma, beta)
+
+
+def adaptive_norm_reference(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """Normalises x [B, P, C] over its points, scales by gamma and adds beta, [B, 1, C]: AdaptiveNorm's slow twin."""
+    x = x - x.mean(dim=1, keepdim=True)
+    # 1e-24 gives features that are equal in all points the gradient 0, in place of 0/0.
+    std = (x.square().mean(dim=1, keepdim=True) + _LEAST_VARIANCE).sqrt()
+    return torch.addcmul(beta, x, gamma / (std + _LEAST_STD))
+
+
+class _AdaptiveNorm(torch.autograd.Function):
+    """Computes adaptive_norm_reference; the gradient is one formula, in half the passes over x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         x = x - x.mean(dim=1, keepdim=True)
-        # 1e-24 gives features that are equal in all points the gradient 0, in place of 0/0.
-        std = (x.square().mean(dim=1, keepdim=True) + 1e-24).sqrt()
-        return torch.addcmul(beta, x, gamma / (std + 1e-8))
+        std = (x.square().mean(dim=1, keepdim=True) + _LEAST_VARIANCE).sqrt()
+        divisor = std + _LEAST_STD
+        scale = gamma / divisor
+        ctx.save_for_backward(x, std, divisor, scale)
+        return torch.addcmul(beta, x, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, std, divisor, scale = ctx.saved_tensors
+        points = x.shape[1]
+        beta = grad.sum(dim=1, keepdim=True)
+        gamma = (grad * x).sum(dim=1, keepdim=True) / divisor
+        # x has no mean any more, so that only the direct part of its gradient has one.
+        direct = torch.addcmul(beta * scale / -points, grad, scale)
+        return torch.addcmul(direct, x, gamma * scale / (std * -points)), gamma, beta
 
 
 class Attention(nn.Module):
@@ -216,8 +248,8 @@ class TransformerBlock(nn.Module):
         low_dtype = low_dtype or x.dtype
         layers = (self.attn.c_qkv, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj)
         scaled = scaled_parameters((layer, low_dtype) for layer in layers)
-        x = torch.addcmul(x, self.attn(self.ln_1(x, gamma_1, beta_1).to(low_dtype), scaled[:2]).to(x.dtype), scale_1)
-        return torch.addcmul(x, self.mlp(self.ln_2(x, gamma_2, beta_2).to(low_dtype), scaled[2:]).to(x.dtype), scale_2)
+        x = add_product(x, self.attn(self.ln_1(x, gamma_1, beta_1).to(low_dtype), scaled[:2]).to(x.dtype), scale_1)
+        return add_product(x, self.mlp(self.ln_2(x, gamma_2, beta_2).to(low_dtype), scaled[2:]).to(x.dtype), scale_2)
 
 
 def stacked_linear(x: Tensor, layers: Sequence[FullyConnected]) -> tuple[Tensor, ...]:

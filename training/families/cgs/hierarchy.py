@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from torch_utils.constants import kept
+from torch_utils.ops import add_product
 
 SQUASH_LIMIT = 20.0
 COARSE_REACH = 0.2  # world units per unit of a coarse anchor's raw position
@@ -153,7 +154,7 @@ def children(raw: Attributes, frame: Frame) -> Attributes:
     xyz = frame.xyz[:, None]
     offsets = by_parent(torch.tanh(raw.xyz)).split(1, dim=2)
     for axis, offset in zip(frame.axes[:, None].unbind(3), offsets, strict=True):
-        xyz = torch.addcmul(xyz, axis, offset)
+        xyz = add_product(xyz, axis, offset)
     scale = squash(frame.largest[:, None] + F.logsigmoid(by_parent(raw.log_scales)))
     appearance = squash(frame.appearance[:, None] + by_parent(raw.appearance))
     return Attributes(xyz.flatten(0, 1), scale.flatten(0, 1), appearance.flatten(0, 1))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE
+from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE, add_product
 from training.families.gsgan.config import RATIO
 from training.families.gsgan.pointwise import linear, sibling_attention
 from training.networks.discriminator import ConvLayer
@@ -91,7 +91,7 @@ class NeighbourEdges(EdgeLayers):
         index = nearest.flatten(1)[..., None].expand(-1, -1, other.shape[-1])  # [B, N K, C/2 + C]
         gathered = other.gather(1, index).unflatten(1, (-1, self.neighbours))  # [B, N, K, C/2 + C]
         attended = self.attend(gathered + own[:, :, None], dim=2)
-        rows = torch.addcmul(rows, attended.to(rows.dtype), self.ls(w)[:, None])
+        rows = add_product(rows, attended.to(rows.dtype), self.ls(w)[:, None])
         return rows.view(batch, a, points, -1).transpose(0, 1).contiguous()
 
 

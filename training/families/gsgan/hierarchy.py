@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_utils.constants import kept
+from torch_utils.ops import add_product
 
 POSITION_SCALE = 0.1  # of a coarse anchor's raw position, before the tanh
 MIN_SPLIT_LOG_SCALE = -100.0
@@ -88,7 +89,7 @@ def placed(raw_xyz: Tensor, frame: Frame) -> Tensor:
     xyz = frame.xyz[:, None]
     offsets = _by_parent(torch.tanh(raw_xyz), frame).split(1, dim=2)
     for axis, offset in zip(frame.axes[:, None].unbind(3), offsets, strict=True):
-        xyz = torch.addcmul(xyz, axis, offset)
+        xyz = add_product(xyz, axis, offset)
     return xyz.flatten(0, 1)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from torch_utils.ops import LRELU_GAIN
+from torch_utils.ops import LRELU_GAIN, add_product
 from training.families.gsgan import hierarchy
 from training.families.gsgan.config import CHILD_CLAMP, RATIO, GeneratorConfig, published_constants
 from training.families.gsgan.edges import NeighbourEdges, SiblingEdges
@@ -80,7 +80,7 @@ class ModulatedMlp(nn.Module):
         a, batch, points, _ = x.shape
         rows = x.transpose(0, 1).flatten(1, 2)  # [B, A P, C]: the norm is over all points of a scene
         y = self.norm(rows, self.norm.gamma(w)[:, None], self.norm.beta(w)[:, None])
-        rows = torch.addcmul(rows, self.mlp(y.to(low_dtype or x.dtype)).to(x.dtype), self.ls(w)[:, None])
+        rows = add_product(rows, self.mlp(y.to(low_dtype or x.dtype)).to(x.dtype), self.ls(w)[:, None])
         return rows.view(batch, a, points, -1).transpose(0, 1).contiguous()
 
 
