@@ -62,7 +62,7 @@ def test_the_page_shows_what_the_model_prints():
 
 
 def test_parts_add_up_to_what_was_counted():
-    """4,222 kernels of a step at 32 samples at a time (tests/benchmarks/test_counts.py bounds them)."""
+    """The code that was measured launched 4,222 kernels in a step of 32 samples at a time."""
     kernels = sum(segment.kernels for segment in scaling.SEGMENTS) + STILL.fixed_kernels
     assert kernels == pytest.approx(4_222, rel=0.02)
 
