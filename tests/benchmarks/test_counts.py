@@ -13,7 +13,7 @@ def config_of(preset, **changes):
 
 
 def test_a_step_stays_within_its_bounds():
-    """Of the published network for 512 px. Found 4,222 kernels and 555 GB.
+    """Of the published network for 512 px. Found 3,963 kernels and 539 GB; 4,222 and 555 before norms had gradients of their own.
 
     Counted alike before the filters' kernels, the fused activation, the scaling of all weights at once and the one call
     of D for real and generated images: 6,121 kernels and 697 GB, without some 50 GB of separate passes for the biases,
@@ -21,7 +21,7 @@ def test_a_step_stays_within_its_bounds():
     """
     config = config_of("cgs512", batch_gpu=32)
     kernels, moved = counts.per_step(config, counts.count_step(config, "bf16", nimg=1_000_000))
-    assert kernels <= 4_300 and moved <= 560e9, (kernels, moved)
+    assert kernels <= 4_050 and moved <= 545e9, (kernels, moved)
 
 
 def test_twice_the_micro_batches_are_twice_the_kernels_and_the_same_bytes():
