@@ -15,9 +15,9 @@ def config_of(preset, **changes):
 def test_a_step_stays_within_its_bounds():
     """Of the published network for 512 px. Found 3,963 kernels and 539 GB.
 
-    Before norms had gradients of their own they were 4,222 and 555 GB. Counted alike before the filters' kernels, the fused activation, the scaling of all weights at once and the one call
-    of D for real and generated images: 6,121 kernels and 697 GB, without some 50 GB of separate passes for the biases,
-    which the meta device does not show.
+    Before norms had gradients of their own they were 4,222 and 555 GB. Counted alike before the filters' kernels, the
+    fused activation, the scaling of all weights at once and the one call of D for real and generated images: 6,121
+    kernels and 697 GB, without some 50 GB of separate passes for the biases, which the meta device does not show.
     """
     config = config_of("cgs512", batch_gpu=32)
     kernels, moved = counts.per_step(config, counts.count_step(config, "bf16", nimg=1_000_000))
