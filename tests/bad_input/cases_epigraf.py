@@ -71,7 +71,7 @@ CASES = [
     _train(
         "frustum of the data outside of the cube",
         "--cube-scale=0.2",
-        "--cube-scale=0.2: the frustum of the data's cameras lies outside of the cube: its corners are 0.2111 from the origin",
+        "--cube-scale=0.2: the frustum of the data's cameras lies outside of the cube: its corners are 0.2089 from the origin",
     ),
     _train(
         "rays outside of the cube",

@@ -130,9 +130,12 @@ class GeneratorConfig(base.GeneratorConfig):
 def reach(config: GeneratorConfig, cameras: Cameras) -> float:
     """Returns how far from the origin rays of cameras [N] get, units of the field: in a corner, at one of their ends.
 
-    The planes hold nothing beyond `cube_scale`. The longest distance does not depend on how the cameras turn.
+    Rays go through the middles of pixels, also those of patches (`patches.crop`). The planes hold nothing beyond
+    `cube_scale`. The longest distance does not depend on how the cameras turn.
     """
-    corners = camera_rays(cameras[:, None].to(dtype=torch.float64), 2, grid="corners")
+    edge = 0.5 / config.resolution if config.resolution > 1 else 0.0
+    inner = cameras[:, None].to(dtype=torch.float64).crop((edge, edge, 1 - edge, 1 - edge))
+    corners = camera_rays(inner, 2, grid="corners")
     origins = corners.origins * config.unit
     away = origins.norm(dim=-1) - 1
     ends = [origins + (away + t)[..., None] * corners.directions for t in (config.ray_start, config.ray_end)]

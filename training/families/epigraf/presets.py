@@ -1,7 +1,8 @@
 """Lists the members of EpiGRAF in one table: published ones, whose runs differ in few values, and a small one of ours.
 
 World units are the project's, in which half an image is 0.3166 wide at the origin (`REFERENCE_HALF_EXTENT`). Published
-fields have cameras 1 away, with a field of view of 12 degrees for faces and cats, and of 30 for things.
+fields have cameras 1 away, with a field of view of 12 degrees for faces and cats, and of 30 for things, between the
+middles of the outermost pixels.
 """
 
 from __future__ import annotations
@@ -19,17 +20,27 @@ from training.families.epigraf.objective import EpigrafObjectiveConfig
 BATCH, BATCH_GPU, G_LR, D_LR = 64, 16, 0.0025, 0.002
 NARROW, WIDE = 12.0, 30.0  # degrees of field of view
 WIDE_CUBE = 0.475, 0.75, 1.25  # half its edge, and where rays begin and end, in distances of the camera
-# Evenly over the sphere; what the middles of the outermost pixels see there is a pixel less than published.
-ANYWHERE: dict[str, Any] = {"pose": "spherical", "theta_std": math.pi, "phi_std": math.pi / 2, "fov": WIDE}
+ANYWHERE: dict[str, Any] = {"pose": "spherical", "theta_std": math.pi, "phi_std": math.pi / 2}  # all over the sphere
 
 
 def unit(fov: float) -> float:
-    """Returns the units of a published field per world unit, for a field of view in degrees."""
+    """Returns the units of a field per world unit, whose cameras are 1 away and see `fov` degrees across an image."""
     return math.tan(math.radians(fov / 2)) / REFERENCE_HALF_EXTENT
 
 
+def whole_fov(fov: float, pixels: int) -> float:
+    """Returns the degrees across an image of so many pixels, for those between the middles of its outermost ones."""
+    return 2 * math.degrees(math.atan(math.tan(math.radians(fov / 2)) * pixels / (pixels - 1)))
+
+
+def inner_fov(fov: float, pixels: int) -> float:
+    """Inverts `whole_fov`."""
+    return 2 * math.degrees(math.atan(math.tan(math.radians(fov / 2)) * (pixels - 1) / pixels))
+
+
 def _published(resolution: int, gamma: float, faces: bool) -> Preset:
-    generator = GeneratorConfig(resolution, unit=unit(NARROW if faces else WIDE))
+    fov = whole_fov(NARROW if faces else WIDE, resolution)
+    generator = GeneratorConfig(resolution, unit=unit(fov))
     if not faces:
         cube, start, end = WIDE_CUBE
         generator = dataclasses.replace(generator, cube_scale=cube, ray_start=start, ray_end=end)
@@ -38,7 +49,7 @@ def _published(resolution: int, gamma: float, faces: bool) -> Preset:
         discriminator=DiscriminatorConfig(
             resolution=resolution, camera="fourier" if faces else "none", camera_dropout=0.5 if faces else 0.0
         ),
-        objective=EpigrafObjectiveConfig(gamma=gamma, **({} if faces else ANYWHERE)),
+        objective=EpigrafObjectiveConfig(gamma=gamma, **({} if faces else {**ANYWHERE, "fov": fov})),
         run=RunFields(
             background="0.5,0.5,0.5" if faces else "white", total_kimg=50_000, batch=BATCH, batch_gpu=BATCH_GPU,
             g_lr=G_LR, d_lr=D_LR, mirror=True, tick_kimg=4, image_ticks=100, snapshot_ticks=250,

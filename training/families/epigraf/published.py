@@ -2,6 +2,9 @@
 
 A name `synthesis.X` of a generator is `network.X` here, and `mapping.X` is `mapper.X`; those of a discriminator stay.
 What no tensor tells is in the configuration that a network carries (`settings`), or has the published value.
+
+Published cameras are 1 away from the origin, in units of the field; ours of the same lens are where the world's scale
+is 1 (`Geometry.world_scale`). So the lens tells how many of these units make one of the world: `GeneratorConfig.unit`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor
 
 from gaussian import Geometry
+from gaussian.geometry import REFERENCE_HALF_EXTENT
 from torch_utils import ops
 from training.families.base import PublishedFormat, PublishedRun, RunFields
 from training.families.epigraf import poses
@@ -30,7 +34,18 @@ from training.families.epigraf.discriminator import (
 )
 from training.families.epigraf.generator import Generator
 from training.families.epigraf.objective import EpigrafObjectiveConfig
-from training.families.epigraf.presets import ANYWHERE, BATCH, BATCH_GPU, D_LR, G_LR, NARROW, PRESETS
+from training.families.epigraf.presets import (
+    ANYWHERE,
+    BATCH,
+    BATCH_GPU,
+    D_LR,
+    G_LR,
+    NARROW,
+    PRESETS,
+    inner_fov,
+    unit,
+    whole_fov,
+)
 from training.families.epigraf.settings import Settings
 from training.published.discriminator import fitting
 from training.published.pickle_file import StoredFile, StoredNetwork
@@ -104,6 +119,7 @@ def generator_config(shapes: Shapes, settings: Settings, resolution: int) -> Gen
         channel_base=top * plane,
         channel_max=max(lengths(shapes, rf"{prefix}b\d+\.conv1\.bias", 0)),
         use_noise=any(name.endswith("noise_const") for name in shapes),
+        unit=unit(whole_fov(_fov(settings), resolution)),
         cube_scale=settings.get("dataset.cube_scale", plain.cube_scale, int, float),
         ray_start=settings.get(f"{CAMERA}ray_start", plain.ray_start, int, float),
         ray_end=settings.get(f"{CAMERA}ray_end", plain.ray_end, int, float),
@@ -135,7 +151,7 @@ def generator_from_published(
 
 def generator_to_published(config: GeneratorConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Inverts `generator_from_published`. Raises ValueError for one that the published layout cannot hold."""
-    legal = dataclasses.replace(config, use_noise=True, published_keys=True, unit=1.0, opaque=True, density_gain=1.0)
+    legal = dataclasses.replace(config, use_noise=True, published_keys=True, opaque=True, density_gain=1.0)
     check_room(config.to_dict(), legal.to_dict())
     check_tensors(state_dict, tensors_of(Generator, config), {})
     return {published_name(name): value for name, value in state_dict.items()}
@@ -232,7 +248,7 @@ class EpigrafPublished(PublishedFormat):
         """Returns configuration and state dict. Raises ValueError if the file does not say how large its images are."""
         settings = _settings(stored)
         size = stored.attribute("", "img_resolution", settings.get("dataset.resolution", None, int))
-        if type(size) is not int or not 1 <= size <= MAX_RESOLUTION:
+        if type(size) is not int or not 2 <= size <= MAX_RESOLUTION:
             raise ValueError("img_resolution, the pixels of its images, is missing or no legal number")
         return generator_from_published(tensors, settings, size)
 
@@ -248,11 +264,9 @@ class EpigrafPublished(PublishedFormat):
         """Returns the published cameras, those of the file's configuration, and the published losses."""
         network = file.network("G_ema")
         settings = _settings(network) if network is not None else Settings(None)
-        fov = float(settings.get(f"{CAMERA}fov", NARROW, int, float))
-        if not 0 < fov < 180:
-            raise ValueError(f"{CAMERA}fov={fov}: must be between 0 and 180 degrees")
-        size = generator.resolution
-        focal = 0.5 / math.tan(math.radians(fov / 2)) * (size - 1) / size
+        fov, size = _fov(settings), generator.resolution
+        radius = 1 / generator.unit
+        focal = radius / (2 * REFERENCE_HALF_EXTENT)
         found = fitting(discriminator, DiscriminatorConfig(resolution=size, patch_resolution=min(64, size)))
         white = settings.get("dataset.white_back", fov != NARROW, bool)
         faces = fov == NARROW
@@ -262,10 +276,10 @@ class EpigrafPublished(PublishedFormat):
             preset=name or "published",
             discriminator=found,
             objective=EpigrafObjectiveConfig(  # runs that go on have no blur
-                gamma=gamma, blur_sigma=0.0, **({} if faces else {**ANYWHERE, "fov": fov})
+                gamma=gamma, blur_sigma=0.0, **({} if faces else {**ANYWHERE, "fov": whole_fov(fov, size)})
             ),
             geometry=Geometry(
-                (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0, ((focal, 0.0, 0.5), (0.0, focal, 0.5), (0.0, 0.0, 1.0))
+                (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), radius, ((focal, 0.0, 0.5), (0.0, focal, 0.5), (0.0, 0.0, 1.0))
             ),
             yaw_limit=YAW_LIMIT,
             fields=RunFields(
@@ -287,6 +301,7 @@ class EpigrafPublished(PublishedFormat):
             "clamp_mode": generator.density,
             "density_shift": generator.density_shift,
             "camera_cond": generator.camera_conditioning,
+            "fov": inner_fov(2 * math.degrees(math.atan(generator.unit * REFERENCE_HALF_EXTENT)), generator.resolution),
             "cube_scale": generator.cube_scale,
             "ray_start": generator.ray_start,
             "ray_end": generator.ray_end,
@@ -297,6 +312,14 @@ class EpigrafPublished(PublishedFormat):
             partial(generator_to_published, generator),
             partial(discriminator_to_published, discriminator),
         )
+
+
+def _fov(settings: Settings) -> float:
+    """Returns the field of view, degrees between the middles of an image's outermost pixels. Raises ValueError."""
+    fov = float(settings.get(f"{CAMERA}fov", NARROW, int, float))
+    if not 0 < fov < 180:
+        raise ValueError(f"{CAMERA}fov={fov}: must be between 0 and 180 degrees")
+    return fov
 
 
 def _settings(stored: StoredNetwork) -> Settings:

@@ -24,6 +24,7 @@ from torch import nn
 from tests.training.families.epigraf.small import discriminator_config, generator_config
 from training.families.epigraf.discriminator import Discriminator
 from training.families.epigraf.generator import Generator
+from training.families.epigraf.presets import unit, whole_fov
 from training.families.epigraf.published import published_name
 
 SOURCE = "import os\nos.system('touch executed')\n"
@@ -120,6 +121,7 @@ def networks(seed: int = 0, generator: dict | None = None, discriminator: dict |
         "cube_scale": 0.475,
         "ray_start": 0.75,
         "ray_end": 1.25,
+        "unit": unit(whole_fov(30.0, 16)),
     }
     made = [Generator(generator_config(**{**settings, **(generator or {})})) for _ in range(2)]
     D = Discriminator(discriminator_config(**{"camera_dropout": 0.25, **(discriminator or {})}))

@@ -153,7 +153,8 @@ def test_published_presets_of_things() -> None:
     ):  # fmt: skip
         config = presets.resolve(preset, data="")
         law = config.objective.pose_law
-        assert (law.name, law.fov, law.theta, law.phi) == ("spherical", 30.0, (np.pi / 2, np.pi), (np.pi / 2,) * 2)
+        assert (law.name, law.theta, law.phi) == ("spherical", (np.pi / 2, np.pi), (np.pi / 2,) * 2)
+        assert law.fov == pytest.approx(30 * 256 / 255, abs=0.01)  # between the outermost pixels' middles: 30
         G = dataclasses.replace(config.generator, num_classes=count)
         D = dataclasses.replace(config.discriminator, num_classes=count)
         with torch.device("meta"):
@@ -176,7 +177,7 @@ def preset() -> Iterator[None]:
         unit=unit(30.0), cube_scale=0.475, ray_start=0.75, ray_end=1.25, noise_fade_kimg=0.03, published_keys=False
     )
     D = discriminator_config(published_keys=False)
-    objective = run_config().objective.changed(anneal_kimg=0.03, **ANYWHERE)
+    objective = run_config().objective.changed(anneal_kimg=0.03, fov=30.0, **ANYWHERE)
     known, small = FAMILIES["epigraf"], Preset(G, D, objective, fields)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "usable_cores", lambda: 1)

@@ -329,8 +329,8 @@ def test_random_numbers_belong_to_samples(kind: str) -> None:
 def test_frusta() -> None:
     """Published distances: the corners of an image, at the far end."""
     ffhq, food = GeneratorConfig(64), GeneratorConfig(64, cube_scale=0.475, ray_start=0.75, ray_end=1.25)
-    wide = cameras(pixels=10**9, focal=0.5 / math.tan(math.radians(15)))
-    assert reach(ffhq, cameras(pixels=10**9)) == pytest.approx(0.19683, abs=1e-5)
+    wide = cameras(focal=0.5 / math.tan(math.radians(15)))
+    assert reach(ffhq, cameras()) == pytest.approx(0.19683, abs=1e-5)
     assert reach(food, wide) == pytest.approx(0.47404, abs=1e-5)
 
 

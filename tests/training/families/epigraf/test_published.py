@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ from training.families.epigraf import published as layout
 from training.families.epigraf.config import GeneratorConfig
 from training.families.epigraf.discriminator import Discriminator, DiscriminatorConfig
 from training.families.epigraf.generator import Generator
+from training.families.epigraf.presets import PRESETS
 from training.families.epigraf.settings import Settings
 from training.published.records import read_published
 from training.published.restricted_pickle import Instance
@@ -54,8 +56,9 @@ def test_networks_and_settings_are_read(published, tmp_path, monkeypatch) -> Non
         "vis",
         "stats",
     }
-    focal = record["geometry"]["intrinsics"][0][0]
-    assert focal == pytest.approx(0.5 / math.tan(math.radians(15)) * 15 / 16) and record["geometry"]["radius"] == 1
+    focal, radius = record["geometry"]["intrinsics"][0][0], record["geometry"]["radius"]
+    assert focal == pytest.approx(0.5 / math.tan(math.radians(15)) * 15 / 16)
+    assert radius * modules["G"].config.unit == pytest.approx(1)
     assert not (tmp_path / "executed").exists()
 
 
@@ -95,7 +98,9 @@ def test_other_members(generator: dict, discriminator: dict, tmp_path: Path) -> 
     "config", [{}, {"camera_conditioning": True}, {"backdrop": "sphere"}, {"backdrop": "plane"}, {"num_classes": 198}]
 )
 def test_published_sizes_are_read_off_the_shapes(config: dict) -> None:
-    wanted = GeneratorConfig(512, **config)
+    preset = PRESETS["epigraf-ffhq512"].generator
+    assert isinstance(preset, GeneratorConfig)
+    wanted = dataclasses.replace(preset, **config)
     shapes = {layout.published_name(n): tuple(t.shape) for n, t in tensors_of(Generator, wanted).items()}
     assert layout.generator_config(shapes, Settings(None), 512) == wanted
     assert config or len(shapes) == 156
@@ -183,12 +188,13 @@ def test_conversion_both_ways(published, tmp_path: Path) -> None:
     convert(tmp_path / "ours.pkl", tmp_path / "back.pkl", "--to=published")
     content = torch.load(tmp_path / "back.pkl", weights_only=True)
     assert content["cube_scale"] == 0.475 and content["num_additional_start_blocks"] == 1
+    assert content["fov"] == pytest.approx(30)
     assert same(content["D"], modules["D"].state_dict())
     names = {layout.published_name(name): tensor for name, tensor in modules["G"].state_dict().items()}
     assert same(content["G"], names)
 
 
-@pytest.mark.parametrize("change", [{"use_noise": False}, {"published_keys": False}, {"unit": 0.5}])
+@pytest.mark.parametrize("change", [{"use_noise": False}, {"published_keys": False}, {"density_gain": 2.0}])
 def test_what_the_published_layout_cannot_hold_is_named(change: dict) -> None:
     G = writer.networks(0, change)["G"]
     with pytest.raises(ValueError, match=f"G: the published layout has no room for {next(iter(change))}"):
