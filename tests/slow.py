@@ -94,6 +94,7 @@ SLOW = {
     "tests/training/test_rank_equality.py": 20,
     "tests/training/test_step.py::test_gradients_do_not_depend_on_the_micro_batches": 8,
     "tests/training/test_waits.py::test_a_step_copies_once_for_each_type_and_never_waits": 9,
+    "tests/training/test_waits.py::test_a_step_of_every_family_never_waits": 18,
     "tests/training/viewer/test_page.py::test_a_browser": 30,
     "tests/training/viewer/test_static.py::test_a_browser": 20,
 }

@@ -53,7 +53,7 @@ class Surface:
         """Draws vertices [B, V, 3] from cameras [B] at size (height, width). On a GPU nothing waits."""
         triangles = self.model(vertices).triangles
         ample = len(vertices) * (2 * len(triangles) + 12 * size[0] * size[1])
-        return rasterize(vertices, triangles, cameras, size, ample if vertices.is_cuda else None)
+        return rasterize(vertices, triangles, cameras, size, ample if vertices.device.type != "cpu" else None)
 
     def reader(self, device: torch.device) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
         """Returns the regressor of the model; see `Controllable.reader`."""
