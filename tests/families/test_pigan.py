@@ -270,7 +270,7 @@ def test_presets_are_built_and_consistent(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--pose=normal",), "--pose=normal: legal are gaussian, uniform, spherical, and labels"),
+        (("--pose=normal",), "legal are gaussian, uniform, spherical, truncated_gaussian, hybrid, and labels for"),
         (("--pose=gaussian", "--v-mean=4"), "--pose: phi 4 is out of range; legal are 0 to pi radians"),
         (("--pose=gaussian", "--h-mean=90"), "--pose: theta 90 is out of range"),
         (("--pose=gaussian", "--fov=200"), "--fov=200: must be greater than 0 and less than 180 degrees"),

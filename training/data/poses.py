@@ -17,10 +17,12 @@ from gaussian.geometry import REFERENCE_HALF_EXTENT
 from torch_utils import random
 from torch_utils.random import Indices
 
-LAWS = ("gaussian", "uniform", "spherical")
+LAWS = ("gaussian", "uniform", "spherical", "truncated_gaussian", "hybrid")
 POLE = 1e-5  # radians from straight above or below at which phi ends
 FIT, SPREAD_FIT = 0.1, 2.0  # share by which fields of view may differ, and factor by which spreads may
 LEAST_SPREAD = 0.02  # radians; spreads below count as this much
+TRIES, TRUNCATION = 4, 2.0  # normal numbers of which the first within so many spreads is an angle of a truncated law
+WIDER = 2.0  # times the spread is the half-width of the even part of a hybrid law
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class PoseLaw:
     """Holds a law of cameras at one distance. Raises ValueError for values that make none.
 
     gaussian: mean + std times a normal number. uniform: even within mean +- std. spherical: theta likewise, and the
-    cosine of phi even, so that spreads of pi and pi / 2 are even over the sphere.
+    cosine of phi even, so that spreads of pi and pi / 2 are even over the sphere. truncated_gaussian: of four normal
+    numbers the first within two spreads, or the first of all if none is (4 in a million). hybrid: a coin makes a camera
+    one of the gaussian law, or even within mean +- 2 std; the published codes throw it for all of a micro-batch.
     """
 
     name: str  # one of LAWS
@@ -39,8 +43,11 @@ class PoseLaw:
     def __post_init__(self) -> None:
         if self.name not in LAWS:
             raise ValueError(f"--pose={self.name}: legal are {', '.join(LAWS)}, and labels for those of the set")
-        if not all(math.isfinite(v) for v in (*self.theta, *self.phi)) or min(self.theta[1], self.phi[1]) < 0:
-            raise ValueError(f"--pose: theta {self.theta} and phi {self.phi} must be finite, and spreads 0 or more")
+        for way, (mean, spread) in (("h", self.theta), ("v", self.phi)):
+            if not math.isfinite(mean):
+                raise ValueError(f"--{way}-mean={mean}: must be finite")
+            if not 0 <= spread < math.inf:
+                raise ValueError(f"--{way}-stddev={spread}: must be finite and 0 or greater")
         if not -2 * math.pi <= self.theta[0] <= 2 * math.pi:
             raise ValueError(f"--pose: theta {self.theta[0]:g} is out of range; legal are -2 pi to 2 pi radians")
         if not 0 <= self.phi[0] <= math.pi:
@@ -59,27 +66,36 @@ class PoseLaw:
             intrinsics=((focal, 0.0, 0.5), (0.0, focal, 0.5), (0.0, 0.0, 1.0)),
         )
 
-    def angles(self, around: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns theta and phi of draws of any shape: normal numbers for "gaussian", uniform ones in 0..1 else."""
+    def offsets(self, seed: int, stream: str, indices: Indices) -> Tensor:
+        """Draws how far theta and phi are from their means, in spreads [len(indices), 2] of float64.
+
+        Each is a function of (seed, stream, index).
+        """
+        stream = f"{stream}/pose"
         if self.name == "gaussian":
-            theta, phi = self.theta[0] + self.theta[1] * around, self.phi[0] + self.phi[1] * down
-        else:
-            theta = self.theta[0] + self.theta[1] * (2 * around - 1)
-            phi = self.phi[0] + self.phi[1] * (2 * down - 1)
+            return random.normal(seed, stream, indices, (2,)).double()
+        if self.name == "truncated_gaussian":
+            return truncated(random.normal(seed, stream, indices, (2, TRIES)).double())
+        if self.name == "hybrid":
+            even = random.uniform(seed, stream, indices, (3,)).double()
+            return hybrid(even[:, :1], even[:, 1:], random.normal(seed, f"{stream}/normal", indices, (2,)).double())
+        return 2 * random.uniform(seed, stream, indices, (2,)).double() - 1
+
+    def angles(self, around: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns theta and phi of `offsets` of any shape, one for each."""
+        theta, phi = self.theta[0] + self.theta[1] * around, self.phi[0] + self.phi[1] * down
         if self.name == "spherical":
             phi = torch.arccos(1 - 2 * (phi / math.pi).clamp(POLE, 1 - POLE))
         return theta, phi.clamp(POLE, math.pi - POLE)
 
     def cameras(self, around: Tensor, down: Tensor) -> Cameras:
-        """Returns cameras of the draws' shape, in model units; draws as for `angles`."""
+        """Returns cameras of the offsets' shape, in model units; offsets as for `angles`."""
         theta, phi = self.angles(around, down)
         return orbit(theta, phi, self.geometry.radius, around.new_tensor(self.geometry.intrinsics))
 
     def labels(self, seed: int, stream: str, indices: Indices) -> Tensor:
         """Draws labels [len(indices), 25], each a function of (seed, stream, index)."""
-        draw = random.normal if self.name == "gaussian" else random.uniform
-        numbers = draw(seed, f"{stream}/pose", indices, (2,)).double()
-        return self.cameras(numbers[:, 0], numbers[:, 1]).labels.float()
+        return self.cameras(*self.offsets(seed, stream, indices).unbind(1)).labels.float()
 
     def contradiction(self, cameras: Cameras, geometry: Geometry) -> str | None:
         """Says in which way cameras that are known [N], of a set with that geometry, are not of this law; else None."""
@@ -96,6 +112,20 @@ class PoseLaw:
             if not 1 / SPREAD_FIT <= width / spread <= SPREAD_FIT:
                 return f"their spread of {name} is {width:.3g}, the law's {spread:.3g} radians"
         return None
+
+
+def truncated(draws: Tensor) -> Tensor:
+    """Returns of normal numbers [..., TRIES] the first that is within TRUNCATION, or the first if none is: [...]."""
+    first = (draws.abs() < TRUNCATION).byte().argmax(-1, keepdim=True)
+    return draws.gather(-1, first)[..., 0]
+
+
+def hybrid(coin: Tensor, even: Tensor, normal: Tensor) -> Tensor:
+    """Returns offsets [..., 2]: normal ones, or where the coin [..., 1] in 0..1 is below a half, even ones in +- WIDER.
+
+    even: [..., 2] uniform in 0..1.
+    """
+    return torch.where(coin < 0.5, WIDER * (2 * even - 1), normal)
 
 
 def orbit(theta: Tensor, phi: Tensor, radius: float, intrinsics: Tensor) -> Cameras:

@@ -13,7 +13,7 @@ KNOWN = "labels"  # the cameras are those of the set
 # fmt: off
 POSE_OPTIONS = (
     Option(("--pose",), "objective.pose",
-           "cameras: gaussian, uniform or spherical, of a law, or labels, those of the set"),
+           f"cameras: {', '.join(LAWS)}, of a law, or {KNOWN}, those of the set"),
     Option(("--h-mean",), "objective.theta_mean", "of a law: mean angle around, radians; pi/2 is frontal"),
     Option(("--h-stddev",), "objective.theta_std", "of a law: its spread"),
     Option(("--v-mean",), "objective.phi_mean", "of a law: mean angle from straight above, radians; pi/2 is level"),

@@ -160,7 +160,7 @@ def test_published_presets_of_things() -> None:
         with torch.device("meta"):
             networks = FAMILIES["epigraf"].generator(G), FAMILIES["epigraf"].discriminator(D)
         assert [sum(p.numel() for p in n.parameters()) for n in networks] == [G_size, D_size]
-        heights = law.cameras(*torch.rand(2, 4000, dtype=torch.float64)).positions[:, 1] / law.geometry.radius
+        heights = law.cameras(*(2 * torch.rand(2, 4000, dtype=torch.float64) - 1)).positions[:, 1] / law.geometry.radius
         assert abs(float(heights.mean())) < 0.03 and abs(float(heights.std()) - 1 / np.sqrt(3)) < 0.02
 
 

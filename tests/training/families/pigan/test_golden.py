@@ -28,7 +28,7 @@ from tests.training.families.pigan.golden import (
     generator,
     latents,
 )
-from training.data.poses import LAWS, PoseLaw, orbit
+from training.data.poses import PoseLaw, orbit
 from training.families.pigan.discriminator import Discriminator
 from training.families.pigan.generator import Generator
 from training.families.pigan.objective import ema_share, topk_share, topk_weights
@@ -77,11 +77,14 @@ def test_cameras(name: str) -> None:
     check(rays.origins[0, 100] + depths[[0, 5, 11], None] * rays.directions[0, 100], golden["points_of_pixel_100"])
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", LAW_NAMES)
 def test_pose_laws(law: str) -> None:
     golden = GOLDEN["cameras"]["pose_laws"][LAW_NAMES[law]]
     draws = Hashed()
-    draw = draws.normal if law == "gaussian" else draws.uniform
+
+    def draw(*shape: int) -> Tensor:
+        return draws.normal(*shape) if law == "gaussian" else 2 * draws.uniform(*shape) - 1
+
     made = PoseLaw(law, (golden["h_mean"], golden["h_std"]), (golden["v_mean"], golden["v_std"]), 12.0)
     theta, phi = made.angles(draw(4, 1)[:, 0], draw(4, 1)[:, 0])
     check(theta, golden["theta"])
