@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from torch import Tensor
 from dnnlib import ROOT
 from gaussian import Cameras
 from gaussian.geometry import REFERENCE_HALF_EXTENT
+from tests.training.families.eg3d import file_writer as eg3d_writer
 from tests.training.families.epigraf import file_writer
 from tests.training.families.epigraf import golden as epigraf
 from tests.training.families.hashes import noise
@@ -29,6 +31,8 @@ from training.config import TrainingConfig
 from training.data.making.camera_angles import import_angles
 from training.data.poses import PoseLaw, orbit
 from training.dataset import ImageDataset
+from training.families.eg3d.generator import Generator as Eg3d
+from training.families.eg3d.generator import GeneratorConfig as Eg3dConfig
 from training.families.epigraf import patches, poses
 from training.families.epigraf.generator import Generator as Epigraf
 from training.families.epigraf.presets import PRESETS, unit, whole_fov
@@ -229,3 +233,53 @@ def test_labels_of_eg3d_stay_as_they_are() -> None:
     measured = Cameras.from_labels(labels).summary()
     assert measured.world_scale == 1 and measured.origin == (0, 0, 0)
     assert torch.equal(measured.normalize(Cameras.from_labels(labels)).labels, labels)
+
+
+def labelled(radius: float, focal: float) -> Cameras:
+    """Two cameras in label units, the first of them frontal."""
+    lens = torch.tensor([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]])
+    return poses.cameras_of(torch.tensor([[0.0, math.pi / 2], [0.5, 1.4]]), lens, radius)
+
+
+@pytest.mark.parametrize(("radius", "focal"), [(2.7, 4.2647), (3.0123, 4.7572), (27.0, 4.2647), (1.2031, 1.9)])
+def test_sets_of_any_world_and_lens_show_as_much_of_the_field_of_faces(
+    radius: float, focal: float, tmp_path: Path
+) -> None:
+    """Half an image is as wide at the origin as with the published labels, and samples lie about it as there."""
+    G = load_generator(eg3d_writer.write(tmp_path / "a.pkl")[0])
+    seen = labelled(radius, focal)
+    seen = seen.summary().normalize(seen)[:1]
+    away = float(seen.positions.norm()) * G.config.unit
+    assert away / (2 * focal) == pytest.approx(2.7 / (2 * 4.2647), rel=2e-3)
+    middle = first_points(G, seen, 3, 6)[0, 4]
+    step = (3.3 - 2.25) / 5
+    torch.testing.assert_close(middle[:, 2], 2.7 - 2.25 - step * (torch.arange(6) + 0.5), rtol=0, atol=1e-5)
+    assert middle[:, :2].abs().max() < 1e-6
+
+
+def test_shapenet_is_seen_from_where_its_labels_say(tmp_path: Path) -> None:
+    """Its data set is divided by its world's scale when it is read; the field gets the labels' own units back."""
+    settings = {"avg_camera_radius": 1.7, "avg_camera_pivot": [0, 0, 0], "ray_start": 0.1, "ray_end": 2.6}
+    G = load_generator(eg3d_writer.write(tmp_path / "a.pkl", **settings)[0])
+    seen = labelled(1.3, 131.25 / 128)
+    measured = seen.summary()
+    assert measured.world_scale == pytest.approx(G.config.unit, rel=1e-5)
+    points = first_points(G, measured.normalize(seen), 4, 6)
+    rays = camera_rays(seen[:, None], 4)
+    t = 0.1 + 0.5 * (torch.arange(6) + 0.5)
+    expected = rays.origins[:, :, None] + t[:, None] * rays.directions[:, :, None]
+    torch.testing.assert_close(points, expected, rtol=0, atol=1e-5)
+    scene = G.synthesis(G.mapping(torch.zeros(1, G.z_dim)))
+    assert scene.half_width * G.geometry.world_scale == pytest.approx(0.8)  # of meshes, which get the labels' units
+    assert G.geometry.orbit(0.0).positions.norm() * G.config.unit == pytest.approx(1.7)
+
+
+def test_a_mapping_is_told_labels_in_the_units_of_the_field() -> None:
+    torch.manual_seed(0)
+    small = {"z_dim": 16, "w_dim": 12, "plane_resolution": 16, "channel_base": 128, "channel_max": 16, "feature_dim": 4}
+    G = Eg3d(Eg3dConfig(64, **small))
+    other = Eg3d(dataclasses.replace(G.config, unit=2.0))
+    other.load_state_dict(G.state_dict())
+    seen, z = labelled(2.7, 4.2647), torch.randn(2, 16)
+    half = dataclasses.replace(seen.summary(), world_scale=2.0).normalize(seen)
+    assert torch.equal(G.mapping(z, seen), other.mapping(z, half)) and not torch.equal(half.labels, seen.labels)

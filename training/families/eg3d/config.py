@@ -25,9 +25,11 @@ class GeneratorConfig(base.GeneratorConfig):
     channel_base: int = 32768  # the network has so many channels / texels of an edge,
     channel_max: int = 512  # and at most so many
     use_noise: bool = True  # add noise to the features
-    box_warp: float = 1.0  # edge of the cube that the planes span, world units
-    ray_start: float = 2.25  # where rays begin, world units from the camera,
-    ray_end: float = 3.3  # and end
+    unit: float = 1.0  # units of the field, those of its labels, per world unit
+    box_warp: float = 1.0  # edge of the cube that the planes span, units of the field
+    ray_start: float = 2.25  # where rays of a camera begin that is `camera_distance` away, units of the field from it,
+    ray_end: float = 3.3  # and end; those of others as much nearer or farther
+    camera_distance: float = 2.7  # from the origin, units of the field
     samples: int = 48  # of a ray in the first pass,
     fine_samples: int = 48  # and in the second one
     pose_conditioning: bool = True  # tell the mapping network a camera; otherwise zeros
@@ -42,8 +44,9 @@ class GeneratorConfig(base.GeneratorConfig):
             raise ValueError(f"generator.feature_dim={self.feature_dim} must be 3 or more")
         if min(self.samples, self.fine_samples) < 4:
             raise ValueError(f"generator.samples={self.samples} and fine_samples={self.fine_samples} must be 4 or more")
-        if not 0 < self.box_warp < float("inf"):
-            raise ValueError(f"generator.box_warp={self.box_warp} must be finite and greater than 0")
+        for name in ("unit", "box_warp", "camera_distance"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"generator.{name}={getattr(self, name)} must be finite and greater than 0")
         if not 0 <= self.ray_start < self.ray_end < float("inf"):
             raise ValueError(f"generator.ray_start={self.ray_start} must be 0 or more, and less than {self.ray_end}")
         stylegan2.channel_counts(self.plane_resolution, self.channel_base, self.channel_max)

@@ -63,7 +63,8 @@ class TriPlanes(RadianceField):
 
     def sample(self, points: Tensor, directions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns features [B, P, F], of which three are RGB in 0..1, and raw densities; directions do not matter."""
-        return self.decoder(plane_features(self.planes, points / self.half_width, EG3D, align_corners=False))
+        inside = points / (self.half_width * self.unit)
+        return self.decoder(plane_features(self.planes, inside, EG3D, align_corners=False))
 
 
 class Generator(base.Generator):
@@ -106,11 +107,18 @@ class Generator(base.Generator):
         if not self.config.pose_conditioning:
             labels = z.new_zeros(len(z), CAMERA_DIM)
         else:
-            labels = (cameras or self.geometry.frontal().reshape(1).expand(len(z))).labels.to(z)
+            cameras = cameras or self.geometry.frontal().reshape(1).expand(len(z))
+            labels = self._in_field(cameras).labels.to(z)
         w = self.backbone.mapping(z, labels * self.config.pose_scale)
         if psi != 1:
             w = self.w_avg.lerp(w, psi)
         return w[:, None].expand(-1, self.num_ws, -1)
+
+    def _in_field(self, cameras: Cameras) -> Cameras:
+        """Returns cameras at places in units of the field."""
+        cam2world = cameras.cam2world.clone()
+        cam2world[..., :3, 3] *= self.config.unit
+        return Cameras(cam2world, cameras.intrinsics)
 
     def synthesis(self, ws: Tensor, at: StepContext = AT_REST) -> TriPlanes:
         """Makes scenes from ws [B, num_ws, w_dim]. Raises ValueError for another shape."""
@@ -124,8 +132,8 @@ class Generator(base.Generator):
     def scene(self, image: Tensor) -> TriPlanes:
         """Makes scenes of the network's image [B, 3 F, R, R]."""
         return TriPlanes(
-            half_width=self.config.box_warp / 2,
-            unit=1.0,
+            half_width=self.config.box_warp / 2 / self.config.unit,
+            unit=self.config.unit,
             activation="softplus",
             shift=SHIFT,
             planes=image.unflatten(1, (3, -1)),
@@ -136,7 +144,10 @@ class Generator(base.Generator):
     def march(self) -> March:
         """Returns how rays are followed, but for what is added up: see `marching`."""
         config = self.config
-        return March(config.ray_start, config.ray_end, config.samples, config.fine_samples, jitter="onward")
+        return March(
+            config.ray_start, config.ray_end, config.samples, config.fine_samples, jitter="onward",
+            distance=config.camera_distance,
+        )  # fmt: skip
 
     def render(
         self,
@@ -163,7 +174,7 @@ class Generator(base.Generator):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns premultiplied features [B, V, F, H, W], alpha and depth [B, V, 1, H, W] for given random numbers."""
         with torch.autocast(scene.device.type, enabled=False), exact_float32():
-            rays = camera_rays(cameras, size)
+            rays = camera_rays(self._in_field(cameras), size)
             step = count = rays.cosines.shape[1]
             if not torch.is_grad_enabled():
                 per_ray = len(rays.cosines) * (self.config.samples + self.config.fine_samples)
@@ -177,13 +188,16 @@ class Generator(base.Generator):
         )
         shape = (*cameras.shape, *size)
         image = features.view(*shape, -1).permute(0, 1, 4, 2, 3)
-        return image, alpha.view(shape)[:, :, None], (distance * rays.cosines).view(shape)[:, :, None]
+        depth = distance * rays.cosines / self.config.unit
+        return image, alpha.view(shape)[:, :, None], depth.view(shape)[:, :, None]
 
     def _follow(self, scene: TriPlanes, rays: Rays, draws: RayDraws) -> Composite:
         """Adds up what rays meet at samples of a first pass and of a second one that it places."""
         march = self.march
         u = rays.cosines.new_full((march.samples,), 0.5) if draws.jitter is None else draws.jitter
-        t = stratified(march.near, march.far, march.samples, u, march.jitter).expand(*rays.cosines.shape, -1)
+        away = rays.origins.norm(dim=-1, keepdim=True) - self.config.camera_distance  # [B, R, 1]
+        t = stratified(march.near + away, march.far + away, march.samples, u, march.jitter)
+        t = t.expand(*rays.cosines.shape, -1)
         features, sigma = _sample(scene, rays, t)
         with torch.no_grad():
             weights, _ = interval_weights(sigma, t)

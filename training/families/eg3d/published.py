@@ -1,17 +1,23 @@
 """Reads the field of published EG3D networks into our classes: backbone and decoder, by their own names.
 
 The superresolution, and the discriminator, which judges its images, are left out and listed as dropped.
+
+A field has the units of the labels that it learnt under, which are the world's for faces. Those of ShapeNet's cars are
+others, by which a data set of theirs is divided when it is read (`Geometry.world_scale`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from gaussian import Geometry
+from gaussian.geometry import REFERENCE_HALF_EXTENT
 from training.families.adversarial import AdversarialConfig
 from training.families.base import PublishedFormat, PublishedRun, RunFields
 from training.families.eg3d.config import GeneratorConfig
@@ -32,7 +38,11 @@ from training.published.state_dicts import (
 )
 
 PIVOT = (0.0, 0.0, 0.2)  # that the cameras of FFHQ look at
-YAW_LIMIT = 0.4  # radians to either side
+YAW_LIMIT = 0.4  # radians to either side, for faces
+FACES, THINGS = 2.7, 1.7  # distances of the cameras of films: of FFHQ and AFHQ, and of ShapeNet
+LABELLED, LABELLED_FOCAL = 1.3, 131.25 / 128  # distance and focal length of ShapeNet's labels (Sitzmann et al. 2019)
+THINGS_UNIT = LABELLED / (2 * LABELLED_FOCAL) / REFERENCE_HALF_EXTENT  # of these labels, per world unit
+THINGS_FOCAL = 1.7074  # of the cameras of films
 MAX_RESOLUTION = 2048
 BACKBONE, DECODER = "backbone.synthesis.", "decoder.net."
 DROPPED = "superresolution."
@@ -49,6 +59,8 @@ def generator_config(shapes: Shapes, resolution: int, settings: Mapping[str, Any
     top = commonest(lengths(shapes, rf"{prefix}b{plane}\.conv\d\.bias", 0), f"{BACKBONE}b{plane}.conv1.bias")
     w_dim = commonest(lengths(shapes, rf"{prefix}b\d+\.(?:conv\d|torgb)\.affine\.weight", 1), "the width of w")
     latent = commonest(lengths(shapes, r"backbone\.mapping\.fc0\.weight", 1), "backbone.mapping.fc0.weight")
+    things = distance_of(settings) == THINGS
+    unit, distance = (THINGS_UNIT, LABELLED) if things else (1.0, FACES)
     plain = GeneratorConfig()
 
     def number(name: str, default: float) -> Any:
@@ -70,6 +82,8 @@ def generator_config(shapes: Shapes, resolution: int, settings: Mapping[str, Any
         channel_base=top * plane,
         channel_max=max(lengths(shapes, rf"{prefix}b\d+\.conv1\.bias", 0)),
         use_noise=any(name.startswith(BACKBONE) and name.endswith("noise_const") for name in shapes),
+        unit=unit,
+        camera_distance=distance,
         box_warp=float(number("box_warp", plain.box_warp)),
         ray_start=float(number("ray_start", plain.ray_start)),
         ray_end=float(number("ray_end", plain.ray_end)),
@@ -78,6 +92,34 @@ def generator_config(shapes: Shapes, resolution: int, settings: Mapping[str, Any
         pose_conditioning=settings.get("c_gen_conditioning_zero", False) is not True,
         pose_scale=float(number("c_scale", plain.pose_scale)),
     )
+
+
+def distance_of(settings: Mapping[str, Any]) -> float:
+    """Returns the distance of the cameras of films, which tells the data; FFHQ's where settings have none.
+
+    Raises ValueError for that of other data.
+    """
+    radius = settings.get("avg_camera_radius", FACES)
+    if isinstance(radius, float) and radius in (FACES, THINGS):
+        return radius
+    known = f"{FACES} (FFHQ, AFHQ) and {THINGS} (ShapeNet)"
+    raise ValueError(f"not supported: its setting avg_camera_radius is {ascii(radius)[:40]}; known are {known}")
+
+
+def film_geometry(settings: Mapping[str, Any]) -> Geometry:
+    """Returns the cameras of the published films, in world units. Raises ValueError for a pivot that is none."""
+    pivot = settings.get("avg_camera_pivot", PIVOT if distance_of(settings) == FACES else (0.0, 0.0, 0.0))
+    numbers = pivot if isinstance(pivot, list | tuple) else ()
+    if len(numbers) != 3 or not all(isinstance(v, int | float) and abs(v) < THINGS for v in numbers):
+        raise ValueError(
+            f"not supported: its setting avg_camera_pivot is {ascii(pivot)[:60]}, and not three numbers below {THINGS}"
+        )
+    x, y, z = (float(v) for v in numbers)
+    if distance_of(settings) == FACES:
+        return eg3d.geometry((x, y, z))
+    unit, f = THINGS_UNIT, THINGS_FOCAL
+    lens = ((f, 0.0, 0.5), (0.0, f, 0.5), (0.0, 0.0, 1.0))
+    return Geometry((x / unit, y / unit, z / unit), (0.0, 0.0, 0.0), THINGS / unit, lens, world_scale=unit)
 
 
 def generator_from_published(
@@ -128,16 +170,17 @@ class Eg3dPublished(PublishedFormat):
     def run(
         self, file: StoredFile, generator: GeneratorConfig, discriminator: DiscriminatorConfig | None
     ) -> PublishedRun:
-        """Returns the cameras of FFHQ, and losses of ours."""
+        """Returns the cameras of the published films, and losses of ours."""
         network = file.network("G_ema")
         settings = {} if network is None else network.attribute("", "rendering_kwargs", {})
-        white = isinstance(settings, dict) and settings.get("white_back") is True
+        settings = settings if isinstance(settings, dict) else {}
+        white = settings.get("white_back") is True
         return PublishedRun(
             preset="published",
             discriminator=_fresh_discriminator(generator.resolution),
             objective=AdversarialConfig(),
-            geometry=eg3d.geometry(PIVOT),
-            yaw_limit=YAW_LIMIT,
+            geometry=film_geometry(settings),
+            yaw_limit=YAW_LIMIT if distance_of(settings) == FACES else math.pi,
             fields=RunFields(background="white" if white else "black"),
         )
 
@@ -145,7 +188,9 @@ class Eg3dPublished(PublishedFormat):
         self, generator: GeneratorConfig, discriminator: Any, networks: Mapping[str, Mapping[str, Tensor]]
     ) -> dict[str, Any]:
         """Returns the state dicts of the fields, which lack the superresolution, and the settings of rendering."""
-        legal = dataclasses.replace(generator, use_noise=True, published_keys=True)
+        things = (generator.unit, generator.camera_distance) == (THINGS_UNIT, LABELLED)
+        unit, distance = (THINGS_UNIT, LABELLED) if things else (1.0, FACES)
+        legal = dataclasses.replace(generator, use_noise=True, published_keys=True, unit=unit, camera_distance=distance)
         check_room(generator.to_dict(), legal.to_dict())
         content: dict[str, Any] = {name: dict(state) for name, state in networks.items() if name != "D"}
         for state in content.values():
@@ -155,6 +200,7 @@ class Eg3dPublished(PublishedFormat):
             "box_warp": generator.box_warp, "ray_start": generator.ray_start, "ray_end": generator.ray_end,
             "depth_resolution": generator.samples, "depth_resolution_importance": generator.fine_samples,
             "c_gen_conditioning_zero": not generator.pose_conditioning, "c_scale": generator.pose_scale,
+            "avg_camera_radius": THINGS if things else FACES,
         }  # fmt: skip
         return content
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib import ROOT
-from gaussian import Cameras
+from gaussian import Cameras, Geometry
+from tests.training.families.eg3d.file_writer import write
 from tests.training.families.epigraf.golden import samples
 from tests.training.families.hashes import noise, uniform
 from training.families.eg3d import published as layout
@@ -19,7 +20,6 @@ from training.families.eg3d.generator import Generator, GeneratorConfig
 from training.families.eg3d.marching import composite_intervals, interval_weights, place_fine
 from training.fields.marching import RayDraws
 from training.fields.rays import camera_rays
-from training.networks.stylegan2 import SynthesisBlock
 from training.published.records import read_published
 
 GOLDEN = json.loads((ROOT / "tests" / "data" / "golden_eg3d.json").read_text())
@@ -151,32 +151,6 @@ def test_published_sizes() -> None:
 # ---------------------------------------------------------------- files
 
 
-class Published(nn.Module):
-    """A small network of the published layout, with a superresolution."""
-
-    def __init__(self, G: Generator):
-        super().__init__()
-        self.backbone, self.decoder, self.superresolution = G.backbone, G.decoder, nn.Module()
-        self.superresolution.block0 = SynthesisBlock(4, 8, 3, 12, 8, filter_key=True)
-
-
-def write(path: Path, seed: int = 0, **settings: Any) -> tuple[Path, Generator]:
-    from tests.training.published import file_writer
-
-    torch.manual_seed(seed)
-    small = {"z_dim": 16, "w_dim": 12, "plane_resolution": 16, "channel_base": 128, "channel_max": 16, "feature_dim": 4}
-    G = Generator(
-        GeneratorConfig(64, hidden_dim=8, samples=6, fine_samples=5, box_warp=1.6, pose_conditioning=False, **small)
-    )
-    kwargs = {
-        "box_warp": 1.6, "ray_start": 2.25, "ray_end": 3.3, "depth_resolution": 6, "depth_resolution_importance": 5,
-        "c_gen_conditioning_zero": True, "c_scale": 1, "white_back": False, "clamp_mode": "softplus", **settings,
-    }  # fmt: skip
-    root = {"rendering_kwargs": kwargs, "neural_rendering_resolution": 64}
-    modules = {"G_ema": Published(G)}
-    return file_writer.write(path, modules, optimizers=False, root=root, augment_pipe=None), G
-
-
 def test_the_field_of_a_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path, G = write(tmp_path / "network-snapshot-001000.pkl")
@@ -197,12 +171,34 @@ def test_the_field_of_a_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"clamp_mode": "relu"}, "clamp_mode is not softplus"),
         ({"box_warp": -1}, "box_warp=-1.0 must be finite and greater than 0"),
         ({"depth_resolution": True}, "depth_resolution='True' is no number"),
+        ({"avg_camera_radius": 2.0}, r"avg_camera_radius is 2.0; known are 2.7 \(FFHQ, AFHQ\) and 1.7 \(ShapeNet\)"),
+        ({"avg_camera_radius": None}, "avg_camera_radius is None"),
     ],
 )
 def test_other_settings_are_refused(settings: dict, message: str, tmp_path: Path) -> None:
     path, _ = write(tmp_path / "a.pkl", **settings)
     with pytest.raises(ValueError, match=rf"a\.pkl: G_ema: .*{message}"):
         read_published(path)
+
+
+def test_cameras_of_the_file_are_read(tmp_path: Path) -> None:
+    """The pivot, and the world of ShapeNet; a network goes back to where it came from."""
+    for settings, pivot, radius, scale in (
+        ({}, (0, 0, 0.2), 2.7, 1.0),
+        ({"avg_camera_radius": 2.7, "avg_camera_pivot": [0, 0, -0.06]}, (0, 0, -0.06), 2.7, 1.0),
+        ({"avg_camera_radius": 1.7, "avg_camera_pivot": [0, 0, 0]}, (0, 0, 0), 1.7, layout.THINGS_UNIT),
+    ):
+        record = read_published(write(tmp_path / "a.pkl", **settings)[0])
+        geometry, config = Geometry.from_dict(record["geometry"]), GeneratorConfig(**record["config"]["generator"])
+        assert geometry.pivot == pivot and geometry.radius * geometry.world_scale == pytest.approx(radius)
+        assert geometry.world_scale == config.unit == pytest.approx(scale)
+        content = layout.PUBLISHED.to_published(config, None, {"G_ema": record["G_ema"]})
+        assert content["rendering_kwargs"]["avg_camera_radius"] == radius
+    for pivot in ([0, 1], [0, 0, 10**9], ["0", 0, 0], [0, 0, float("nan")], None):
+        with pytest.raises(ValueError, match=r"avg_camera_pivot is .*, and not three numbers below 1.7"):
+            read_published(write(tmp_path / "a.pkl", avg_camera_pivot=pivot)[0])
+    with pytest.raises(ValueError, match="no room for unit"):
+        layout.PUBLISHED.to_published(GeneratorConfig(64, unit=0.5), None, {})
 
 
 def test_names_are_strict() -> None:
