@@ -62,7 +62,7 @@ PRESETS = {
     "epigraf-tiny": Preset(
         generator=GeneratorConfig(
             64, z_dim=128, w_dim=128, plane_resolution=64, feature_dim=12, hidden_dim=32, channel_base=2048,
-            channel_max=128, samples=12, opaque=False, unit=unit(13.37), cube_scale=0.22, density_gain=30.0,
+            channel_max=128, samples=12, opaque=False, unit=unit(13.37), cube_scale=0.22, density_gain=8.0,
             noise_fade_kimg=5.0, use_noise=False, published_keys=False,
         ),
         discriminator=DiscriminatorConfig(
@@ -70,11 +70,11 @@ PRESETS = {
             conv_clamp=None, published_keys=False,
         ),
         objective=EpigrafObjectiveConfig(
-            gamma=1.0, anneal_kimg=12.0, ema_halflife_kimg=2.0, blur_sigma=10 * 32 / 512, blur_fade_kimg=1.0,
+            gamma=0.2, anneal_kimg=12.0, ema_halflife_kimg=2.0, blur_sigma=10 * 32 / 512, blur_fade_kimg=1.0,
             augment="noaug", augment_kimg=6.0,
         ),
         run=RunFields(
-            total_kimg=40, batch=8, batch_gpu=8, g_lr=0.002, d_lr=0.002, tick_kimg=1, image_ticks=5,
+            total_kimg=40, batch=8, batch_gpu=8, g_lr=0.004, d_lr=0.002, tick_kimg=1, image_ticks=5,
             snapshot_ticks=10, metrics=("swd1k",),
         ),
     ),
