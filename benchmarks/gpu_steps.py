@@ -222,6 +222,9 @@ def published_loop(job: Job) -> None:
     cpu = job.device == "cpu"
     ours = measure(job, "cgs512", "fp32" if cpu else "bf16", 32)
     del ours
+    if not cpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     bench = make_bench(job, "cgs512", "fp32" if cpu else "fp16", 8)
     bench.gan.G.low_dtype = None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -229,7 +232,10 @@ def published_loop(job: Job) -> None:
     spent = step_ms(job, bench.run)
     mine = [r["every_step_ms"] for r in results(job.out) if "setting" in r and r["part"] == job.part]
     text = f"published loop with our kernels, {'fp32' if cpu else 'fp16'} 8 at a time: {spent:.1f} ms without R1"
-    job.say(f"{text}; ours takes {mine[-1] / spent:.2f} of it" if mine else text, step_ms=spent)
+    peak = memory.peaks(torch.device(job.device))
+    gib = peak.get("gpu_peak_gib") or peak["cpu_peak_gib"]
+    text += f", peak {gib:.1f} GiB"
+    job.say(f"{text}; ours takes {mine[-1] / spent:.2f} of it" if mine else text, step_ms=spent, peak_gib=gib)
 
 
 # ---------------------------------------------------------------- compile, inference, learning
