@@ -141,7 +141,8 @@ def _profile(job: Job, bench: Bench) -> None:
     _profile_of(job, "step", bench.run, 25)
     for phase in bench.gan.phases:
         if phase.every > 1:
-            _profile_of(job, phase.name, lambda: bench.gan.accumulate(phase, AFTER_THE_BLUR, bench.micro), 8)  # noqa: B023
+            alone = functools.partial(bench.gan.accumulate, phase, AFTER_THE_BLUR, bench.micro)
+            _profile_of(job, phase.name, alone, 8)
 
 
 def _profile_of(job: Job, name: str, run: Callable[[], None], most: int) -> None:

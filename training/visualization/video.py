@@ -31,7 +31,7 @@ NUMBERS_PER_CALL = 1 << 21  # splats, or values of like cost, synthesised at onc
 FRAMES_WAITING = 8  # frames that are made before the writer has done with the first of them
 FrameSink = abc.Generator[None, np.ndarray | None, None]  # is sent one frame after the other
 CRF = 17  # x264's constant rate factor; 18 and below are called visually lossless
-EFFORT = "superfast"  # x264's preset: of equal quality a third larger than "medium", in a third of the time
+EFFORT = "superfast"  # x264's preset: larger files than "medium" makes, in less than half the time (docs/rendering.md)
 
 
 def checkpoint_info(G: Generator) -> CheckpointInfo:
