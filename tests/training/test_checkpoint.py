@@ -137,7 +137,8 @@ def test_a_file_of_format_1_becomes_the_configuration_that_it_meant(tmp_path):
     flat = {**config.to_dict(), **config.to_dict()["objective"]}
     for name, value in written.items():
         if name == "generator":  # fields that came later have the value that acts as before
-            assert value.items() <= flat[name].items() and flat[name]["color_rule"] == "published"
+            assert value.items() <= flat[name].items()
+            assert flat[name]["color_rule"] == flat[name]["start"] == "published"
         else:
             assert flat[name] == value, name
     info = checkpoint.load_generator(path).info

@@ -130,6 +130,7 @@ def test_what_the_published_layout_cannot_hold_is_named(published):
         {"camera_embedding": False},
         {"point_encoding": "fourier+code"},
         {"color_rule": "inward"},
+        {"start": "surface"},
         {"published_keys": False},
         {"resolution": 64},
     ):

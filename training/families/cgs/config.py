@@ -13,6 +13,7 @@ from training.families.cgs import hierarchy
 from training.morphable.models import block_sizes
 from training.networks import color
 from training.networks.point_encoding import POINT_ENCODINGS
+from training.networks.start import STARTS, Start
 
 # By resolution or by level, as published (CGS-GAN).
 _PUBLISHED_LEVELS = {256: 5, 512: 6, 1024: 7, 2048: 8}
@@ -39,6 +40,7 @@ class GeneratorConfig(base.GeneratorConfig):
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
     controls: str = ""  # morphable model, or file of one, that gives a latent named blocks; "": it has none
     color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see networks/color.py
+    start: str = "published"  # or "surface": how it looks before it has learnt anything, see networks/start.py
 
     def __post_init__(self) -> None:
         for name in ("resolution", "z_dim", "w_dim", "num_points", "first_blocks", "num_heads", "map_depth"):
@@ -59,6 +61,8 @@ class GeneratorConfig(base.GeneratorConfig):
             raise ValueError(f"point_encoding={self.point_encoding!r}; legal are {', '.join(POINT_ENCODINGS)}")
         if self.color_rule not in color.RULES:
             raise ValueError(f"color_rule={self.color_rule!r}; legal are {', '.join(color.RULES)}")
+        if self.start not in STARTS:
+            raise ValueError(f"start={self.start!r}; legal are {', '.join(STARTS)}")
         _ = self.blocks
 
     @classmethod
@@ -94,6 +98,11 @@ class GeneratorConfig(base.GeneratorConfig):
                 "numbers, and 2 more are needed for what it does not describe"
             )
         return Blocks.of(sizes, rest - rest // 2, rest // 2)
+
+    @property
+    def start_rule(self) -> Start:
+        """Returns how the hierarchy starts."""
+        return STARTS[self.start]
 
     @property
     def num_levels(self) -> int:

@@ -23,8 +23,8 @@ SQUASH_LIMIT = 20.0
 COARSE_REACH = 0.2  # world units per unit of a coarse anchor's raw position
 QUAT_EPS = 1e-3  # as published: a short quaternion turns less than it should
 MIN_SPLIT_LOG_SCALE = -100.0
-INITIAL_OPACITY_LOGIT = math.log(0.1 / 0.9)
-INITIAL_APPEARANCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, INITIAL_OPACITY_LOGIT)  # unit quaternion, grey, 10 % opaque
+INITIAL_OPACITY_LOGIT = math.log(0.1 / 0.9)  # as published
+INITIAL_APPEARANCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # unit quaternion, grey; the opacity follows
 
 ATTRIBUTE_ROWS = (3, 3, 8)  # of Attributes
 
@@ -119,15 +119,21 @@ def _normalized(quats: Tensor) -> Tensor:
 
 
 @kept
-def _initial_appearance(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(INITIAL_APPEARANCE, dtype=dtype, device=device)[:, None]
+def _initial_appearance(opacity_logit: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor((*INITIAL_APPEARANCE, opacity_logit), dtype=dtype, device=device)[:, None]
 
 
-def coarse_anchors(raw: Attributes, rule: ScaleRule) -> Attributes:
+def coarse_anchors(
+    raw: Attributes,
+    rule: ScaleRule,
+    origins: Tensor | None = None,  # [3, M] world units, from which anchors are displaced; the world's if None
+    opacity_logit: float = INITIAL_OPACITY_LOGIT,
+) -> Attributes:
     """Makes the anchors of level 0 from their heads' outputs, A = 1."""
     bounded = rule.largest - F.softplus(rule.largest - rule.coarse - raw.log_scales)  # smooth minimum with the bound
-    start = _initial_appearance(raw.appearance.dtype, raw.appearance.device)
-    return Attributes(COARSE_REACH * raw.xyz, squash(bounded), squash(start + raw.appearance))
+    start = _initial_appearance(opacity_logit, raw.appearance.dtype, raw.appearance.device)
+    xyz = COARSE_REACH * raw.xyz if origins is None else torch.add(origins, raw.xyz, alpha=COARSE_REACH)
+    return Attributes(xyz, squash(bounded), squash(start + raw.appearance))
 
 
 def frame_of(anchors: Attributes, rule: ScaleRule) -> Frame:

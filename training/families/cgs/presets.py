@@ -56,6 +56,7 @@ def _small(
             camera_embedding=False,
             published_keys=False,
             color_rule="inward",
+            start="surface",
         ),
         discriminator=DiscriminatorConfig.sized(resolution, channel_base, channel_max, mapping_depth),
         objective=CgsObjectiveConfig(

@@ -90,6 +90,7 @@ def to_published(config: GeneratorConfig, state_dict: Mapping[str, Tensor]) -> d
         num_heads=NUM_HEADS,
         point_encoding="fourier+table",
         color_rule="published",
+        start="published",
         camera_embedding=True,
         published_keys=True,
     )
