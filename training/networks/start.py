@@ -13,41 +13,56 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.networks.layers import normalize_second_moment
+from training.networks.layers import FullyConnected, normalize_second_moment
 
-POINT_RADIUS = 0.3  # rms coordinate of the published initial points, before the tanh
 SURFACE_RADIUS = 0.6  # of the sphere of initial points, of which 1 is the most that a coordinate can be
 
 
 @dataclass(frozen=True)
 class Start:
-    """Holds how a hierarchy starts. All weights multiply unit-normal first ones."""
+    """Holds how a hierarchy starts."""
 
     reach: float  # world units per unit of the initial points, where coarse anchors start; 0: around the origin
+    spread: float | None  # rms displacement of a coarse anchor from there, world units; None: as the heads have it
     opacity: float  # of every splat, but for what its heads add
-    coarse_weight: float  # of the head that places coarse anchors
-    appearance_weight: float  # of the heads of colours and opacities
-    scale_bias: float  # of the heads of scales: a splat starts at the sigmoid of it times its bound
+    appearance: float  # factor of the first weights of colours and opacities
 
     @property
     def opacity_logit(self) -> float:
         """Returns the logit of the opacity."""
         return math.log(self.opacity / (1 - self.opacity))
 
+    def origins(self, points: Tensor, count: int) -> Tensor | None:
+        """Returns where the coarse anchors of `count` scenes start for points [P, 3]: [3, count P], scene by scene.
+
+        None around the origin.
+        """
+        return self.reach * points.t().repeat(1, count) if self.reach else None
+
+    def weight_of(self, head: str) -> float:
+        """Returns the factor of the first weights of a head."""
+        return self.appearance if head in ("color", "opacity") else 1.0
+
+    def place(self, layer: FullyConnected, reach: float) -> None:
+        """Scales the first weights of the layer that places coarse anchors, by `reach` world units per unit."""
+        if self.spread is not None:
+            with torch.no_grad():
+                layer.weight.mul_(self.spread / reach)
+
 
 STARTS = {
-    "published": Start(reach=0.0, opacity=0.1, coarse_weight=1.0, appearance_weight=1.0, scale_bias=-1.0),
-    "surface": Start(reach=1 / 3, opacity=0.5, coarse_weight=0.25, appearance_weight=0.1, scale_bias=-1.0),
+    "published": Start(reach=0.0, spread=None, opacity=0.1, appearance=1.0),
+    "surface": Start(reach=1 / 3, spread=0.05, opacity=0.5, appearance=0.1),
 }
 
 
-def initial_points(start: str, count: int) -> Tensor:
-    """Returns the initial points before their tanh, [count, 3]: normal numbers, or evenly spread over a sphere.
+def initial_points(start: str, count: int, radius: float) -> Tensor:
+    """Returns the initial points before their tanh, [count, 3]: normal numbers of an rms, or spread over a sphere.
 
     The sphere's points form a spiral with the golden angle between neighbours (a Fibonacci lattice).
     """
     if start == "published":
-        return POINT_RADIUS * normalize_second_moment(torch.randn(count, 3))
+        return radius * normalize_second_moment(torch.randn(count, 3))
     i = torch.arange(count) + 0.5
     y, angle = 1 - 2 * i / count, math.pi * (1 + math.sqrt(5)) * i
     across = (1 - y.square()).sqrt()

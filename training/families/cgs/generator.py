@@ -24,6 +24,7 @@ from training.networks.start import initial_points
 
 __all__ = ["Generator", "GeneratorConfig", "HierarchicalGaussians", "published_constants"]
 
+POINT_RADIUS = 0.3  # rms coordinate of the published initial points, before the tanh
 SCENE_HALF_WIDTH = 0.5  # splat centres are limited to this cube, world units
 
 
@@ -44,7 +45,7 @@ class Generator(base.Generator):
         self.config = config
         self.z_dim, self.w_dim, self.num_ws, self.resolution = config.z_dim, config.w_dim, 1, config.resolution
         self.block_ws = config.first_blocks + config.num_levels - 1  # transformer blocks
-        self._xyz = nn.Parameter(initial_points(config.start, config.num_points))
+        self._xyz = nn.Parameter(initial_points(config.start, config.num_points, POINT_RADIUS))
         self.point_gen = PointGenerator(config)
         self.mapping_network = MappingNetwork(
             config.z_dim,

@@ -77,20 +77,18 @@ class LevelUpsample(nn.Module):
         return own, shared
 
 
-# The five heads of a level, in the order of hierarchy's rows.
-_HEADS = ("xyz", "scale", "rotation", "color", "opacity")
+# Name, rows and initial values of the five heads of a level, in the order of hierarchy's rows.
+_HEADS = (("xyz", 3, 1.0, 0.0), ("scale", 3, 0.1, -1.0), ("rotation", 4, 0.1, 0.0), ("color", 3, 1.0, 0.0),
+          ("opacity", 1, 1.0, 0.0))  # fmt: skip
 
 
 def _head_set(widths: tuple[int, ...], start: Start) -> nn.ModuleDict:
     """Makes the heads of all levels, by name and level."""
-    look = start.appearance_weight
-    values = ((3, 1.0, 0.0), (3, 0.1, start.scale_bias), (4, 0.1, 0.0), (3, look, 0.0), (1, look, 0.0))
-    return nn.ModuleDict(
-        {
-            name: nn.ModuleList(FullyConnected(d, rows, weight_init=weight, bias_init=bias) for d in widths)
-            for name, (rows, weight, bias) in zip(_HEADS, values, strict=True)
-        }
-    )
+
+    def head(width: int, name: str, rows: int, weight: float, bias: float) -> FullyConnected:
+        return FullyConnected(width, rows, weight_init=weight * start.weight_of(name), bias_init=bias)
+
+    return nn.ModuleDict({name: nn.ModuleList(head(d, name, *values) for d in widths) for name, *values in _HEADS})
 
 
 class PointGenerator(nn.Module):
@@ -113,14 +111,13 @@ class PointGenerator(nn.Module):
         self.anchors = _head_set(config.widths if config.published_keys else config.widths[:-1], start)
         self.gaussians = _head_set(config.widths, start)
         coarse: Any = self.anchors["xyz"]
-        with torch.no_grad():
-            coarse[0].weight.mul_(start.coarse_weight)
+        start.place(coarse[0], hierarchy.COARSE_REACH)
 
     def raw_outputs(self, level: int, features: Tensor, low_dtype: torch.dtype | None) -> list[Attributes]:
         """Returns the heads' outputs of a level: for anchors and splats or, at the last level, for splats alone."""
         own, shared = self.upsample_layers[level](features.flatten(0, 1), low_dtype)  # [A, d, M], [d, M]
         sets = (self.anchors, self.gaussians) if level < self.config.num_levels - 1 else (self.gaussians,)
-        heads = [getattr(heads, name)[level] for heads in sets for name in _HEADS]
+        heads = [getattr(heads, name)[level] for heads in sets for name, *_ in _HEADS]
         weight = torch.cat([head.weight for head in heads]) * heads[0].weight_gain  # [14 S, d]
         bias = torch.cat([head.bias for head in heads])
         shared = torch.addmm(bias[:, None], weight, shared)  # [14 S, M]
@@ -133,7 +130,7 @@ class PointGenerator(nn.Module):
     ) -> tuple[list[Attributes], list[Attributes]]:
         """Returns anchors and splats by level (M = B P) for points [P, 3] and w [B, w_dim], or one w per block."""
         rule, start = self.config.scale_rule, self.config.start_rule
-        origins = start.reach * points.t().repeat(1, len(w)) if start.reach else None  # [3, B P]
+        origins = start.origins(points, len(w))
         encoding = self.conv_in(points).expand(w.shape[0], -1, -1)
         features = self.transformer(encoding, w, low_dtype)
 

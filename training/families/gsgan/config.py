@@ -10,6 +10,7 @@ from torch import Tensor
 from training.families import base
 from training.networks import color
 from training.networks.point_encoding import POINT_ENCODINGS
+from training.networks.start import STARTS, Start
 from training.records import Record
 
 RATIO = 4  # children of every point, from level to level
@@ -70,6 +71,7 @@ class GeneratorConfig(base.GeneratorConfig):
         0.0  # of the heads of log scales at the start; 0 (published) makes a first child rho * 2 smaller
     )
     color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see networks/color.py
+    start: str = "published"  # or "surface": how it looks before it has learnt anything, see networks/start.py
     conventions: Conventions = field(default_factory=Conventions)
 
     def __post_init__(self) -> None:
@@ -91,6 +93,8 @@ class GeneratorConfig(base.GeneratorConfig):
             raise ValueError(f"point_encoding={self.point_encoding!r}; legal are {', '.join(POINT_ENCODINGS)}")
         if self.color_rule not in color.RULES:
             raise ValueError(f"color_rule={self.color_rule!r}; legal are {', '.join(color.RULES)}")
+        if self.start not in STARTS:
+            raise ValueError(f"start={self.start!r}; legal are {', '.join(STARTS)}")
 
     @classmethod
     def published(cls, resolution: int, conventions: Conventions | None = None) -> Self:
@@ -129,6 +133,11 @@ class GeneratorConfig(base.GeneratorConfig):
             inner = {name.removeprefix("conventions."): value for name, value in own.items()}
             values["conventions"] = values.get("conventions", self.conventions).changed(**inner)
         return super().changed(**values)
+
+    @property
+    def start_rule(self) -> Start:
+        """Returns how the hierarchy starts."""
+        return STARTS[self.start]
 
     @property
     def num_levels(self) -> int:

@@ -21,10 +21,11 @@ from training.families.gsgan.hierarchy import Attributes
 from training.families.gsgan.point_generator import PointGenerator
 from training.families.gsgan.scene import ViewedGaussians
 from training.networks.layers import CAMERA_DIM, MappingNetwork, normalize_second_moment
+from training.networks.start import initial_points
 
 __all__ = ["Generator", "GeneratorConfig", "published_constants", "seen_by"]
 
-POINT_RADIUS = 0.5  # rms coordinate of the initial points, before the tanh
+POINT_RADIUS = 0.5  # rms coordinate of the published initial points, before the tanh
 SCENE_HALF_WIDTH = 1.0  # centres of splats are limited to this cube, world units; those of the background are not
 
 
@@ -62,7 +63,7 @@ class Generator(base.Generator):
         self.resolution = config.resolution
         self.has_background, self.colors_follow_view = bool(config.background_points), True
         self.mapping_follows_camera = config.pose_conditioned
-        self._xyz = nn.Parameter(POINT_RADIUS * normalize_second_moment(torch.randn(config.num_points, 3)))
+        self._xyz = nn.Parameter(initial_points(config.start, config.num_points, POINT_RADIUS))
         if config.background_points:
             self._xyz_bg = nn.Parameter(_hemisphere(config.background_points))
         self.point_gen = PointGenerator(config)

@@ -18,8 +18,8 @@ from torch_utils.ops import add_product
 
 POSITION_SCALE = 0.1  # of a coarse anchor's raw position, before the tanh
 MIN_SPLIT_LOG_SCALE = -100.0
-INITIAL_OPACITY_LOGIT = math.log(0.1 / 0.9)
-INITIAL_APPEARANCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, INITIAL_OPACITY_LOGIT)  # unit quaternion, grey, 10 % opaque
+INITIAL_OPACITY_LOGIT = math.log(0.1 / 0.9)  # as published
+INITIAL_APPEARANCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # unit quaternion, grey; the opacity follows
 
 HEADS = (("xyz", 3, 1.0), ("scale", 3, 0.1), ("rotation", 4, 0.1), ("color", 3, 1.0), ("opacity", 1, 1.0))
 # of name, rows and factor of the initial weights; the last three make up the appearance, which obeys one rule
@@ -55,9 +55,9 @@ def rotation_matrices(quats: Tensor) -> Tensor:
 
 
 @kept
-def _initial_appearance(dtype: torch.dtype, device: torch.device) -> Tensor:
+def _initial_appearance(opacity_logit: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns what raw appearances of the first levels are added to, [8, 1]."""
-    return torch.tensor(INITIAL_APPEARANCE, dtype=dtype, device=device)[:, None]
+    return torch.tensor((*INITIAL_APPEARANCE, opacity_logit), dtype=dtype, device=device)[:, None]
 
 
 class Frame(NamedTuple):
@@ -93,14 +93,22 @@ def placed(raw_xyz: Tensor, frame: Frame) -> Tensor:
     return xyz.flatten(0, 1)
 
 
-def first_anchors(raw: Attributes, largest: float) -> Attributes:
+def first_anchors(
+    raw: Attributes,
+    largest: float,
+    origins: Tensor | None = None,  # [3, M] world units, from which anchors are displaced; the world's if None
+    opacity_logit: float = INITIAL_OPACITY_LOGIT,
+) -> Attributes:
     """Makes the anchors of level 0 from their heads' outputs, A = 1."""
-    return first_splats(raw, largest, torch.tanh(POSITION_SCALE * raw.xyz))
+    displaced = torch.tanh(POSITION_SCALE * raw.xyz)
+    return first_splats(raw, largest, displaced if origins is None else origins + displaced, opacity_logit)
 
 
-def first_splats(raw: Attributes, largest: float, xyz: Tensor) -> Attributes:
+def first_splats(
+    raw: Attributes, largest: float, xyz: Tensor, opacity_logit: float = INITIAL_OPACITY_LOGIT
+) -> Attributes:
     """Makes splats that no other level bounds, at xyz [1, 3, M]; largest: upper bound of the ln of their scales."""
-    start = _initial_appearance(raw.appearance.dtype, raw.appearance.device)
+    start = _initial_appearance(opacity_logit, raw.appearance.dtype, raw.appearance.device)
     scale = largest + F.logsigmoid(raw.log_scales)  # t - softplus(t - (t + raw)), a smooth minimum with the bound t
     return Attributes(xyz, scale, start + raw.appearance)
 

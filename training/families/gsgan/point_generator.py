@@ -123,8 +123,12 @@ class PointGenerator(nn.Module):
             levels[f"block_{config.level_names[i]}"] = self._level(i)
         self.blocks = nn.ModuleDict(levels)
         self.out_layers = nn.ModuleDict(
-            {name: self._heads(name, rows, weight) for name, rows, weight in hierarchy.HEADS}
+            {
+                name: self._heads(name, rows, weight * config.start_rule.weight_of(name))
+                for name, rows, weight in hierarchy.HEADS
+            }
         )
+        config.start_rule.place(self.heads_of(0, splats=False)[0], hierarchy.POSITION_SCALE)
         self.encoder_camera_cond = FullyConnected(3, config.view_features, "lrelu")
         if config.published_keys:  # the published code stores it and never reads it
             self.camera_dep_affine = FullyConnected(config.view_features, config.w_dim)
@@ -185,10 +189,12 @@ class PointGenerator(nn.Module):
 
         raw = self._raw(0, x)
         assert raw.anchors is not None
-        anchors = [hierarchy.first_anchors(raw.anchors, config.coarse_log_scale)]
+        start = config.start_rule
+        origins, logit = start.origins(points, len(ws)), start.opacity_logit
+        anchors = [hierarchy.first_anchors(raw.anchors, config.coarse_log_scale, origins, logit)]
         frame = hierarchy.frame_of(anchors[0], rule)
         xyz = hierarchy.placed(raw.splats.xyz, frame)
-        splats = [hierarchy.first_splats(raw.splats, config.coarse_log_scale, xyz)]
+        splats = [hierarchy.first_splats(raw.splats, config.coarse_log_scale, xyz, logit)]
         for i in range(1, config.num_levels):
             x = self._advance(i, x, ws, low_dtype)
             raw = self._raw(i, x)

@@ -61,7 +61,7 @@ PRESETS = {
         GeneratorConfig(
             resolution=64, z_dim=128, w_dim=128, num_points=64, widths=(128, 64, 32, 32), blocks=3, num_heads=4,
             neighbours=8, background_points=0, point_encoding="fourier+code", published_keys=False,
-            scale_bias=2.0, color_rule="inward",
+            scale_bias=2.0, color_rule="inward", start="surface",
         ),
         DiscriminatorConfig(
             64, channel_counts(64, 2048, 128), conv_clamp=None, published_keys=False, pose_width=128, pose_features=32,

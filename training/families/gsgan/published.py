@@ -111,6 +111,7 @@ def to_published(config: GeneratorConfig, state_dict: Mapping[str, Tensor]) -> d
         background_points=config.background_points or 2000,
         point_encoding="fourier+table",
         color_rule="published",
+        start="published",
         published_keys=True,
     )
     check_room(config.to_dict(), legal.to_dict())
