@@ -84,11 +84,11 @@ _HEADS = (("xyz", 3, 1.0, 0.0), ("scale", 3, 0.1, -1.0), ("rotation", 4, 0.1, 0.
 
 def _head_set(widths: tuple[int, ...], start: Start) -> nn.ModuleDict:
     """Makes the heads of all levels, by name and level."""
-
-    def head(width: int, name: str, rows: int, weight: float, bias: float) -> FullyConnected:
-        return FullyConnected(width, rows, weight_init=weight * start.weight_of(name), bias_init=bias)
-
-    return nn.ModuleDict({name: nn.ModuleList(head(d, name, *values) for d in widths) for name, *values in _HEADS})
+    heads = {}
+    for name, rows, weight, bias in _HEADS:
+        first = weight * start.weight_of(name)
+        heads[name] = nn.ModuleList(FullyConnected(d, rows, weight_init=first, bias_init=bias) for d in widths)
+    return nn.ModuleDict(heads)
 
 
 class PointGenerator(nn.Module):
