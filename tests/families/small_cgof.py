@@ -29,6 +29,6 @@ SMALL = Preset(
 
 def small_regressor(folder: Path, key: str) -> Path:
     torch.manual_seed(0)
-    config = RegressorConfig(key, procedural_head().sizes, resolution=32, width=4)
+    config = RegressorConfig(key, procedural_head().sizes, resolution=32, widths=(4, 8, 8))
     save_regressor(folder / "regressor.pt", Regressor(config), {})
     return folder / "regressor.pt"

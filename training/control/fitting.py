@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch_utils.random import normal, permutation, uniform
 from training.control.regressor import Regressor, RegressorConfig
 from training.data.synthetic import expressions
 from training.data.synthetic.synthesize import sample_cameras
+from training.data.synthetic.traits import CameraSpread
 from training.morphable.head import mirrored_signs, procedural_head
 from training.morphable.model import MODEL_BLOCKS, SHAPE_BLOCKS, MorphableModel, lit, vertex_normals
 from training.morphable.rasterize import interpolate, rasterize
@@ -23,9 +25,13 @@ from training.morphable.rasterize import interpolate, rasterize
 HELD_OUT = 2**20  # number of the first held-out picture
 CHECKED = 512  # held-out pictures
 AT_ONCE = 16
-RATE = 1e-3
-WARM_UP = 0.05  # of the steps, in which the rate grows
-ASIDE = 3.0  # weight of landmarks and angles
+RATE = 2e-3
+WARM_UP = 0.03  # of the steps, in which the rate grows
+DECAY = 0.02  # of weights
+SHAPE = 0.6  # weight of identity and expression; colours and light have the rest
+ROUGH = 0.5  # weight of landmarks at first sight, beside that of landmarks that were looked at closely
+ANGLES = 10.0  # weight of the camera's angles
+PIXELS = 32.0  # in half an image, in which landmarks are compared: those of 64
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
@@ -37,12 +43,14 @@ class Pictures(SceneRecord):
     images: Tensor  # uint8 [N, 3, R, R]
     masks: Tensor  # uint8 [N, 1, R, R]
     z: Tensor  # [N, outputs] whitened coefficients
-    aside: Tensor  # [N, 2 L + 2] places of landmarks, the middle of the image being 0 and its edges -1 and 1; angles
+    landmarks: Tensor  # [N, 2, L, 2] places, 0 the middle of the image and -1 and 1 its edges; and those if mirrored
+    angles: Tensor  # [N, 2] yaw and pitch of the camera, radians
 
 
 def draw_pictures(config: RegressorConfig, model: MorphableModel, indices: range, progress: Progress) -> Pictures:
     """Renders the pictures `indices` of the seed, each a function of its number, and returns their coefficients."""
     parts: list[tuple[Tensor, ...]] = []
+    signs = _signs(model)
     for start in range(indices.start, indices.stop, AT_ONCE):
         some = range(start, min(start + AT_ONCE, indices.stop))
         cameras = sample_cameras(config.seed, some)
@@ -52,19 +60,29 @@ def draw_pictures(config: RegressorConfig, model: MorphableModel, indices: range
             z = torch.cat([model.whitened(block, getattr(looks, block)) for block in MODEL_BLOCKS], dim=1)
         else:
             images, masks, z = faces(config, model, some, cameras)
-        parts.append(((255 * images).round().byte(), (255 * masks).round().byte(), z, _aside(model, z, cameras)))
+        places = [_landmarks(model, z, cameras)]
+        if signs is not None:
+            places.append(_landmarks(model, z * signs, cameras.mirror()))
+        x, y, depth = cameras.positions.unbind(-1)
+        angles = torch.stack([torch.atan2(x, depth), torch.atan2(y, torch.hypot(x, depth))], dim=-1)
+        parts.append(
+            ((255 * images).round().byte(), (255 * masks).round().byte(), z, torch.stack(places, dim=1), angles)
+        )
         progress("pictures", some.stop - indices.start, len(indices))
     return Pictures(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _aside(model: MorphableModel, z: Tensor, cameras: Cameras) -> Tensor:
-    """Returns what else is known of renders of z [N, outputs]: see `Pictures.aside`."""
+def _signs(model: MorphableModel) -> Tensor | None:
+    """Returns what becomes of whitened coefficients as a head is mirrored, where that is known."""
+    return mirrored_signs() if model.key == procedural_head().key else None
+
+
+def _landmarks(model: MorphableModel, z: Tensor, cameras: Cameras) -> Tensor:
+    """Returns where the landmarks of z [N, outputs] are seen, [N, L, 2]: see `Pictures.landmarks`."""
     parts = dict(zip(model.sizes, z.split(list(model.sizes.values()), dim=1), strict=True))
-    shape = [model.coefficients(block, parts[block]) for block in SHAPE_BLOCKS]
-    places, _ = cameras.project(model.vertices(*shape)[:, model.landmarks])
-    x, y, depth = cameras.positions.unbind(-1)
-    angles = torch.stack([torch.atan2(x, depth), torch.atan2(y, torch.hypot(x, depth))], dim=-1)
-    return torch.cat([(2 * places - 1).flatten(1), angles], dim=1)
+    bare = {name: getattr(model, name)[..., model.landmarks, :] for name in ("shape", *SHAPE_BLOCKS)}
+    points = dataclasses.replace(model, **bare).vertices(*(model.coefficients(b, parts[b]) for b in SHAPE_BLOCKS))
+    return 2 * cameras.project(points)[0] - 1
 
 
 def faces(
@@ -111,38 +129,49 @@ def tinted(images: Tensor, config: RegressorConfig, step: int) -> tuple[Tensor, 
 def turned(pictures: Pictures, signs: Tensor, flip: Tensor) -> Pictures:
     """Mirrors the renders where flip [N] holds. signs: [outputs], what becomes of their coefficients."""
 
-    def mirrored(images: Tensor) -> Tensor:
-        return torch.where(flip[:, None, None, None], images.flip(3), images)
+    def chosen(mirrored: Tensor, plain: Tensor) -> Tensor:
+        return torch.where(flip.view(-1, *[1] * (plain.dim() - 1)), mirrored, plain)
 
-    z = torch.where(flip[:, None], pictures.z * signs, pictures.z)
-    return Pictures(mirrored(pictures.images), mirrored(pictures.masks), z, pictures.aside)
+    return Pictures(
+        images=chosen(pictures.images.flip(3), pictures.images),
+        masks=chosen(pictures.masks.flip(3), pictures.masks),
+        z=chosen(pictures.z * signs, pictures.z),
+        landmarks=chosen(pictures.landmarks.flip(1), pictures.landmarks),
+        angles=chosen(pictures.angles * pictures.angles.new_tensor([-1.0, 1.0]), pictures.angles),
+    )
 
 
 def loss_of(regressor: Regressor, pictures: Pictures, step: int, signs: Tensor | None) -> Tensor:
-    """Returns the mean squared error of coefficients, with that of landmarks and angles where these are known."""
+    """Returns the mean squared error of coefficients, with what landmarks and angles are off by."""
     config, count = regressor.config, len(pictures.z)
-    flip = torch.zeros(count, dtype=torch.bool)
     if signs is not None:
         flip = uniform(config.seed, "regressor/mirror", range(step * count, (step + 1) * count)) < 0.5
         pictures = turned(pictures, signs, flip)
     images, plain = tinted(shown(pictures, config, step), config, step)
-    features = regressor.seen(2 * images - 1)
-    shapes = sum(regressor.sizes[block] for block in SHAPE_BLOCKS)
-    error = (regressor.head(features) - pictures.z).square()
-    told = torch.ones(count, error.shape[1])
-    told[:, shapes:] = plain[:, None].float()
-    aside = (regressor.aside(features) - pictures.aside).square().mean(1)
-    known = (~flip).float()  # landmarks of a mirrored face are others
-    return (error * told).sum() / told.sum() + ASIDE * (aside * known).sum() / known.sum().clamp(min=1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported()):
+        found = regressor.read((2 * images - 1).contiguous(memory_format=torch.channels_last))
+    numbers = regressor.numbers
+    error = (found.z - pictures.z).square()
+    told = plain[:, None].float().expand(-1, error.shape[1] - numbers)
+    colours = (error[:, numbers:] * told).sum() / told.sum().clamp(min=1)
+    asked = PIXELS * pictures.landmarks[:, 0]
+    close, rough = (F.smooth_l1_loss(PIXELS * places, asked) for places in (found.landmarks, found.rough))
+    turn = F.mse_loss(found.angles, pictures.angles)
+    return SHAPE * error[:, :numbers].mean() + (1 - SHAPE) * colours + close + ROUGH * rough + ANGLES * turn
 
 
 def fit(config: RegressorConfig, model: MorphableModel, progress: Progress) -> Regressor:
-    """Trains a regressor: Adam, a rate that warms up and falls to 0, mean squared error of whitened coefficients."""
+    """Trains a regressor: AdamW, a rate that warms up and falls to 0.
+
+    Where a processor multiplies matrices of bfloat16, convolutions are computed in it.
+    """
     torch.manual_seed(config.seed)
-    regressor = Regressor(config)
-    signs = mirrored_signs() if model.key == procedural_head().key else None
+    regressor = Regressor(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    spread = CameraSpread()
+    regressor.fit.describe(model, spread.radius, spread.focal)
+    signs = _signs(model)
     pictures = draw_pictures(config, model, range(config.pictures), progress)
-    optimizer = torch.optim.AdamW(regressor.parameters(), lr=RATE, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(regressor.parameters(), lr=RATE, weight_decay=DECAY)
     per_epoch = config.pictures // config.batch
     order = torch.arange(0)
     for step in range(config.steps):

@@ -50,10 +50,10 @@ def test_sizes_are_known_without_building_the_head() -> None:
 def test_a_regressor_learns_and_pictures_are_functions_of_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few steps learn what the pictures at hand show; that takes no more than pictures that do not change."""
     model = procedural_head()
-    config = RegressorConfig(model.key, model.sizes, 32, width=8, landmarks=68, pictures=16, steps=120, batch=16)
+    config = RegressorConfig(model.key, model.sizes, 32, widths=(8, 16, 16), pictures=16, steps=120, batch=16)
     pictures = fitting.draw_pictures(config, model, range(5, 9), lambda *_: None)
     again = fitting.draw_pictures(config, model, range(6, 8), lambda *_: None)
-    assert all(torch.equal(getattr(pictures, name)[1:3], getattr(again, name)) for name in ("images", "z", "aside"))
+    assert all(torch.equal(getattr(pictures, name)[1:3], getattr(again, name)) for name in ("images", "z", "landmarks"))
     said: list[tuple[str, int, int]] = []
     regressor = fitting.fit(config, model, lambda *what: said.append(what))
     assert said[-1] == ("steps", 120, 120) and ("pictures", 16, 16) in said
@@ -68,7 +68,7 @@ def test_a_regressor_learns_and_pictures_are_functions_of_their_number(monkeypat
 
 
 def test_it_reads_pictures_of_any_size() -> None:
-    config = RegressorConfig("key", procedural_head().sizes, resolution=32, width=4)
+    config = RegressorConfig("key", procedural_head().sizes, resolution=32, widths=(4, 8, 8))
     read = Regressor(config).blocks(torch.zeros(2, 3, 64, 64))
     assert {name: part.shape for name, part in read.items()} == {
         name: (2, n) for name, n in procedural_head().sizes.items()
@@ -117,6 +117,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(ValueError, match="not a regressor as fit_regressor"):
         regressor_for(str(tmp_path / "text.pt"), model)
-    save_regressor(tmp_path / "other.pt", Regressor(RegressorConfig("other", model.sizes, 16, 4)), {})
+    save_regressor(tmp_path / "other.pt", Regressor(RegressorConfig("other", model.sizes, 16, (4, 4, 8))), {})
     with pytest.raises(ValueError, match="reads the coefficients of the morphable model other"):
         regressor_for(str(tmp_path / "other.pt"), model)
