@@ -140,9 +140,7 @@ class Regressor(nn.Module):
 
 
 def _conv(inner: int, outer: int, size: int, stride: int = 1) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(inner, outer, size, stride, size // 2, bias=False), nn.BatchNorm2d(outer), nn.ReLU()
-    )
+    return nn.Sequential(nn.Conv2d(inner, outer, size, stride, size // 2, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
 
 
 class _Residual(nn.Module):
