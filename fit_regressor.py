@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import click
 import torch
@@ -19,6 +21,17 @@ from training.morphable.models import morphable_model
 
 AT_LEAST_1 = click.IntRange(min=1)
 NAMES = {"identity": IDENTITY, "expression": EXPRESSION, "texture": TEXTURE}
+
+
+def table(errors: Mapping[str, Mapping[str, Sequence[float]]], names: Mapping[str, Sequence[str]]) -> str:
+    """Returns lines with the shares of variance that `explained` found, for every block and what has a name in it."""
+    sharp, coarse = errors["sharp"], errors["coarse"]
+    lines = [f"{'variance explained':20} {'sharp':>6} {'coarse':>6}"]
+    for block in sharp:
+        lines.append(f"{block:20} {fmean(sharp[block]):6.3f} {fmean(coarse[block]):6.3f}")
+        for name, *shares in zip(names.get(block, ()), sharp[block], coarse[block], strict=False):
+            lines.append(f"    {name:16} {shares[0]:6.3f} {shares[1]:6.3f}")
+    return "\n".join(lines)
 
 
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
@@ -60,11 +73,7 @@ def main(ctx: click.Context, morphable: str, dest: str | None, pictures: int, st
         save_regressor(target, regressor, errors)
     except (ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error
-    for block, shares in errors.items():
-        mean = sum(shares) / len(shares)
-        click.echo(f"{block:13} {mean:.3f} of the variance explained, the least {min(shares):.3f}")
-        for name, share in zip(NAMES.get(block, ()) if morphable == PROCEDURAL else (), shares, strict=False):
-            click.echo(f"    {name:13} {share:.3f}")
+    click.echo(table(errors, NAMES if morphable == PROCEDURAL else {}))
     click.echo(f"{time.perf_counter() - started:.0f} s with {torch.get_num_threads()} threads: {target}")
 
 

@@ -34,6 +34,7 @@ ANGLES = 10.0  # weight of the camera's angles
 PIXELS = 32.0  # in half an image, in which landmarks are compared: those of 64
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+Errors = dict[str, dict[str, list[float]]]  # kind of pictures -> block -> share of the variance of every number
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,14 @@ def faces(
     return torch.where(mask > 0, images.clamp(0, 1), 1.0), mask, z
 
 
-def shown(pictures: Pictures, config: RegressorConfig, step: int) -> Tensor:
-    """Returns images [N, 3, R, R] in 0..1 over backgrounds of one colour; every other one as coarse as 32 px."""
+def shown(pictures: Pictures, config: RegressorConfig, step: int, coarse: Tensor) -> Tensor:
+    """Returns images [N, 3, R, R] in 0..1 over one colour each; where coarse [N] holds, with half the pixels."""
     count = len(pictures.z)
     colour = uniform(config.seed, "regressor/background", range(step * count, (step + 1) * count), (3,))
     mask = pictures.masks / 255
     images = mask * (pictures.images / 255) + (1 - mask) * colour[:, :, None, None]
     half = F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
-    coarse = (torch.arange(count) % 2 == 1)[:, None, None, None]
-    return torch.where(coarse, half, images)
+    return torch.where(coarse[:, None, None, None], half, images)
 
 
 def tinted(images: Tensor, config: RegressorConfig, step: int) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,8 @@ def loss_of(regressor: Regressor, pictures: Pictures, step: int, signs: Tensor |
     if signs is not None:
         flip = uniform(config.seed, "regressor/mirror", range(step * count, (step + 1) * count)) < 0.5
         pictures = turned(pictures, signs, flip)
-    images, plain = tinted(shown(pictures, config, step), config, step)
+    every_other = torch.arange(count) % 2 == 1
+    images, plain = tinted(shown(pictures, config, step, every_other), config, step)
     with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported()):
         found = regressor.read((2 * images - 1).contiguous(memory_format=torch.channels_last))
     numbers = regressor.numbers
@@ -171,7 +172,7 @@ def fit(config: RegressorConfig, model: MorphableModel, progress: Progress) -> R
     regressor.fit.describe(model, spread.radius, spread.focal)
     signs = _signs(model)
     pictures = draw_pictures(config, model, range(config.pictures), progress)
-    optimizer = torch.optim.AdamW(regressor.parameters(), lr=RATE, weight_decay=DECAY)
+    optimizer = torch.optim.AdamW(regressor.parameters(), lr=RATE, weight_decay=DECAY, fused=True)
     per_epoch = config.pictures // config.batch
     order = torch.arange(0)
     for step in range(config.steps):
@@ -191,18 +192,22 @@ def fit(config: RegressorConfig, model: MorphableModel, progress: Progress) -> R
 
 
 @torch.no_grad()
-def explained(regressor: Regressor, model: MorphableModel, count: int = CHECKED) -> dict[str, list[float]]:
+def explained(regressor: Regressor, model: MorphableModel, count: int | None = None) -> Errors:
     """Returns the share of the variance of every coefficient that is explained on held-out renders, by block.
 
-    Half of the pictures are as coarse as 32 px are, as in training.
+    Once of pictures as large as the regressor reads them ("sharp"), and once of the same with half the pixels
+    ("coarse"). count: pictures; CHECKED if None.
     """
-    config = regressor.config
+    config, count = regressor.config, count or CHECKED
     pictures = draw_pictures(config, model, range(HELD_OUT, HELD_OUT + count), lambda *_: None)
-    found = []
-    for start in range(0, count, config.batch):
-        some = pictures.map(itemgetter(slice(start, start + config.batch)))
-        found.append(regressor(2 * shown(some, config, HELD_OUT + start) - 1))
-    z = pictures.z
-    share = 1 - (torch.cat(found) - z).square().mean(0) / z.var(0, correction=0)
-    parts = share.split(list(regressor.sizes.values()))
-    return {block: part.tolist() for block, part in zip(regressor.sizes, parts, strict=True)}
+    parts = [pictures.map(itemgetter(slice(i, i + config.batch))) for i in range(0, count, config.batch)]
+    result = {}
+    for name, coarse in (("sharp", False), ("coarse", True)):
+        found = [
+            regressor(2 * shown(part, config, HELD_OUT + i, torch.full((len(part.z),), coarse)) - 1)
+            for i, part in enumerate(parts)
+        ]
+        share = 1 - (torch.cat(found) - pictures.z).square().mean(0) / pictures.z.var(0, correction=0)
+        blocks = share.split(list(regressor.sizes.values()))
+        result[name] = {block: part.tolist() for block, part in zip(regressor.sizes, blocks, strict=True)}
+    return result
