@@ -40,7 +40,7 @@ class RegressorConfig:
     widths: tuple[int, int, int] = (24, 64, 128)  # channels at a half, a quarter and an eighth of the resolution
     landmarks: int = 68
     pictures: int = 24_000  # that it learnt from
-    steps: int = 24_000
+    steps: int = 10_000
     batch: int = 32
     seed: int = 0
 
@@ -60,7 +60,7 @@ class Regressor(nn.Module):
 
     Landmarks are found as the means of maps (Sun et al. 2018, integral regression), looked at again in the finest
     features, and explained by the model (`LandmarkFit`). What that leaves, and colours and light, is told by two layers
-    from the whole picture, what was seen at each landmark, and the fit.
+    from the whole picture, what was seen at each landmark with its colour, and the fit.
     """
 
     def __init__(self, config: RegressorConfig):
@@ -81,7 +81,7 @@ class Regressor(nn.Module):
         self.moves = _Apart(count, TOLD, 3)
         self.fit = LandmarkFit(count, self.numbers)
         self.level = nn.BatchNorm1d(2 * count)
-        told = features + count * TOLD + 2 * count + self.numbers + ANGLES
+        told = features + count * (TOLD + 2 + 3) + self.numbers + ANGLES
         self.head = nn.Sequential(
             nn.Linear(told, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU(),
             nn.Linear(features, self.outputs),
@@ -98,7 +98,8 @@ class Regressor(nn.Module):
 
     def read(self, images: Tensor) -> Reading:
         """Returns all that is seen in images [N, 3, R, R] in -1..1, of any size."""
-        fine = self.fine(self._sized(images))
+        images = self._sized(images)
+        fine = self.fine(images)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
         back = F.interpolate(self.back(coarse), middle.shape[-2:], mode="bilinear", align_corners=False)
@@ -112,7 +113,8 @@ class Regressor(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             trust = SHARP * moves[..., 2].clamp(-TRUST, TRUST).exp()
             found = self.fit(landmarks, trust, angles.detach().clamp(-AT_MOST, AT_MOST))
-        parts = (whole, told.transpose(0, 1).flatten(1), self.level(landmarks.flatten(1)), found)
+        colours = _sampled(F.avg_pool2d(images, 2), landmarks.detach()[:, :, None]).flatten(1)
+        parts = (whole, told.transpose(0, 1).flatten(1), self.level(landmarks.flatten(1)), found, colours)
         left = self.head(torch.cat([part.float() for part in parts], dim=1)).float()
         fitted = found[:, : self.numbers]
         return Reading(left + F.pad(fitted, (0, left.shape[1] - self.numbers)), fitted, rough, landmarks, angles)
