@@ -15,6 +15,7 @@ from training.control.blocks import Blocks
 from training.control.regressor import (
     Regressor,
     RegressorConfig,
+    _means,
     default_path,
     read_regressor,
     regressor_for,
@@ -74,6 +75,37 @@ def test_it_reads_pictures_of_any_size() -> None:
     assert {name: part.shape for name, part in read.items()} == {
         name: (2, n) for name, n in procedural_head().sizes.items()
     }
+
+
+def test_pictures_are_read_one_by_one_and_tell_where_they_lack() -> None:
+    torch.manual_seed(0)
+    regressor = Regressor(RegressorConfig("key", procedural_head().sizes, resolution=32, widths=(4, 8, 8))).eval()
+    regressor.fit.describe(procedural_head(), 2.7, 4.26)
+    images = torch.rand(3, 3, 32, 32) * 2 - 1
+    alone = torch.cat([regressor(image[None]) for image in images])
+    torch.testing.assert_close(regressor(images), alone, rtol=1e-4, atol=1e-4)
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(regressor(images)[:2].square().sum(), images)
+    assert gradient.isfinite().all() and gradient[:2].flatten(1).any(1).all() and not gradient[2].any()
+
+
+def test_landmarks_are_the_means_of_maps() -> None:
+    maps = torch.full((1, 2, 8, 8), -100.0)
+    maps[0, 0, 2, 5] = maps[0, 1, 2, 5] = maps[0, 1, 6, 5] = 0.0
+    torch.testing.assert_close(_means(maps)[0], torch.tensor([[0.375, -0.375], [0.375, 0.125]]))
+
+
+def test_landmarks_of_a_mirrored_render() -> None:
+    """The outline runs from one ear to the other, so its landmarks change places."""
+    model = procedural_head()
+    config = RegressorConfig(model.key, model.sizes, 8, pictures=4)
+    pictures = fitting.draw_pictures(config, model, range(4), lambda *_: None)
+    other = fitting.turned(pictures, mirrored_signs(), torch.tensor([True, True, False, False]))
+    for name in ("landmarks", "angles"):
+        assert torch.equal(getattr(other, name)[2:], getattr(pictures, name)[2:])
+    before, after = pictures.landmarks[:2, 0, :17].flip(1), other.landmarks[:2, 0, :17]
+    torch.testing.assert_close(after, before * before.new_tensor([-1.0, 1.0]), rtol=0, atol=0.01)
+    assert torch.equal(other.angles[:2], pictures.angles[:2] * torch.tensor([-1.0, 1.0]))
 
 
 def test_the_command_keeps_it_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
