@@ -43,8 +43,8 @@ def pictures(numbers: Tensor) -> Tensor:
     model = procedural_head()
     sizes = [model.sizes[block] for block in MODEL_BLOCKS]
     *blocks, hair, hair_colour, shirt, angles = numbers.split([*sizes, 2, 3, 3, 2], dim=1)
-    known = [model.coefficients(block, part) for block, part in zip(MODEL_BLOCKS, blocks, strict=True)]
-    looks = expressions.Looks(*known, hair, hair_colour, shirt)
+    known = {block: model.coefficients(block, part) for block, part in zip(MODEL_BLOCKS, blocks, strict=True)}
+    looks = expressions.Looks(**known, hair=hair, hair_colour=hair_colour, shirt=shirt)
     images, masks, _ = expressions.render(looks, cameras(angles), RESOLUTION, SAMPLES)
     return images * masks + GREY * (1 - masks)
 
