@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,17 @@ from torch_utils import distributed
 from training.checkpoint import CheckpointError, load_discriminator, load_generator
 from training.families.base import Discriminator, Generator
 from training.inversion.diagnosis import diagnose
+from training.inversion.encoder import Encoder, EncoderConfig, default_path, read_encoder, save_encoder
+from training.inversion.encoder_training import encoder_config
+from training.inversion.encoder_training import train_encoder as trained_encoder
 from training.inversion.files import write_all
 from training.inversion.fitting import Target
 from training.inversion.inversion import NoHeadError, Report, Settings, invert
+from training.inversion.latents import measure_latents
 from training.inversion.pictures import read_target
 from training.inversion.similarity import Features, PerceptualFeatures
 from training.visualization.camera_paths import read_cameras
+from training.visualization.directions import network_key
 from training.visualization.video import shown_background
 
 DEFAULT = Settings()
@@ -37,10 +43,10 @@ FROM_0, FROM_1 = click.IntRange(min=0), click.IntRange(min=1)
 FILES = group(
     "Files",
     option("--network", required=True, metavar="PKL", help="checkpoint: network-snapshot-NNNNNN.pkl"),
-    option("--image", "images", required=True, metavar="FILE,...",
+    option("--image", "images", metavar="FILE,...",
            help="pictures of one head, square, cropped as the training pictures were; an alpha channel is their mask"),
     option("--mask", "masks", metavar="FILE,...", help="a mask for each picture, white where the head is"),
-    option("--outdir", required=True, metavar="DIR", help="where the files go"),
+    option("--outdir", metavar="DIR", help="where the files go"),
     option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
            help="auto: CUDA where there is one"),
 )
@@ -54,13 +60,22 @@ CAMERA = group(
            help="behind pictures with masks, numbers in 0..1"),
 )
 
+ENCODER = group(
+    "Encoder",
+    option("--encoder", metavar="FILE|none", show_default="NETWORK-encoder.pt beside the network, where there is one",
+           help="that says where to begin: a latent and cameras in one pass, in place of trying many"),
+    option("--train-encoder", is_flag=True,
+           help="first train it, on heads of the network itself, and write it there; without --image nothing else"),
+    option("--encoder-steps", type=FROM_1, default=EncoderConfig.steps, help="of its training"),
+)
+
 STAGES = group(
     "Stages",
     option("--heads", type=FROM_1, default=DEFAULT.heads, help="that are tried under every camera at first"),
     option("--starts", type=FROM_1, default=DEFAULT.starts, help="trials that go on from there, of which one is kept"),
     option("--steps", "latent_steps", type=FROM_0, default=DEFAULT.latent_steps, help="of one latent and the camera"),
     option("--part-steps", "block_steps", type=FROM_0, default=DEFAULT.block_steps,
-           help="of a latent for each part of the network, and the camera"),
+           help="of a latent for each part of the network"),
     option("--tune-steps", "tuning_steps", type=FROM_0, default=DEFAULT.tuning_steps,
            help="of the network's weights around the latent"),
     option("--splat-steps", "splat_steps", type=FROM_0, default=DEFAULT.splat_steps,
@@ -75,13 +90,15 @@ STAGES = group(
 @click.command(cls=GroupedCommand, context_settings=CONTEXT)
 @FILES
 @CAMERA
+@ENCODER
 @STAGES
 @version
 @click.pass_context
 def main(
     ctx: click.Context,
-    network: str, images: str, masks: str | None, outdir: str, device: str,
+    network: str, images: str | None, masks: str | None, outdir: str | None, device: str,
     camera: str, background: str | None,
+    encoder: str | None, train_encoder: bool, encoder_steps: int,
     heads: int, starts: int, latent_steps: int, block_steps: int, tuning_steps: int, splat_steps: int,
     perceptual: str | None, no_features: bool,
 ) -> None:  # fmt: skip
@@ -93,27 +110,36 @@ def main(
     \b
     python invert.py --outdir=out --image=face.png --network=net.pkl
     python invert.py --outdir=out --image=left.png,front.png --camera=cameras.json --network=net.pkl
+    python invert.py --train-encoder --network=net.pkl
     """
     ctx.with_resource(dnnlib.stoppable())
     settings = Settings(
         heads=heads, starts=starts, latent_steps=latent_steps, block_steps=block_steps, tuning_steps=tuning_steps,
         splat_steps=splat_steps, features=not no_features,
     )  # fmt: skip
-    names = images.split(",")
+    if not train_encoder or images:
+        _require(images=images, outdir=outdir)
+    names = images.split(",") if images else []
     try:
         place = distributed.initialise(device)
         G = load_generator(network, place)
         asked = ctx.get_parameter_source("splat_steps") == ParameterSource.COMMANDLINE
         if asked and splat_steps and not G.makes_splats:
             raise ValueError(f"--splat-steps={splat_steps}: the scenes of this network are no splats; leave it out")
-        target = read_target(names, masks.split(",") if masks else [], G.resolution, shown_background(G, background))
-        target = target.to(place)
-        cameras = _cameras(camera, G, target)
+        behind, file = shown_background(G, background), _encoder_file(encoder, network, train_encoder)
+        masked = masks.split(",") if masks else []
+        target = read_target(names, masked, G.resolution, behind).to(place) if names else None
+        cameras = None if target is None else _cameras(camera, G, target)
+        if train_encoder and file is not None:
+            _train(G, behind, encoder_steps, file)
+        if target is None or outdir is None:
+            return
+        known = None if file is None else _read_encoder(file, G)
         D = _discriminator(network, place, settings)
         features = _perceptual(perceptual, place)
         folder = dnnlib.make_folder(outdir)
-        with _bar(settings.steps(G)) as report:
-            found = invert(G, D, target, cameras, settings, features, report=report)
+        with _bar(settings.steps(G, known is not None), "search") as report:
+            found = invert(G, D, target, cameras, settings, features, known, report)
         findings = diagnose(found, D)
         written = write_all(found, findings, settings, network, names, Path(folder))
     except NoHeadError as error:
@@ -127,6 +153,46 @@ def main(
         click.echo(f"{'' if finding.good else '! '}{finding.what}: {finding.text}", err=True)
     for path in written:
         click.echo(path)
+
+
+def _require(**options: str | None) -> None:
+    """Raises MissingParameter for the first option that was not given."""
+    for name, value in options.items():
+        if not value:
+            raise click.MissingParameter(param_type="option", param_hint=f"'--{name.removesuffix('s')}'")
+
+
+def _encoder_file(asked: str | None, network: str, trains: bool) -> Path | None:
+    """Returns the encoder's file, which may have to be trained; None: nobody asks for one, and there is none."""
+    if asked == "none":
+        if trains:
+            raise ValueError("--encoder=none: --train-encoder needs a file to write; leave one of them out")
+        return None
+    place = default_path(network) if asked is None else Path(asked)
+    return place if asked is not None or trains or place.exists() else None
+
+
+def _train(G: Generator, background: tuple[float, float, float], steps: int, file: Path) -> None:
+    """Trains an encoder, writes it, and says how good it is."""
+    space = measure_latents(G)
+    config = encoder_config(G, space, background, steps)
+    dnnlib.make_folder(file.parent)
+    with _bar(config.heads + config.steps, "heads") as report:
+        encoder = trained_encoder(G, space, config, report)
+    save_encoder(file, encoder)
+    errors = {name: math.degrees(encoder.errors[name]) for name in ("yaw", "pitch")}
+    click.echo(
+        f"The encoder is off by {errors['yaw']:.1f} degrees of yaw and {errors['pitch']:.1f} of pitch (root mean "
+        f"square, heads left out), and tells {encoder.errors['latent']:.0%} of the variance of w", err=True,
+    )  # fmt: skip
+    click.echo(file)
+
+
+def _read_encoder(file: Path, G: Generator) -> Encoder:
+    """Opens an encoder of a generator, and says so."""
+    encoder = read_encoder(file, network_key(G)).to(G.device)
+    click.echo(f"Begins where {file} says (--encoder=none: tries cameras instead)", err=True)
+    return encoder
 
 
 def _cameras(source: str, G: Generator, target: Target) -> Cameras | None:
@@ -171,10 +237,10 @@ def _perceptual(path: str | None, device: torch.device) -> Features | None:
 
 
 @contextmanager
-def _bar(total: int) -> Iterator[Report]:
+def _bar(total: int, first: str) -> Iterator[Report]:
     """Shows how much is done, on a terminal; lends the function that is told stages and their steps."""
     layout = "{desc:8s} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=total, desc="search", bar_format=layout, leave=False, disable=None) as bar:
+    with tqdm(total=total, desc=first, bar_format=layout, leave=False, disable=None) as bar:
 
         def report(stage: str, steps: int) -> None:
             bar.set_description_str(stage, refresh=False)

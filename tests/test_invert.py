@@ -15,6 +15,7 @@ from invert import main
 from tests.training.inversion.heads import write_network
 from training.checkpoint import load_discriminator, load_generator
 from training.images import quantize
+from training.inversion import encoder
 from training.visualization.camera_paths import read_cameras, write_cameras
 from training.visualization.latents import frontal_ws, load_ws
 
@@ -104,3 +105,18 @@ def test_splats_are_refused_where_there_are_none(checkpoint_path, pictures, tmp_
     monkeypatch.setattr("invert.load_generator", lambda path, device: G)
     result = run(f"--network={checkpoint_path}", f"--image={pictures[0][0]}", f"--outdir={tmp_path}", code=1)
     assert "--splat-steps=4: the scenes of this network are no splats" in result.output
+
+
+def test_an_encoder_is_trained_kept_beside_the_network_and_used(checkpoint_path, pictures, tmp_path, monkeypatch):
+    network = tmp_path / "net.pkl"
+    network.write_bytes(checkpoint_path.read_bytes())
+    short = encoder.EncoderConfig.__init__.__defaults__
+    monkeypatch.setattr(encoder.EncoderConfig.__init__, "__defaults__", tuple(16 if v == 6000 else v for v in short))
+    result = run(f"--network={network}", "--train-encoder", "--encoder-steps=2")
+    assert result.stdout == f"{tmp_path / 'net-encoder.pt'}\n" and "The encoder is off by" in result.stderr
+    options = (f"--network={network}", f"--image={pictures[0][0]}")
+    result = run(*options, f"--outdir={tmp_path / 'a'}")
+    assert f"Begins where {tmp_path / 'net-encoder.pt'} says" in result.stderr
+    assert "camera: the encoder saw it" in result.stderr
+    result = run(*options, f"--outdir={tmp_path / 'b'}", "--encoder=none")
+    assert "Begins where" not in result.stderr and "camera: the encoder" not in result.stderr

@@ -97,5 +97,9 @@ CASES = [
         _with_cameras([_FRONT, _FRONT]),
     ),
     _case("perceptual weights that are none", f"{_IMAGE} --perceptual={{TMP}}/a.png", "--perceptual=TMP/a.png", _picture),
+    Case("invert: no folder", "invert", ("--network={NETWORK}", "--image={TMP}/a.png"), "Missing option '--outdir'"),
+    _case("an encoder that is not there", f"{_IMAGE} --encoder={{TMP}}/e.pt", "--encoder=TMP/e.pt: no such file", _picture),
+    _case("an encoder that is none", f"{_IMAGE} --encoder={{TMP}}/a.png", "not an encoder as --train-encoder", _picture),
+    _case("an encoder to train in no file", "--train-encoder --encoder=none", "needs a file to write"),
     _case("background of words", f"{_IMAGE} --background=pink", "'pink' is not a colour", _picture),
 ]  # fmt: skip

@@ -18,8 +18,8 @@ from gaussian import Cameras, Geometry
 # radians), shifts along the camera's x and y (world units per unit of the radius), ln of focal length and of distance.
 MOTIONS = 7
 STEPS = (0.01, 0.01, 0.01, 0.002, 0.002, 0.01, 0.01)  # of the differences: a fraction of a pixel at 64
-# Standard deviations of what is expected beyond the data's own cameras. Focal length and distance can hardly be told
-# apart, so that the second is all but held.
+# Standard deviations of what is expected beyond the data's own cameras, where nothing else is known of them. Focal
+# length and distance can hardly be told apart, so that the second is all but held.
 DEVIATIONS = (1.0, 1.0, 0.1, 0.02, 0.02, 0.05, 0.01)
 NOISE = 0.1  # standard deviation of a pixel's difference that the prior is weighed against
 ALIKE = 75  # differences that count as one: neighbours err alike, and so do levels
@@ -89,12 +89,13 @@ class Tracker:
     geometry: Geometry
     motion: Tensor  # [S, V, 7] from the start
     damping: Tensor  # [S, V]
+    deviations: tuple[float, ...] = DEVIATIONS  # of the motions that are expected, 7
 
     @classmethod
-    def at(cls, cameras: Cameras, geometry: Geometry) -> Tracker:
-        """Starts at cameras [S, V]."""
+    def at(cls, cameras: Cameras, geometry: Geometry, doubts: tuple[float, float] = DEVIATIONS[:2]) -> Tracker:
+        """Starts at cameras [S, V], of which pitch and yaw are known up to `doubts`, standard deviations in radians."""
         motion = cameras.positions.new_zeros(*cameras.shape, MOTIONS)
-        return cls(cameras, geometry, motion, motion.new_full(cameras.shape, 1.0))
+        return cls(cameras, geometry, motion, motion.new_full(cameras.shape, 1.0), (*doubts, *DEVIATIONS[2:]))
 
     @property
     def cameras(self) -> Cameras:
@@ -118,7 +119,7 @@ class Tracker:
         seen = self._residuals(render, tried, targets)  # [S, V, 8, P]
         now = seen[:, :, 0]
         slopes = (seen[:, :, 1:] - seen[:, :, :1]) / steps[:, None]  # [S, V, 7, P]
-        prior = ALIKE * (NOISE / self.motion.new_tensor(DEVIATIONS)).square()  # [7]
+        prior = ALIKE * (NOISE / self.motion.new_tensor(self.deviations)).square()  # [7]
         normal = slopes @ slopes.mT + prior.diag()
         moment = (slopes @ now[..., None])[..., 0] + prior * self.motion
         damped = normal + self.damping[..., None, None] * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1))

@@ -65,6 +65,8 @@ def _camera(found: Inversion) -> Iterator[Finding]:
         text = f"the camera that was given would move by {worst:.1f} degrees if it might"
         good = worst <= OFF_CAMERA
         yield Finding("camera", good, text if good else f"{text}: it may be wrong. Try --camera=auto")
+    elif found.doubts is not None:
+        yield _encoded_camera(found, found.doubts)
     elif len(found.rivals) > 1:
         best = found.rivals[0][0]
         close = [(loss / best, angle) for loss, angle in found.rivals[1:] if angle >= FAR_RIVAL]
@@ -83,6 +85,18 @@ def _camera(found: Inversion) -> Iterator[Finding]:
             f"every picture is seen from the side (yaw {float(yaw[yaw.abs().argmin()]):+.0f} degrees): the other one "
         )
         yield Finding("sides", False, text + "is the network's guess. A second picture, from there, would help")
+
+
+def _encoded_camera(found: Inversion, doubts: tuple[float, float]) -> Finding:
+    """Compares how far fitting moved the cameras with what the encoder is usually off."""
+    moved = found.motion[:, :2].rad2deg().abs().amax(0).tolist()
+    good = all(m <= 2 * doubt for m, doubt in zip(moved, doubts, strict=True))
+    text = (
+        f"the encoder saw it, usually to {doubts[1]:.1f} degrees of yaw and {doubts[0]:.1f} of pitch, and fitting "
+        f"moved it by {moved[1]:.1f} and {moved[0]:.1f}"
+    )
+    advice = ": one of them errs. --encoder=none tries cameras instead, --camera=FILE settles it"
+    return Finding("camera", good, text if good else text + advice)
 
 
 def _crop(found: Inversion) -> Finding:

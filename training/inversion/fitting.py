@@ -87,15 +87,18 @@ class Fitter:
         out = self.G.render(scene, cameras, self.target.images.shape[-1], self.target.background)
         return self.similarity(out.rgb, out.alpha, cameras.labels)
 
+    def candidates(self, heads: int) -> Tensor:
+        """Returns coordinates [heads, 1, D] of heads to begin with: the mean one, and others near it."""
+        z = SEARCH_PSI * random.normal(0, "inversion/heads", range(heads), (self.space.axes.shape[0],))
+        z[0] = 0
+        return z.to(self.space.mean)[:, None]
+
     @torch.no_grad()
-    def search(self, cells: Cameras, given: bool, heads: int, count: int, progress: Progress) -> Fit:
-        """Tries heads under cameras and returns the best `count` trials.
+    def search(self, coordinates: Tensor, cells: Cameras, given: bool, count: int, progress: Progress) -> Fit:
+        """Tries heads of coordinates [K, 1, D] under cameras and returns the best `count` trials.
 
         cells: [C] cameras, all of which every picture is held against; or, if they are given, [V], one for each.
         """
-        z = SEARCH_PSI * random.normal(0, "inversion/heads", range(heads), (self.space.axes.shape[0],))
-        z[0] = 0  # the mean head
-        coordinates = z.to(self.space.mean)[:, None]  # [K, 1, D]
         size = min(SEARCH_PIXELS, self.G.resolution)
         goal, tried = self.target.channels(size), []
         for each in coordinates.split(1):
@@ -104,7 +107,7 @@ class Fitter:
             progress(1)
         losses = torch.stack(tried)  # [K, V, C]
         if given:
-            value, chosen = losses.diagonal(dim1=1, dim2=2).mean(1).topk(min(count, heads), largest=False)
+            value, chosen = losses.diagonal(dim1=1, dim2=2).mean(1).topk(min(count, len(coordinates)), largest=False)
             places = torch.arange(len(goal)).expand(len(chosen), -1)
         else:
             chosen, places = best_starts(losses, count)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from gaussian import Cameras, Gaussians
 from gaussian.scene import Scene
 from training.families.base import Discriminator, Generator
 from training.inversion.cameras import Tracker, angle_between, grid_of_cameras
+from training.inversion.encoder import Encoder, Guess
 from training.inversion.fitting import Fit, Fitter, Target
 from training.inversion.latents import LatentSpace, measure_latents
 from training.inversion.similarity import DiscriminatorFeatures, Features, Similarity, psnr
@@ -24,6 +27,7 @@ WIDER = 1.3  # than the data's yaws reach
 PITCH_RANGE = 0.25  # radians
 CHECK_STEPS = 12  # of a camera that was given, to see whether it would rather be elsewhere
 LEAST_EXPLAINED = 0.35  # share of a picture's variance below which it shows no head that the network could make
+STRETCHES = (1.0, 1.5)  # of an encoder's latents, which lie nearer to the mean than those that they stand for
 Report = Callable[[str, int], object]  # is told a stage and how many of its steps were done
 
 
@@ -60,11 +64,11 @@ class Settings:
     splat_hold: float = 0.5  # weight of how much views from elsewhere may change while splats are refined
     splat_leash: float = 0.01  # weight of the splats' squared changes
     features: bool = True  # whether the discriminator's features are compared
-    moves_camera: bool = True  # whether a camera that was found moves along with the latent
+    moves_camera: bool = True  # whether a camera that was found moves along with the one w
 
-    def steps(self, G: Generator) -> int:
-        """Returns the steps of all stages together that there are for a generator."""
-        total = self.heads + self.latent_steps + self.tuning_steps
+    def steps(self, G: Generator, encoded: bool = False) -> int:
+        """Returns the steps of all stages together that there are for a generator, with an encoder if `encoded`."""
+        total = self.heads + encoded * len(STRETCHES) + self.latent_steps + self.tuning_steps
         total += self.start_steps if self.starts > 1 else 0
         total += self.block_steps if parts_of(G) > 1 else 0
         return total + (self.splat_steps if G.makes_splats else 0)
@@ -96,6 +100,7 @@ class Inversion:
     motion: Tensor  # [V, 7] of the cameras from where the search, or the user, put them
     rivals: list[tuple[float, float]]  # trials of the search: loss, angle in degrees from the one that was chosen
     strayed: list[float] | None  # degrees that a given camera would rather be elsewhere; None: cameras were found
+    doubts: tuple[float, float] | None = None  # degrees of pitch and yaw that an encoder's cameras are known to
     stages: list[Stage] = field(default_factory=list)
 
     @torch.no_grad()
@@ -133,14 +138,16 @@ def invert(
     cameras: Cameras | None,  # [V] in model units; None: they are looked for
     settings: Settings = Settings(),
     perceptual: Features | None = None,
+    encoder: Encoder | None = None,  # of G, that says where to begin; None: heads and cameras are tried
     report: Report = lambda stage, steps: None,
 ) -> Inversion:
     """Finds the head and the cameras of pictures; nothing about G or D changes."""
     clock, info = Clock(target), checkpoint_info(G)
     features = DiscriminatorFeatures(D) if D is not None and settings.features else None
     fitter = Fitter(G, measure_latents(G), target, Similarity(target.images, target.masks, features, perceptual))
+    guess = None if encoder is None else encoder.guess(target, G.geometry)
     try:
-        fit, rivals = _begin(fitter, cameras, settings, report)
+        fit, rivals = _begin(fitter, cameras, guess, settings, report)
         clock.note("search", fitter, G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
         moves = cameras is None and settings.moves_camera
         fit = _descend(fitter, fit, settings, moves, clock, report)
@@ -167,26 +174,28 @@ def invert(
             features.release()
     return Inversion(
         target, tuned, G, fitter.space, fit.coordinates[0], fitter.ws(fit.coordinates), fit.tracker.cameras[0], scene,
-        refined, fit.tracker.motion[0], rivals, strayed, clock.stages,
+        refined, fit.tracker.motion[0], rivals, strayed, _doubts(guess, cameras), clock.stages,
     )  # fmt: skip
 
 
+def _doubts(guess: Guess | None, cameras: Cameras | None) -> tuple[float, float] | None:
+    if guess is None or cameras is not None:
+        return None
+    return math.degrees(guess.doubts[0]), math.degrees(guess.doubts[1])
+
+
 def _begin(
-    fitter: Fitter, cameras: Cameras | None, settings: Settings, report: Report
+    fitter: Fitter, cameras: Cameras | None, guess: Guess | None, settings: Settings, report: Report
 ) -> tuple[Fit, list[tuple[float, float]]]:
     """Returns one trial, and all that it was chosen from as (loss, degrees from the chosen one)."""
-    G = fitter.G
-    low, high = checkpoint_info(G).yaw_limits
-    middle, half = (low + high) / 2, WIDER * (high - low) / 2
-    yaws, pitches = (
-        torch.linspace(middle - half, middle + half, YAWS),
-        torch.linspace(-PITCH_RANGE, PITCH_RANGE, PITCHES),
-    )
-    cells = grid_of_cameras(G.geometry, yaws, pitches).to(G.device)
-    given = cameras is not None
-    fit = fitter.search(
-        cells if cameras is None else cameras, given, settings.heads, settings.starts, lambda n: report("search", n)
-    )
+    G, given = fitter.G, cameras is not None
+    heads, known = fitter.candidates(settings.heads), guess.cameras if guess and cameras is None else cameras
+    if guess is not None:
+        heads = torch.cat([heads, torch.stack([stretch * guess.coordinates for stretch in STRETCHES])[:, None]])
+    cells = _cells(G) if known is None else known
+    fit = fitter.search(heads, cells, known is not None, settings.starts, lambda n: report("search", n))
+    if guess is not None and not given:
+        fit = dataclasses.replace(fit, tracker=Tracker.at(fit.tracker.start, G.geometry, guess.doubts))
     if len(fit.losses) > 1:
         fit = fitter.descend(
             fit, settings.start_steps, settings.rate, settings.prior, 0.0, settings.moves_camera and not given,
@@ -199,8 +208,19 @@ def _begin(
     return fit.chosen(best), rivals
 
 
+def _cells(G: Generator) -> Cameras:
+    """Returns the cameras that are tried where none are known."""
+    low, high = checkpoint_info(G).yaw_limits
+    middle, half = (low + high) / 2, WIDER * (high - low) / 2
+    yaws, pitches = (
+        torch.linspace(middle - half, middle + half, YAWS),
+        torch.linspace(-PITCH_RANGE, PITCH_RANGE, PITCHES),
+    )
+    return grid_of_cameras(G.geometry, yaws, pitches).to(G.device)
+
+
 def _descend(fitter: Fitter, fit: Fit, settings: Settings, moves: bool, clock: Clock, report: Report) -> Fit:
-    """Runs the stages of one w, and of a w for each part."""
+    """Runs the stages of one w, and of a w for each part, which would make up for a wrong camera: it stays."""
     G, s = fitter.G, settings
     if s.latent_steps:
         fit = fitter.descend(fit, s.latent_steps, s.rate, s.prior, 0.0, moves, lambda n: report("latent", n))
@@ -208,7 +228,7 @@ def _descend(fitter: Fitter, fit: Fit, settings: Settings, moves: bool, clock: C
     parts = parts_of(G)
     if s.block_steps and parts > 1:
         fit = Fit(fit.coordinates.expand(-1, parts, -1).contiguous(), fit.tracker, fit.losses)
-        fit = fitter.descend(fit, s.block_steps, s.rate / 2, s.prior, s.leash, moves, lambda n: report("parts", n))
+        fit = fitter.descend(fit, s.block_steps, s.rate / 2, s.prior, s.leash, False, lambda n: report("parts", n))
         clock.note("parts", fitter, G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
     return fit
 
