@@ -1,7 +1,8 @@
 """Measures invert.py on ray-cast heads that a network never saw: the picture, six other views, the camera, the time.
 
-    python -m benchmarks.inversion --network=NET.pkl --heads=12
+    python -m benchmarks.inversion --network=NET.pkl --encoder=NET-encoder.pt --heads=12
     python -m benchmarks.inversion --network=NET.pkl --heads=4 --without=features,weights,starts
+    python -m benchmarks.inversion --tables=a.json,b.json
 
 Heads come from another seed than data sets do. Rows leave out one stage each, or take the true camera.
 """
@@ -25,9 +26,11 @@ from training.checkpoint import load_discriminator, load_generator
 from training.data.synthetic.synthesize import render_heads, sample_cameras
 from training.families.base import Discriminator, Generator
 from training.inversion.cameras import angle_between
+from training.inversion.encoder import Encoder, read_encoder
 from training.inversion.fitting import Target
 from training.inversion.inversion import Inversion, Settings, invert
 from training.inversion.similarity import psnr
+from training.visualization.directions import network_key
 from training.visualization.grids import save_image_grid
 
 SEED = 1  # of the heads; networks are trained on seed 0
@@ -45,7 +48,8 @@ WITHOUT: dict[str, dict[str, Any]] = {  # what a row leaves out -> the settings 
     "camera": {"moves_camera": False},
     "nothing": {},
 }
-TRUE_CAMERA = "true-camera"
+TRUE_CAMERA, ENCODER = "true-camera", "encoder"
+ALL, GIVEN = "all stages", "the true camera given"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,74 +95,114 @@ def row_of_pictures(found: Inversion, truth: Truth) -> Iterator[Tensor]:
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """Returns the table in Markdown: means in dB and seconds, the median of the camera's errors."""
-    head = "| | the picture, dB | six other views, dB | camera, degrees (median) | processor seconds |"
-    lines = [head, "|---|---|---|---|---|"]
-    for name, rows in results.items():
+    """Returns the table in Markdown, of the heads that every row has: means in dB and seconds, medians in degrees."""
+    shared = set.intersection(*({row["head"] for row in rows} for rows in results.values()))
+    columns = ("the picture, dB", "six other views, dB", "camera, degrees (median)", "processor seconds")
+    lines = [f"| {len(shared)} heads | {' | '.join(columns)} |", "|---|---|---|---|---|"]
+    for name, every in results.items():
+        rows = [row for row in every if row["head"] in shared]
         mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
         angle, seconds = statistics.median(row["camera_deg"] for row in rows), mean["processor_seconds"]
         lines.append(f"| {name} | {mean['input_db']:.1f} | {mean['novel_db']:.1f} | {angle:.1f} | {seconds:.0f} |")
     return "\n".join(lines)
 
 
+def joined(files: list[str]) -> dict[str, list[dict[str, float]]]:
+    """Returns the rows that several runs have kept by --json, those of one name together."""
+    results: dict[str, list[dict[str, float]]] = {}
+    for file in files:
+        for name, rows in json.loads(Path(file).read_text())["rows"].items():
+            results.setdefault(name, []).extend(rows)
+    return results
+
+
 def variants(without: str, base: Settings) -> dict[str, Settings]:
     """Returns the settings of each row. Raises ValueError for a row that does not exist."""
-    rows = {"all stages": base}
+    rows = {ALL: base}
     for name in filter(None, without.split(",")):
         if name == TRUE_CAMERA:
-            rows["the true camera given"] = base
+            rows[GIVEN] = base
+        elif name == ENCODER:
+            rows[f"without {ENCODER}"] = base
         elif name in WITHOUT:
             rows[f"without {name}"] = dataclasses.replace(base, **WITHOUT[name])
         else:
-            raise ValueError(f"--without={name}: legal are {', '.join(WITHOUT)}, {TRUE_CAMERA}")
+            raise ValueError(f"--without={name}: legal are {', '.join(WITHOUT)}, {ENCODER}, {TRUE_CAMERA}")
     return rows
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--network", required=True, metavar="PKL")
+@click.option("--network", metavar="PKL")
+@click.option("--encoder", "encoder_path", metavar="FILE", help="of invert.py --train-encoder")
 @click.option("--heads", type=click.IntRange(min=1), default=12)
 @click.option("--first", type=click.IntRange(min=0), default=0, help="of the heads")
 @click.option("--pictures", type=click.IntRange(min=1), default=1, help="of each head")
-@click.option("--without", default="", metavar="LIST", help=f"a row each, of {','.join(WITHOUT)},{TRUE_CAMERA}")
+@click.option(
+    "--without", default="", metavar="LIST", help=f"a row each, of {','.join(WITHOUT)},{ENCODER},{TRUE_CAMERA}"
+)
 @click.option("--splat-steps", type=click.IntRange(min=0), default=Settings().splat_steps)
 @click.option("--only", is_flag=True, help="leave out the row of all stages")
 @click.option("--json", "json_path", metavar="FILE", help="keep all values")
+@click.option(
+    "--tables", metavar="FILE,...", help="print the table of what runs have kept, of the heads that all rows share"
+)
 @click.option("--picture", "picture_path", metavar="PNG", help="draw truth and find of the first row")
 def main(
-    network: str, heads: int, first: int, pictures: int, without: str, splat_steps: int, only: bool,
-    json_path: str | None, picture_path: str | None,
+    network: str | None, encoder_path: str | None, heads: int, first: int, pictures: int, without: str,
+    splat_steps: int, only: bool, json_path: str | None, tables: str | None, picture_path: str | None,
 ) -> None:  # fmt: skip
     """Print the table."""
-    G, D = load_generator(network), load_discriminator(network)
+    if tables:
+        click.echo(table(joined(tables.split(","))))
+        return
+    if network is None:
+        raise click.MissingParameter(param_type="option", param_hint="'--network'")
     try:
         rows = variants(without, dataclasses.replace(Settings(), splat_steps=splat_steps))
+        measured = Measured.of(network, encoder_path)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     if only:
-        del rows["all stages"]
+        del rows[ALL]
     results: dict[str, list[dict[str, float]]] = {name: [] for name in rows}
     drawn: list[Tensor] = []
     for index in range(first, first + heads):
-        truth = truth_of(index, pictures, G)
+        truth = truth_of(index, pictures, measured.G)
         for name, settings in rows.items():
-            results[name].append(_measured(G, D, truth, name, settings, drawn if name == next(iter(rows)) else None))
-            click.echo(f"head {index}, {name}: {json.dumps(results[name][-1])}", err=True)
+            record, found = measured.inverted(truth, name, settings)
+            results[name].append({"head": index, **record})
+            if name == next(iter(rows)):
+                drawn.extend(row_of_pictures(found, truth))
+            click.echo(f"{name}: {json.dumps(results[name][-1])}", err=True)
             if json_path:
-                Path(json_path).write_text(json.dumps({"seed": SEED, "first": first, "rows": results}, indent=1) + "\n")
+                Path(json_path).write_text(json.dumps({"seed": SEED, "rows": results}, indent=1) + "\n")
     if picture_path:
         save_image_grid(2 * torch.cat(drawn) - 1, picture_path, 1 + len(NOVEL_YAWS))
     click.echo(table(results))
 
 
-def _measured(
-    G: Generator, D: Discriminator, truth: Truth, name: str, settings: Settings, drawn: list[Tensor] | None
-) -> dict[str, float]:
-    """Inverts one head and returns what counts; adds its pictures to `drawn`."""
-    begun = time.perf_counter()
-    found = invert(G, D, truth.target, truth.cameras if name == "the true camera given" else None, settings)
-    if drawn is not None:
-        drawn.extend(row_of_pictures(found, truth))
-    return judged(found, truth) | {"wall_seconds": time.perf_counter() - begun}
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Holds what is measured: a network, its discriminator, and an encoder of it, if there is one."""
+
+    G: Generator
+    D: Discriminator
+    encoder: Encoder | None
+
+    @classmethod
+    def of(cls, network: str, encoder_path: str | None) -> Measured:
+        """Opens them. Raises ValueError, or CheckpointError, which is one."""
+        G = load_generator(network)
+        encoder = None if encoder_path is None else read_encoder(encoder_path, network_key(G))
+        return cls(G, load_discriminator(network), encoder)
+
+    def inverted(self, truth: Truth, row: str, settings: Settings) -> tuple[dict[str, float], Inversion]:
+        """Inverts one head as a row has it, and returns what counts beside what was found."""
+        begun = time.perf_counter()
+        encoder = None if row == f"without {ENCODER}" else self.encoder
+        cameras = truth.cameras if row == GIVEN else None
+        found = invert(self.G, self.D, truth.target, cameras, settings, encoder=encoder)
+        return judged(found, truth) | {"wall_seconds": time.perf_counter() - begun}, found
 
 
 if __name__ == "__main__":

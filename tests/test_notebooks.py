@@ -8,9 +8,16 @@ import nbformat
 import pytest
 
 from notebooks import run
+from tests.training.inversion.heads import write_network
 from training.data.synthetic.synthesize import synthesize_heads
 
 NOTEBOOKS = run.notebooks()
+
+
+@pytest.fixture(scope="module")
+def checkpoint_path(tmp_path_factory, geometry):
+    """A network whose heads can be seen: there is no inverting others."""
+    return write_network(tmp_path_factory.mktemp("network"), geometry)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
