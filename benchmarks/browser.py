@@ -1,4 +1,7 @@
-"""Drives a headless Chromium over its DevTools socket."""
+"""Drives a headless Chromium over its DevTools socket, and photographs pages.
+
+python -m benchmarks.browser --page=out/inversion.html --picture=docs/images/inversion.jpg
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,14 @@ import itertools
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from PIL import Image
 
@@ -93,3 +98,30 @@ def open_page(address: str, profile: Path, size: tuple[int, int] = (900, 600)) -
 def picture_of(address: str) -> np.ndarray:
     """Decodes a data: address of a PNG as uint8 [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"))
+
+
+def save_smaller(picture: Path, path: Path) -> None:
+    """Writes a picture in the format that a name asks for, .jpg or .png, with as few bytes as look well."""
+    Image.open(picture).convert("RGB").save(path, quality=85, optimize=True)
+
+
+@click.command()
+@click.option("--page", required=True, type=click.Path(exists=True, path_type=Path), help="an HTML file")
+@click.option("--picture", required=True, type=click.Path(dir_okay=False, path_type=Path), help=".jpg or .png")
+@click.option("--width", default=900, show_default=True, help="px")
+@click.option("--height", default=1200, show_default=True, help="px, from the top of the page")
+def main(page: Path, picture: Path, width: int, height: int) -> None:
+    """Photograph a page that needs no server."""
+    if PROGRAM is None:
+        raise click.ClickException("there is no Chromium here")
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "page.png"
+        with open_page(page.resolve().as_uri(), Path(folder) / "profile", (width, height)) as tab:
+            tab.wait("document.readyState === 'complete' && [...document.images].every(image => image.complete)")
+            tab.screenshot(whole)
+        save_smaller(whole, picture)
+    click.echo(picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """States how many pictures a second view.py makes while something moves, and photographs its page.
 
     python -m benchmarks.viewer --network=PKL --threads=2
-    python -m benchmarks.viewer --network=PKL --screenshot=docs/images/viewer.png        # needs Chromium
+    python -m benchmarks.viewer --network=PKL --screenshot=docs/images/viewer.jpg        # needs Chromium
 
 Pictures are what a page sends: rendered, and encoded as JPEG by the package that serves it. While the camera moves the
 head's scene stays; while the head changes every picture has a scene of its own.
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import machine
-from benchmarks.browser import PROGRAM, open_page
+from benchmarks.browser import PROGRAM, open_page, save_smaller
 from torch_utils import distributed, memory
 from training.viewer.networks import find_networks
 from training.viewer.pace import Quality
@@ -28,7 +28,8 @@ from training.viewer.page import ENLARGED, JPEG, Page
 from training.viewer.studio import HeadChoice, Shown, Studio
 
 WINDOW = (1100, 640)  # px of the photograph, width and height
-TURN = 0.9  # radians that the photographed camera stands to the side
+TURN = 0.6  # radians that the photographed camera stands to the side
+CLOSE_NOTICES = "document.querySelectorAll('[class*=Notification] button').forEach(button => button.click())"
 PORT = 8390  # the first that is tried
 
 
@@ -56,7 +57,7 @@ def rate(make: Callable[[int], np.ndarray], count: int) -> tuple[float, float, f
     return 1 / both, 1000 * float(np.median(drawn)), 1000 * float(np.median(packed))
 
 
-def photograph(studio: Studio, head: HeadChoice, path: Path, seconds: float = 240.0) -> None:
+def photograph(studio: Studio, head: HeadChoice, path: Path, seconds: float = 100.0) -> None:
     """Serves a page to a browser of its own, and writes what it shows when all is still. Raises ValueError."""
     if PROGRAM is None:
         raise ValueError("--screenshot: there is no Chromium here")
@@ -66,13 +67,27 @@ def photograph(studio: Studio, head: HeadChoice, path: Path, seconds: float = 24
         with tempfile.TemporaryDirectory() as folder, open_page(address, Path(folder) / "profile", WINDOW) as tab:
             client = _wait(lambda: next(iter(page.server.get_clients().values()), None), seconds)
             geometry = studio.generator(head.network).geometry
-            client.camera.position = geometry.orbit(TURN).positions.numpy() * ENLARGED
+            home, there = (geometry.orbit(yaw).positions.numpy() * ENLARGED for yaw in (0.0, TURN))
+            _wait(lambda: np.allclose(client.camera.position, home, atol=0.1), seconds)  # it has said where it stands
+            with client.atomic():
+                client.camera.position = there
+                client.camera.look_at = np.array(geometry.pivot) * ENLARGED  # which moves with the position
+            _wait(lambda: np.allclose(client.camera.position, there, atol=0.1), seconds)
             sent = page.pictures
             _wait(lambda: page.pictures > sent and all(p.shown is Quality.STILL for p in page.paces.values()), seconds)
-            time.sleep(3)  # the browser draws what it was sent
-            tab.screenshot(path)
+            tab.value(CLOSE_NOTICES)
+            picture = Path(folder) / "page.png"
+            _wait(lambda: _is_drawn(tab.screenshot(picture)), seconds)
+            save_smaller(picture, path)
     finally:
         page.close()
+
+
+def _is_drawn(shown: np.ndarray) -> bool:
+    """Says whether a browser shows more than an empty page left of the controls, and no notice above it."""
+    height, width = shown.shape[:2]
+    scene, corner = shown[height // 4 :, : width // 2], shown[: height // 4, : width // 4]
+    return bool((scene < 200).all(-1).mean() > 0.02 and corner.std() < 1)
 
 
 def _wait(condition: Callable[[], Any], seconds: float) -> Any:

@@ -57,6 +57,7 @@ SLOW = {
     "tests/training/data/test_likeness.py": 8,
     "tests/training/data/test_masks.py::": 8,
     "tests/training/data/test_reader_fuzz.py": 12,
+    "tests/training/inversion/test_encoder.py::": 8,
     "tests/training/inversion/test_inversion.py::": 60,
     "tests/training/families/cgs/test_color.py::test_dead_splats_come_back": 3,
     "tests/training/families/cgs/test_golden.py::test_discriminator": 10,
