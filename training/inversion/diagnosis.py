@@ -19,7 +19,7 @@ from training.visualization.latents import frontal_ws
 GOOD_PSNR = 26.0  # dB of a picture that is well met
 CLOSE_RIVAL, FAR_RIVAL = 1.1, 10.0  # share of the loss, and degrees, of a camera that might be the right one as well
 OFF_CAMERA = 3.0  # degrees
-# Image widths, and share of the size. Fitting leaves up to 0.04 and 0.08 where nothing is wrong with the crop (8
+# Image widths, and share of the size. Where nothing is wrong with the crop, fitting leaves up to 0.042 and 0.08 (9
 # ray-cast heads, `tiny`).
 OFF_CROP, OFF_SIZE = 0.05, 0.1
 OFF_BACKGROUND = 0.1  # mean difference of the border from the background
