@@ -49,11 +49,17 @@ class MorphableModel:
 
     @property
     def key(self) -> str:
-        """Returns a hash of all that is in the model: what was made with another model does not fit this one."""
+        """Returns a hash of all that is in the model: what was made with another model does not fit this one.
+
+        Denormal numbers count as 0: training on a CPU makes them so.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self._tensors().items()):
             digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            values = tensor.cpu().contiguous().numpy()
+            if tensor.is_floating_point():
+                values = np.where(np.abs(values) < np.finfo(values.dtype).tiny, values.dtype.type(0), values)
+            digest.update(values.tobytes())
         return digest.hexdigest()[:16]
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -101,3 +101,17 @@ def test_what_is_no_file_of_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(ValueError, match=r"not an \.npz of a morphable model"):
         read_model(tmp_path / "text.npz")
+
+
+def test_the_key_is_the_same_where_denormal_numbers_are_flushed() -> None:
+    """As training on a CPU flushes them: a regressor that was fitted outside is of the same model."""
+    expected = procedural_head().key
+    try:
+        torch.set_flush_denormal(True)
+        flushed = procedural_head.__wrapped__()
+        assert flushed.key == expected
+    finally:
+        torch.set_flush_denormal(False)
+    kept, tiny = procedural_head.__wrapped__(), torch.finfo(torch.float32).tiny
+    tables = [table for table in kept._tensors().values() if table.dtype == torch.float32]
+    assert any(((table != 0) & (table.abs() < tiny)).any() for table in tables)  # there are such numbers
