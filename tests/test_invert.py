@@ -111,8 +111,8 @@ def test_an_encoder_is_trained_kept_beside_the_network_and_used(checkpoint_path,
     network = tmp_path / "net.pkl"
     network.write_bytes(checkpoint_path.read_bytes())
     short = encoder.EncoderConfig.__init__.__defaults__
-    monkeypatch.setattr(encoder.EncoderConfig.__init__, "__defaults__", tuple(16 if v == 6000 else v for v in short))
-    result = run(f"--network={network}", "--train-encoder", "--encoder-steps=2")
+    monkeypatch.setattr(encoder.EncoderConfig.__init__, "__defaults__", tuple(64 if v == 6000 else v for v in short))
+    result = run(f"--network={network}", "--train-encoder", "--encoder-steps=60")
     assert result.stdout == f"{tmp_path / 'net-encoder.pt'}\n" and "The encoder is off by" in result.stderr
     options = (f"--network={network}", f"--image={pictures[0][0]}")
     result = run(*options, f"--outdir={tmp_path / 'a'}")
