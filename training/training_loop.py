@@ -277,7 +277,7 @@ class Trainer:
     def _init_from(self, weights: Weights) -> None:
         transfers = init_from(weights, self.networks, self.options.init_share)
         if distributed.rank() == 0:
-            print("\n".join([f"Weights from {weights.path}", *(line for t in transfers for line in t.lines())]))
+            print("\n".join(weights.lines(transfers)))
 
     def _capture(self) -> dict[str, Any]:
         return self.state.capture(self.config, self.dataset, self.options.run_dir)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import OPTIONAL_RECORDS, RECORDS, load_checkpoint
+from training.checkpoint import OPTIONAL_RECORDS, RECORDS, config_of, load_checkpoint
 from training.config import TrainingConfig
 from training.families import family
 
@@ -67,6 +67,14 @@ class Weights:
 
     path: str  # the file
     state: dict[str, Any]  # state dicts by network
+    otherwise: list[str]  # values that networks were built with there and are not here: "name: theirs -> ours"
+
+    def lines(self, transfers: list[Transfer]) -> list[str]:
+        """Returns lines for the console: what was taken, and what may act otherwise though it fits."""
+        found = [f"Weights from {self.path}", *(line for transfer in transfers for line in transfer.lines())]
+        if self.otherwise:
+            found.append(f"  Built otherwise there, so that what fits may act otherwise: {', '.join(self.otherwise)}")
+        return found
 
 
 def read_weights(path: str, config: TrainingConfig, least_share: float) -> Weights:
@@ -77,12 +85,26 @@ def read_weights(path: str, config: TrainingConfig, least_share: float) -> Weigh
     """
     state = load_checkpoint(path)
     networks = {"G", "D", "G_ema"} | set(state) - RECORDS - OPTIONAL_RECORDS  # further averages of G
-    weights = Weights(path, {name: state[name] for name in networks})
+    built = _built_otherwise(config_of(path, state), config)
+    weights = Weights(path, {name: state[name] for name in networks}, built)
     with torch.device("meta"):  # shapes alone
         of = family(config.family)
         G, D = of.generator(config.generator), of.discriminator(config.discriminator)
     init_from(weights, {"G": G, "D": D, "G_ema": G}, least_share)
     return weights
+
+
+def _built_otherwise(theirs: TrainingConfig, ours: TrainingConfig) -> list[str]:
+    """Returns what `Weights.otherwise` holds. Between families, whose values have nothing in common, these alone."""
+    if theirs.family != ours.family:
+        return [f"family: {theirs.family} -> {ours.family}"]
+    before, after = theirs.to_dict(), ours.to_dict()
+    return [
+        f"{part}.{name}: {before[part][name]} -> {value}"
+        for part in ("generator", "discriminator")
+        for name, value in after[part].items()
+        if before[part][name] != value
+    ]
 
 
 def init_from(weights: Weights, networks: dict[str, nn.Module], least_share: float) -> list[Transfer]:

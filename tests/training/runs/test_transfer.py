@@ -1,10 +1,12 @@
 """Starting from other weights: what is loaded, skipped, mismatched and unused, and the share that is asked for."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
-from training.checkpoint import CheckpointError
+from training.checkpoint import CheckpointError, read_config
 from training.families.cgs.generator import Generator
 from training.networks.discriminator import Discriminator
 from training.presets import resolve
@@ -52,6 +54,18 @@ def test_another_preset_gives_what_fits_or_is_refused(checkpoint_path, networks)
     found = {t.network: t for t in init_from(weights, networks, 0.0)}
     assert found["D"].loaded and found["D"].skipped and found["D"].mismatched
     assert any(name.startswith("b64.") for name in found["D"].skipped)
+
+
+def test_values_that_change_what_weights_mean_are_said(checkpoint_path):
+    """A start is not among the tensors: those of another one fit by name and shape, and draw another scene."""
+    theirs = read_config(checkpoint_path)
+    other = "published" if theirs.generator.start == "surface" else "surface"
+    ours = dataclasses.replace(theirs, generator=dataclasses.replace(theirs.generator, start=other))
+    assert read_weights(str(checkpoint_path), theirs, 1.0).lines([]) == [f"Weights from {checkpoint_path}"]
+    line = read_weights(str(checkpoint_path), ours, 1.0).lines([])[1]
+    assert line.endswith(f"may act otherwise: generator.start: {theirs.generator.start} -> {other}")
+    another = read_weights(str(checkpoint_path), resolve("pigan-tiny", data=""), 0.0)
+    assert another.otherwise == ["family: cgs -> pigan"]
 
 
 def test_an_unusable_file_is_refused(tmp_path):
