@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gaussian import Cameras, SceneRecord
+from torch_utils import precision
 from torch_utils.random import normal, permutation, uniform
 from training.control.regressor import Regressor, RegressorConfig
 from training.data.synthetic import expressions
@@ -149,7 +150,7 @@ def loss_of(regressor: Regressor, pictures: Pictures, step: int, signs: Tensor |
         pictures = turned(pictures, signs, flip)
     every_other = torch.arange(count) % 2 == 1
     images, plain = tinted(shown(pictures, config, step, every_other), config, step)
-    with torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported()):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision.cpu_has_bfloat16()):
         found = regressor.read((2 * images - 1).contiguous(memory_format=torch.channels_last))
     numbers = regressor.numbers
     error = (found.z - pictures.z).square()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import dnnlib
 from training.control.landmark_fit import ANGLES, LandmarkFit
 from training.morphable.model import MODEL_BLOCKS, SHAPE_BLOCKS, MorphableModel
+from training.networks.reading import resized
 
 FORMAT = 2  # 1: a network without landmarks
 FEATURES = 256  # of the whole picture
@@ -98,7 +99,7 @@ class Regressor(nn.Module):
 
     def read(self, images: Tensor) -> Reading:
         """Returns all that is seen in images [N, 3, R, R] in -1..1, of any size."""
-        images = self._sized(images)
+        images = resized(images, self.config.resolution)
         fine = self.fine(images)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
@@ -118,13 +119,6 @@ class Regressor(nn.Module):
         left = self.head(torch.cat([part.float() for part in parts], dim=1)).float()
         fitted = found[:, : self.numbers]
         return Reading(left + F.pad(fitted, (0, left.shape[1] - self.numbers)), fitted, rough, landmarks, angles)
-
-    def _sized(self, images: Tensor) -> Tensor:
-        size = self.config.resolution
-        if images.shape[-1] == size:
-            return images
-        shrinks = images.shape[-1] > size
-        return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=shrinks)
 
     def _looked_at(self, fine: Tensor, joined: Tensor, places: Tensor) -> Tensor:
         """Returns what is told [L, N, TOLD] of the features about places [N, L, 2]."""

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torch_utils.constants import kept
 from training.networks.layers import FullyConnected, normalize_second_moment
 
+INITIAL_APPEARANCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # unit quaternion, grey; the opacity's logit follows
 SURFACE_RADIUS = 0.6  # of the sphere of initial points, of which 1 is the most that a coordinate can be
 
 
@@ -54,6 +56,13 @@ STARTS = {
     "published": Start(reach=0.0, spread=None, opacity=0.1, appearance=1.0),
     "surface": Start(reach=1 / 3, spread=0.05, opacity=0.5, appearance=0.1),
 }
+PUBLISHED_OPACITY_LOGIT = STARTS["published"].opacity_logit
+
+
+@kept
+def initial_appearance(opacity_logit: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns what raw appearances of the first levels are added to, [8, 1]: quaternion wxyz, colour, opacity logit."""
+    return torch.tensor((*INITIAL_APPEARANCE, opacity_logit), dtype=dtype, device=device)[:, None]
 
 
 def initial_points(start: str, count: int, radius: float) -> Tensor:

@@ -13,7 +13,7 @@ from training.families.cgs import hierarchy
 from training.morphable.models import block_sizes
 from training.networks import color
 from training.networks.point_encoding import POINT_ENCODINGS
-from training.networks.start import STARTS, Start
+from training.networks.start import PUBLISHED_OPACITY_LOGIT, STARTS, Start
 
 # By resolution or by level, as published (CGS-GAN).
 _PUBLISHED_LEVELS = {256: 5, 512: 6, 1024: 7, 2048: 8}
@@ -136,5 +136,5 @@ def published_constants(config: GeneratorConfig) -> dict[str, Tensor]:
         "scale_threshold": torch.full((3,), largest),
         "rotation_init": torch.tensor([1, 0, 0, 0]),
         "color_init": torch.zeros(3),
-        "opacity_init": torch.full((1,), hierarchy.INITIAL_OPACITY_LOGIT),
+        "opacity_init": torch.full((1,), PUBLISHED_OPACITY_LOGIT),
     }

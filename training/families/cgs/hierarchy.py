@@ -7,7 +7,6 @@ work with operands of different A runs over long contiguous stretches.
 Sources: Hyun and Heo 2024 (GSGAN), Barthel et al. 2025 (CGS-GAN); constants as published.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,15 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from torch_utils.constants import kept
 from torch_utils.ops import add_product
+from training.networks.start import PUBLISHED_OPACITY_LOGIT, initial_appearance
 
 SQUASH_LIMIT = 20.0
 COARSE_REACH = 0.2  # world units per unit of a coarse anchor's raw position
 QUAT_EPS = 1e-3  # as published: a short quaternion turns less than it should
 MIN_SPLIT_LOG_SCALE = -100.0
-INITIAL_OPACITY_LOGIT = math.log(0.1 / 0.9)  # as published
-INITIAL_APPEARANCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # unit quaternion, grey; the opacity follows
 
 ATTRIBUTE_ROWS = (3, 3, 8)  # of Attributes
 
@@ -118,20 +115,15 @@ def _normalized(quats: Tensor) -> Tensor:
     return quats / (norm + QUAT_EPS)
 
 
-@kept
-def _initial_appearance(opacity_logit: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor((*INITIAL_APPEARANCE, opacity_logit), dtype=dtype, device=device)[:, None]
-
-
 def coarse_anchors(
     raw: Attributes,
     rule: ScaleRule,
     origins: Tensor | None = None,  # [3, M] world units, from which anchors are displaced; the world's if None
-    opacity_logit: float = INITIAL_OPACITY_LOGIT,
+    opacity_logit: float = PUBLISHED_OPACITY_LOGIT,
 ) -> Attributes:
     """Makes the anchors of level 0 from their heads' outputs, A = 1."""
     bounded = rule.largest - F.softplus(rule.largest - rule.coarse - raw.log_scales)  # smooth minimum with the bound
-    start = _initial_appearance(opacity_logit, raw.appearance.dtype, raw.appearance.device)
+    start = initial_appearance(opacity_logit, raw.appearance.dtype, raw.appearance.device)
     xyz = COARSE_REACH * raw.xyz if origins is None else torch.add(origins, raw.xyz, alpha=COARSE_REACH)
     return Attributes(xyz, squash(bounded), squash(start + raw.appearance))
 

@@ -6,20 +6,17 @@ consecutive), the numbers of a splat, and the M first points of all scenes.
 Source: Hyun and Heo 2024 (GSGAN); constants as published.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_utils.constants import kept
 from torch_utils.ops import add_product
+from training.networks.start import PUBLISHED_OPACITY_LOGIT, initial_appearance
 
 POSITION_SCALE = 0.1  # of a coarse anchor's raw position, before the tanh
 MIN_SPLIT_LOG_SCALE = -100.0
-INITIAL_OPACITY_LOGIT = math.log(0.1 / 0.9)  # as published
-INITIAL_APPEARANCE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # unit quaternion, grey; the opacity follows
 
 HEADS = (("xyz", 3, 1.0), ("scale", 3, 0.1), ("rotation", 4, 0.1), ("color", 3, 1.0), ("opacity", 1, 1.0))
 # of name, rows and factor of the initial weights; the last three make up the appearance, which obeys one rule
@@ -52,12 +49,6 @@ def rotation_matrices(quats: Tensor) -> Tensor:
         (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     )
     return torch.stack([entry for row in rows for entry in row], dim=1).unflatten(1, (3, 3))
-
-
-@kept
-def _initial_appearance(opacity_logit: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns what raw appearances of the first levels are added to, [8, 1]."""
-    return torch.tensor((*INITIAL_APPEARANCE, opacity_logit), dtype=dtype, device=device)[:, None]
 
 
 class Frame(NamedTuple):
@@ -97,7 +88,7 @@ def first_anchors(
     raw: Attributes,
     largest: float,
     origins: Tensor | None = None,  # [3, M] world units, from which anchors are displaced; the world's if None
-    opacity_logit: float = INITIAL_OPACITY_LOGIT,
+    opacity_logit: float = PUBLISHED_OPACITY_LOGIT,
 ) -> Attributes:
     """Makes the anchors of level 0 from their heads' outputs, A = 1."""
     displaced = torch.tanh(POSITION_SCALE * raw.xyz)
@@ -105,10 +96,10 @@ def first_anchors(
 
 
 def first_splats(
-    raw: Attributes, largest: float, xyz: Tensor, opacity_logit: float = INITIAL_OPACITY_LOGIT
+    raw: Attributes, largest: float, xyz: Tensor, opacity_logit: float = PUBLISHED_OPACITY_LOGIT
 ) -> Attributes:
     """Makes splats that no other level bounds, at xyz [1, 3, M]; largest: upper bound of the ln of their scales."""
-    start = _initial_appearance(opacity_logit, raw.appearance.dtype, raw.appearance.device)
+    start = initial_appearance(opacity_logit, raw.appearance.dtype, raw.appearance.device)
     scale = largest + F.logsigmoid(raw.log_scales)  # t - softplus(t - (t + raw)), a smooth minimum with the bound t
     return Attributes(xyz, scale, start + raw.appearance)
 
