@@ -78,6 +78,10 @@ class RayCaster:
         """Raises ValueError: a latent has no blocks to read."""
         raise ValueError("heads of one number have no blocks")
 
+    def asked_depth(self, z: Tensor, cameras: Cameras, resolution: int) -> Tensor:
+        """Raises ValueError: a latent has no blocks that ask for a surface."""
+        raise ValueError("heads of one number have no blocks")
+
     def synthesis(self, ws: Tensor) -> Heads:
         """Returns the heads that latents [B, z_dim] stand for."""
         return Heads((ws[:, 0].abs() * HEADS).long() % HEADS)

@@ -158,6 +158,20 @@ class Cameras:
         xy = (local @ self.intrinsics[..., :2, :].transpose(-1, -2)) / z[..., None]
         return xy, z
 
+    def unproject(self, depth: Tensor) -> Tensor:
+        """Returns the world points [..., H, W, 3] that depth [..., H, W] (camera z) shows at the pixels' centres.
+
+        The leading shapes are equal. It inverts `project`.
+        """
+        height, width = depth.shape[-2:]
+        u, v = ((torch.arange(n, dtype=depth.dtype, device=depth.device) + 0.5) / n for n in (width, height))
+        (fx, skew, cx), (_, fy, cy) = (self.intrinsics[..., i, :, None, None].unbind(-3) for i in (0, 1))
+        y = (v[:, None] - cy) / fy  # [..., H, 1]
+        x = (u - cx - skew * y) / fx  # [..., H, W]
+        local = torch.stack([x, y.expand_as(x), torch.ones_like(x)], dim=-1) * depth[..., None]
+        turn, shift = self.cam2world[..., None, :3, :3], self.cam2world[..., None, None, :3, 3]
+        return local @ turn.transpose(-1, -2) + shift
+
     def yaw_pitch(self, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Returns yaw and pitch in radians of the cameras as seen from the centre, each of the leading shape.
 

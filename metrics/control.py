@@ -6,7 +6,8 @@ in the data's pictures, the disentanglement score of block k is the product of s
 al. 2020, DiscoFaceGAN, section 4.2, and CGOF, for whose three factors it is the same).
 
 What a latent asks for is known: so the correlation of asked and found is measured too, and how far the identity that is
-read moves with each factor, as a share of what it varies between subjects.
+read moves with each factor, as a share of what it varies between subjects. Both are measured once more from cameras
+that stand YAWS to the side, and surfaces are compared in space (`metrics.control_surface`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gaussian import Cameras
+from metrics.control_surface import Shapes, add_surfaces
 from metrics.errors import MetricUnavailable
 from metrics.results import MetricSpec, Outcome
 from metrics.samples import Sampling, data_cameras, each, latents, picture, random_items, real_images
@@ -26,8 +29,11 @@ from torch_utils import distributed, random
 VARIATIONS = 10  # of each factor, per subject
 POSE = "pose"  # the factor that is no block
 SHOWN = "expression"  # of whose numbers, one by one, the correlation is reported
+HELD = "identity"  # what is to stay while the expression changes
+YAWS = (-0.4, 0.4)  # radians from which the expression is looked at once more
 TINY = 1e-8
 
+Shot = tuple[str, float | None]  # a factor that varies, and the yaw of the camera in radians; None: a data item's
 Read = Callable[[Tensor], Mapping[str, Tensor]]  # images [N, 3, R, R] in -1..1 -> whitened numbers of each block
 
 
@@ -97,17 +103,27 @@ def varied(sampling: Sampling, subject: int, factor: str) -> tuple[Tensor, Tenso
     return blocks.put(z, factor, drawn[0].to(z)), item.expand(VARIATIONS)
 
 
-def readings(sampling: Sampling, read: Read, factors: list[str], count: int) -> Iterator[tuple[range, Tensor]]:
-    """Yields this rank's subjects, each with the pictures [factors, VARIATIONS, 3, R, R] of all its variations."""
+def seen_from(sampling: Sampling, shots: list[Shot], items: Tensor) -> Cameras:
+    """Returns the cameras of the data items [shots * VARIATIONS], turned where a shot says so."""
+    cameras = data_cameras(sampling, items.cpu())
+    labels = cameras.labels.unflatten(0, (len(shots), VARIATIONS)).clone()
+    for i, (_, yaw) in enumerate(shots):
+        if yaw is not None:
+            labels[i] = sampling.dataset.geometry.orbit(yaw).to(sampling.device).labels
+    return Cameras.from_labels(labels.flatten(0, 1))
+
+
+def readings(sampling: Sampling, shots: list[Shot], count: int) -> Iterator[tuple[range, Tensor]]:
+    """Yields this rank's subjects, each with the pictures [shots, VARIATIONS, 3, R, R] of all its variations."""
     mine = range(count)[distributed.rank() :: distributed.world_size()]
     for subject in mine:
-        pairs = [varied(sampling, subject, factor) for factor in factors]
+        pairs = [varied(sampling, subject, factor) for factor, _ in shots]
         z, items = (torch.cat(column) for column in zip(*pairs, strict=True))
-        cameras = data_cameras(sampling, items.cpu())
+        cameras = seen_from(sampling, shots, items)
         parts = [slice(i, i + sampling.batch_size) for i in range(0, len(z), sampling.batch_size)]
         check = subject == mine[0]
         images = torch.cat([picture(sampling, z[p], cameras[p], cameras[p], items[p], check) for p in parts])
-        yield range(subject, subject + 1), images.unflatten(0, (len(factors), VARIATIONS))
+        yield range(subject, subject + 1), images.unflatten(0, (len(shots), VARIATIONS))
         sampling.report_progress("fakes", subject + 1, count)
 
 
@@ -144,43 +160,69 @@ def control(spec: MetricSpec, sampling: Sampling) -> Outcome:
     names = [name for name in sizes if name in probe]
     factors = [*names, POSE]
     moments = {name: Moments(sizes[name], len(factors)) for name in names}
+    turned = {yaw: {name: Moments(sizes[name], 1) for name in (HELD, SHOWN)} for yaw in YAWS} if told(names) else {}
+    shapes = Shapes() if told(names) else None
+    shots: list[Shot] = [(factor, None) for factor in factors] + [(SHOWN, yaw) for yaw in turned]
 
     def consume(indices: range, images: Tensor) -> None:
         found = read(images.flatten(0, 1).float() / 127.5 - 1)
+        found = {name: found[name].double().cpu().unflatten(0, (len(shots), VARIATIONS)) for name in names}
+        z = {name: varied(sampling, indices.start, name)[0] for name in names}
         for name in names:
-            by_factor = found[name].double().cpu().unflatten(0, (len(factors), VARIATIONS))
-            for factor, values in enumerate(by_factor):
-                moments[name].add(factor, values)
-            asked = G.blocks.take(varied(sampling, indices.start, name)[0], name)
-            moments[name].compare(asked.double().cpu(), by_factor[names.index(name)])
+            for factor in range(len(factors)):
+                moments[name].add(factor, found[name][factor])
+            moments[name].compare(G.blocks.take(z[name], name).double().cpu(), found[name][names.index(name)])
+        for i, part in enumerate(turned.values()):
+            for name in (HELD, SHOWN):
+                part[name].add(0, found[name][len(factors) + i])
+            part[SHOWN].compare(G.blocks.take(z[SHOWN], SHOWN).double().cpu(), found[SHOWN][len(factors) + i])
+        if shapes is not None:
+            add_surfaces(shapes, sampling, {name: z[name] for name in (HELD, SHOWN)})
 
     with torch.no_grad():
-        each(readings(sampling, read, factors, spec.count), consume)
+        each(readings(sampling, shots, spec.count), consume)
         data = data_spreads(sampling, read, names, min(len(sampling.dataset), VARIATIONS * spec.count))
-    for name in names:
-        moments[name].gather()
-    return _outcome(spec, moments, factors, data, model)
+    for part in (moments, *turned.values()):
+        for one in part.values():
+            one.gather()
+    values = _blocks(moments, factors, data) | _turned(turned) | ({} if shapes is None else shapes.values())
+    return _outcome(spec, values, [f"score_{name}" for name in names], len(shots), model)
 
 
-def _outcome(
-    spec: MetricSpec, moments: Mapping[str, Moments], factors: list[str], data: Mapping[str, float], model: str
-) -> Outcome:
+def told(names: list[str]) -> bool:
+    """Says whether both blocks can be read that the expression's own measures compare."""
+    return HELD in names and SHOWN in names
+
+
+def _blocks(moments: Mapping[str, Moments], factors: list[str], data: Mapping[str, float]) -> dict[str, float]:
     within = {name: part.within() for name, part in moments.items()}
-    found = scores(within, data)
-    values = {f"score_{name}": value for name, value in found.items()}
+    values = {f"score_{name}": value for name, value in scores(within, data).items()}
     for name, part in moments.items():
         correlations = part.correlations()
         values[f"correlation_{name}"] = float(correlations.mean())
         if name == SHOWN:
             values |= {f"correlation_{name}_{i}": float(v) for i, v in enumerate(correlations)}
-    for name in (name for name in ("identity", SHOWN) if name in moments):
+    for name in (name for name in (HELD, SHOWN) if name in moments):
         shares = within[name] / max(moments[name].between(), TINY)
         values |= {f"{name}_moved_by_{factor}": float(v) for factor, v in zip(factors, shares, strict=True)}
+    return values
+
+
+def _turned(turned: Mapping[float, Mapping[str, Moments]]) -> dict[str, float]:
+    values = {}
+    for yaw, part in turned.items():
+        share = float(part[HELD].within()) / max(part[HELD].between(), TINY)
+        values[f"correlation_{SHOWN}_at_yaw_{yaw:+.1f}"] = float(part[SHOWN].correlations().mean())
+        values[f"{HELD}_moved_by_{SHOWN}_at_yaw_{yaw:+.1f}"] = share
+    return values
+
+
+def _outcome(spec: MetricSpec, values: dict[str, float], scored: list[str], shots: int, model: str) -> Outcome:
     if not np.isfinite(list(values.values())).all():
         raise MetricUnavailable("what is read of the pictures is not finite")
-    value = math.exp(sum(math.log(max(v, TINY)) for v in found.values()) / len(found))
+    value = math.exp(sum(math.log(max(values[name], TINY)) for name in scored) / len(scored))
     protocol = {
-        "num_fake": spec.count * VARIATIONS * len(factors),
+        "num_fake": spec.count * VARIATIONS * shots,
         "variations": VARIATIONS,
         "morphable": model,
         "cameras": "of a random data item for each subject",

@@ -39,6 +39,7 @@ class Generator(Protocol):
     @property
     def blocks(self) -> Any: ...  # named parts of a latent, `training.control.blocks.Blocks`; None: there are none
     def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]: ...  # of blocks, off images in -1..1
+    def asked_depth(self, z: Tensor, cameras: Cameras, resolution: int) -> Tensor: ...  # of blocks: camera z [B, R, R]
     def mapping(self, z: Tensor, cameras: Cameras | None = None) -> Tensor: ...  # z [B, z_dim], cameras [B]
     def synthesis(self, ws: Tensor) -> Any: ...  # a scene of the generator's own kind
     def render(self, scene: Any, cameras: Cameras, *, background: Tensor | None = None) -> Rendering: ...  # [B, V]

@@ -74,6 +74,19 @@ def test_project_follows_the_pinhole_equations():
     assert z.item() == 4.0
 
 
+def test_unproject_inverts_project():
+    cameras = make_cameras(2, 3, cx=0.43, cy=0.55, fy=3.9, roll=0.3, dtype=torch.float64)
+    skewed = cameras.intrinsics.clone()
+    skewed[..., 0, 1] = 0.2
+    cameras = Cameras(cameras.cam2world, skewed)
+    depth = torch.rand(2, 3, 4, 5, dtype=torch.float64) + 2
+    xy, z = cameras.project(cameras.unproject(depth).flatten(2, 3))
+    rows, columns = torch.meshgrid((torch.arange(4.0) + 0.5) / 4, (torch.arange(5.0) + 0.5) / 5, indexing="ij")
+    expected = torch.stack([columns, rows], dim=-1).flatten(0, 1).double()
+    torch.testing.assert_close(xy, expected.expand_as(xy))
+    torch.testing.assert_close(z, depth.flatten(2))
+
+
 def test_world2cam_is_the_inverse():
     cameras = make_cameras(2, 3, roll=1.0, dtype=torch.float64)
     identity = torch.eye(4, dtype=torch.float64).expand(2, 3, 4, 4)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from gaussian import Cameras
 
 ORDER = ("identity", "expression", "background", "texture", "illumination", "background_texture")  # as in CGOF
 
@@ -53,6 +56,7 @@ class Controllable:
     """Is the base of generators: whose latents may have named blocks, and whose layers may be asked for directions."""
 
     blocks: Blocks | None = None  # parts of a latent that can be changed one by one; None: it is one piece
+    surface: Any = None  # `training.control.surface.Surface`, what the blocks of the shape ask for
 
     def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
         """Returns what reads whitened blocks [N, n], by name, off images [N, 3, R, R] in -1..1; and its model's key.
@@ -60,6 +64,17 @@ class Controllable:
         Raises ValueError for a generator whose latents have no blocks, or where nothing that reads them is at hand.
         """
         raise ValueError("the latents of this network have no named blocks")
+
+    def asked_depth(self, z: Tensor, cameras: Cameras, resolution: int) -> Tensor:
+        """Returns the camera z [B, R, R], world units, of the surfaces that latents [B, z_dim] ask for; 0 beside them.
+
+        cameras: [B]. Raises ValueError for a generator whose latents have no blocks.
+        """
+        if self.surface is None:
+            raise ValueError("the latents of this network have no named blocks")
+        vertices = self.surface.vertices(self.surface.shape(z))
+        depth: Tensor = self.surface.drawn(vertices, cameras, (resolution, resolution)).depth
+        return depth
 
     def style_weights(self) -> list[Tensor]:
         """Returns the matrices [out, K], as they act, of the layers that read a style [K] in which they are affine.
