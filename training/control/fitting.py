@@ -50,7 +50,10 @@ class Pictures(SceneRecord):
 
 
 def draw_pictures(config: RegressorConfig, model: MorphableModel, indices: range, progress: Progress) -> Pictures:
-    """Renders the pictures `indices` of the seed, each a function of its number, and returns their coefficients."""
+    """Renders the pictures `indices` of the seed, and returns their coefficients.
+
+    A picture is a function of its number, and so is what is known of it, to rounding.
+    """
     parts: list[tuple[Tensor, ...]] = []
     signs = _signs(model)
     for start in range(indices.start, indices.stop, AT_ONCE):

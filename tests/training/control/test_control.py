@@ -54,7 +54,9 @@ def test_a_regressor_learns_and_pictures_are_functions_of_their_number(monkeypat
     config = RegressorConfig(model.key, model.sizes, 32, widths=(8, 16, 16), pictures=16, steps=100, batch=16)
     pictures = fitting.draw_pictures(config, model, range(5, 9), lambda *_: None)
     again = fitting.draw_pictures(config, model, range(6, 8), lambda *_: None)
-    assert all(torch.equal(getattr(pictures, name)[1:3], getattr(again, name)) for name in ("images", "z", "landmarks"))
+    assert torch.equal(pictures.images[1:3], again.images)
+    for name in ("z", "landmarks"):  # products of other numbers of rows are rounded otherwise on some processors
+        torch.testing.assert_close(getattr(pictures, name)[1:3], getattr(again, name), rtol=0, atol=1e-6)
     said: list[tuple[str, int, int]] = []
     regressor = fitting.fit(config, model, lambda *what: said.append(what))
     assert said[-1] == ("steps", 100, 100) and ("pictures", 16, 16) in said
