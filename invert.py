@@ -143,10 +143,9 @@ def main(
         findings = diagnose(found, D)
         written = write_all(found, findings, settings, network, names, Path(folder))
     except NoHeadError as error:
-        doubt = "" if known is None else f" Or {file} is wrong: --encoder=none tries cameras instead"
         raise click.ClickException(
             f"--image={names[error.picture]}: shows no head that this network could make: the nearest one explains "
-            f"{error.share:.0%} of it. Is it cropped, lit and masked as the training pictures are?{doubt}"
+            f"{error.share:.0%} of it. Is it cropped, lit and masked as the training pictures are?"
         ) from error
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error

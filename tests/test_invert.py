@@ -16,7 +16,6 @@ from tests.training.inversion.heads import write_network
 from training.checkpoint import load_discriminator, load_generator
 from training.images import quantize
 from training.inversion import encoder
-from training.inversion.inversion import NoHeadError
 from training.visualization.camera_paths import read_cameras, write_cameras
 from training.visualization.latents import frontal_ws, load_ws
 
@@ -121,12 +120,3 @@ def test_an_encoder_is_trained_kept_beside_the_network_and_used(checkpoint_path,
     assert "camera: the encoder saw it" in result.stderr
     result = run(*options, f"--outdir={tmp_path / 'b'}", "--encoder=none")
     assert "Begins where" not in result.stderr and "camera: the encoder" not in result.stderr
-
-    def fails(*_, **__):
-        raise NoHeadError(0, 0.2)
-
-    monkeypatch.setattr("invert.invert", fails)
-    assert (
-        "net-encoder.pt is wrong: --encoder=none tries cameras" in run(*options, f"--outdir={tmp_path}", code=1).output
-    )
-    assert "is wrong" not in run(*options, f"--outdir={tmp_path}", "--encoder=none", code=1).output

@@ -62,6 +62,9 @@ def _reached(found: Inversion) -> Finding:
 
 
 def _camera(found: Inversion) -> Iterator[Finding]:
+    if found.misled:
+        text = "no head was found where it said, so that cameras were tried; --train-encoder makes another one"
+        yield Finding("encoder", False, text)
     if found.strayed is not None:
         worst = max(found.strayed)
         text = f"the camera that was given would move by {worst:.1f} degrees if it might"

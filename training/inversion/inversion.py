@@ -101,6 +101,7 @@ class Inversion:
     rivals: list[tuple[float, float]]  # trials of the search: loss, angle in degrees from the one that was chosen
     strayed: list[float] | None  # degrees that a given camera would rather be elsewhere; None: cameras were found
     doubts: tuple[float, float] | None = None  # degrees of pitch and yaw that an encoder's cameras are known to
+    misled: bool = False  # whether no head was found where an encoder said, and cameras were tried after all
     stages: list[Stage] = field(default_factory=list)
 
     @torch.no_grad()
@@ -116,10 +117,12 @@ class Clock:
 
     def __init__(self, target: Target):
         self.target, self.stages = target, list[Stage]()
-        self._restart()
+        self._start = self._begun = time.perf_counter(), time.process_time()
 
-    def _restart(self) -> None:
-        self._begun = time.perf_counter(), time.process_time()
+    def forget(self) -> None:
+        """Drops all stages, which led nowhere; their time counts to the one that comes next."""
+        self.stages.clear()
+        self._begun = self._start
 
     @torch.no_grad()
     def note(self, name: str, fitter: Fitter, G: Generator, scene: Scene, cameras: Cameras) -> None:
@@ -128,7 +131,7 @@ class Clock:
         images = self.target.images
         shown = G.render(scene, cameras.reshape(1, -1), images.shape[-1], self.target.background).rgb[0]
         self.stages.append(Stage(name, psnr(shown, images).tolist(), *took))
-        self._restart()
+        self._begun = time.perf_counter(), time.process_time()
 
 
 def invert(
@@ -141,17 +144,23 @@ def invert(
     encoder: Encoder | None = None,  # of G, that says where to begin; None: heads and cameras are tried
     report: Report = lambda stage, steps: None,
 ) -> Inversion:
-    """Finds the head and the cameras of pictures; nothing about G or D changes."""
+    """Finds the head and the cameras of pictures; nothing about G or D changes.
+
+    Where an encoder leads to no head, cameras are tried as if there were none.
+    """
     clock, info = Clock(target), checkpoint_info(G)
     features = DiscriminatorFeatures(D) if D is not None and settings.features else None
     fitter = Fitter(G, measure_latents(G), target, Similarity(target.images, target.masks, features, perceptual))
-    guess = None if encoder is None else encoder.guess(target, G.geometry)
+    guess, misled = None if encoder is None else encoder.guess(target, G.geometry), False
     try:
-        fit, rivals = _begin(fitter, cameras, guess, settings, report)
-        clock.note("search", fitter, G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
-        moves = cameras is None and settings.moves_camera
-        fit = _descend(fitter, fit, settings, moves, clock, report)
-        _require_heads(fitter, fit)
+        try:
+            fit, rivals = _found(fitter, cameras, guess, settings, clock, report)
+        except NoHeadError:
+            if guess is None or cameras is not None:
+                raise
+            clock.forget()
+            guess, misled = None, True
+            fit, rivals = _found(fitter, None, None, settings, clock, report)
         tuned, scene = G, fitter.scene(fit.coordinates)
         if settings.tuning_steps:
             tuned = tune_generator(
@@ -174,7 +183,7 @@ def invert(
             features.release()
     return Inversion(
         target, tuned, G, fitter.space, fit.coordinates[0], fitter.ws(fit.coordinates), fit.tracker.cameras[0], scene,
-        refined, fit.tracker.motion[0], rivals, strayed, _doubts(guess, cameras), clock.stages,
+        refined, fit.tracker.motion[0], rivals, strayed, _doubts(guess, cameras), misled, clock.stages,
     )  # fmt: skip
 
 
@@ -182,6 +191,17 @@ def _doubts(guess: Guess | None, cameras: Cameras | None) -> tuple[float, float]
     if guess is None or cameras is not None:
         return None
     return math.degrees(guess.doubts[0]), math.degrees(guess.doubts[1])
+
+
+def _found(
+    fitter: Fitter, cameras: Cameras | None, guess: Guess | None, settings: Settings, clock: Clock, report: Report
+) -> tuple[Fit, list[tuple[float, float]]]:
+    """Searches, and fits the latent that is found; returns it with what `_begin` chose from. Raises NoHeadError."""
+    fit, rivals = _begin(fitter, cameras, guess, settings, report)
+    clock.note("search", fitter, fitter.G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
+    fit = _descend(fitter, fit, settings, cameras is None and settings.moves_camera, clock, report)
+    _require_heads(fitter, fit)
+    return fit, rivals
 
 
 def _begin(

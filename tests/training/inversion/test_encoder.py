@@ -7,13 +7,13 @@ import torch
 
 from tests.training.inversion.heads import write_network
 from training.checkpoint import load_generator
-from training.inversion import encoder_training
+from training.inversion import encoder_training, inversion
 from training.inversion.cameras import Tracker, angle_between
 from training.inversion.diagnosis import diagnose
 from training.inversion.encoder import Encoder, read_encoder, save_encoder
 from training.inversion.encoder_training import changed, draw_samples, encoder_config, moved, train_encoder
 from training.inversion.fitting import Target
-from training.inversion.inversion import Settings, invert
+from training.inversion.inversion import NoHeadError, Settings, invert
 from training.inversion.latents import measure_latents
 
 WHITE = (1.0, 1.0, 1.0)
@@ -156,3 +156,20 @@ def test_files_come_back_and_others_are_refused(encoder, config, tmp_path):
     (tmp_path / "words.pt").write_text("words")
     with pytest.raises(ValueError, match="not an encoder as --train-encoder writes it"):
         read_encoder(tmp_path / "words.pt", config.network)
+
+
+def test_where_it_leads_to_no_head_cameras_are_tried(G, space, encoder, monkeypatch):
+    """It sees the head from behind, and is sure of that."""
+    target, truth = picture(G, space, 0.3)
+    guess = encoder.guess(target, G.geometry)
+    behind = G.geometry.orbit(torch.tensor([2.5]))
+    astray = dataclasses.replace(guess, cameras=behind, doubts=(1e-4, 1e-4))
+    monkeypatch.setattr(encoder, "guess", lambda *_: astray)
+    monkeypatch.setattr(inversion, "LEAST_EXPLAINED", 0.8)
+    found = invert(G, None, target, None, SHORT, encoder=encoder)
+    assert found.misled and found.doubts is None
+    assert float(angle_between(found.cameras, truth, G.geometry)) < 25
+    assert [stage.name for stage in found.stages].count("search") == 1
+    assert diagnose(found, None)[1].what == "encoder"
+    with pytest.raises(NoHeadError):
+        invert(G, None, target, astray.cameras, SHORT, encoder=encoder)
