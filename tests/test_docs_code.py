@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 import gaussian
 from dnnlib import ROOT
 from docs import interfaces
 from tests.imports import FLOORS
 from training.data.synthetic.synthesize import synthesize_heads
+from training.morphable.model import read_model
 
 # Promised: what docs/api.md must show at work.
 PROMISED = {
@@ -40,6 +43,32 @@ def test_the_examples_of_the_api_run(
     for number, block in enumerate(code_blocks("api.md")):
         exec(compile(block, f"docs/api.md, example {number}", "exec"), names)
     assert "cgs CGS-GAN" in capsys.readouterr().out
+
+
+def test_the_converter_of_a_morphable_model_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On an octahedron in the layout of the Basel Face Model: 6 vertices, 3 modes of each kind."""
+    corners = 1e5 * np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1.0]])
+    faces = [(0, 2, 4), (2, 1, 4), (1, 3, 4), (3, 0, 4), (2, 0, 5), (1, 2, 5), (3, 1, 5), (0, 3, 5)]
+    rng = np.random.default_rng(0)
+    modes = {f"{name}{end}": rng.random(shape) for name in ("shape", "tex", "exp")
+             for end, shape in (("PC", (18, 3)), ("EV", (3, 1)))}  # fmt: skip
+    face = {"shapeMU": corners.reshape(-1, 1), "texMU": np.full((18, 1), 127.5), "tl": np.array(faces) + 1}
+    savemat(tmp_path / "01_MorphableModel.mat", face | {k: v for k, v in modes.items() if not k.startswith("exp")})
+    savemat(tmp_path / "expressions.mat", {k: v for k, v in modes.items() if k.startswith("exp")})
+    (tmp_path / "landmarks.txt").write_text("0\n4\n")
+    monkeypatch.chdir(tmp_path)
+    (block,) = code_blocks("control.md")
+    exec(compile(block, "docs/control.md", "exec"), {})
+    assert "{'identity': 3, 'expression': 3, 'texture': 3, 'illumination': 27}" in capsys.readouterr().out
+    model = read_model(tmp_path / "bfm.npz")
+    assert float(model.shape[:, 2].max()) == pytest.approx(0.21) and model.triangles.tolist() == [
+        list(f) for f in faces
+    ]
+    expected = modes["shapePC"][:, 1].reshape(6, 3) * modes["shapeEV"][1] / 490_000
+    np.testing.assert_allclose(model.identity[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(model.albedo, 0.5)
 
 
 def test_the_api_page_shows_all_that_is_promised() -> None:
