@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.morphable.model import BANDS, MorphableModel
 
+RECIPE = "procedural head 1"  # with another number where a formula changes: its networks and regressors are another's
 IDENTITY = ("face width", "face height", "jaw", "nose length", "nose width", "eye spacing", "eye size", "mouth height")
 EXPRESSION = ("mouth open", "mouth wide", "smile", "brows up", "brows tilted", "eyes closed", "jaw aside", "lip raised")
 TEXTURE = ("tone", "warmth", "lips", "brows", "irises", "beard")
@@ -343,4 +344,5 @@ def _built(g: Grid) -> MorphableModel:
         outline=17,
         means=means,
         factors=factors,
+        recipe=RECIPE,
     )

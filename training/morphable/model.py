@@ -41,6 +41,7 @@ class MorphableModel:
     outline: int  # how many landmarks are the outline's
     means: dict[str, Tensor]  # block -> [n]
     factors: dict[str, Tensor]  # block -> [n, n]
+    recipe: str = ""  # of formulas and their version, for a model that no file holds
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -51,8 +52,11 @@ class MorphableModel:
     def key(self) -> str:
         """Returns a hash of all that is in the model: what was made with another model does not fit this one.
 
-        Denormal numbers count as 0: training on a CPU makes them so.
+        A model that no file holds has that of its recipe, as processors round its formulas otherwise. Denormal numbers
+        count as 0: training on a CPU makes them so.
         """
+        if self.recipe:
+            return hashlib.sha256(self.recipe.encode()).hexdigest()[:16]
         digest = hashlib.sha256()
         for name, tensor in sorted(self._tensors().items()):
             digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
