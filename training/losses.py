@@ -73,6 +73,14 @@ def blur_sigma_at(nimg: int, sigma: float, fade_nimg: float) -> float:
     return max(1.0 - nimg / fade_nimg, 0.0) * sigma if fade_nimg > 0 else 0.0
 
 
+def late_share(nimg: int | None, from_nimg: float) -> float:
+    """Returns the share of a weight that begins to grow after `from_nimg` images and is whole after as many again.
+
+    1 where it counts from the start (from_nimg 0), and at rest (nimg None).
+    """
+    return min(max(nimg / from_nimg - 1, 0.0), 1.0) if from_nimg and nimg is not None else 1.0
+
+
 def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
     """Filters with separable taps 2^-(t/sigma)^2, |t| <= floor(3 sigma), sum 1, zero padding: [N,C,H,W] -> same.
 

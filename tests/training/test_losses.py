@@ -15,6 +15,11 @@ def test_logistic_loss_is_the_log_of_the_sigmoid():
     torch.testing.assert_close(losses.logistic(logits, real=False), -torch.log(1 - logits.sigmoid()))
 
 
+def test_a_late_weight_is_whole_after_twice_the_images_at_which_it_begins():
+    assert [losses.late_share(n, 4000) for n in (0, 4000, 6000, 8000, 10**6, None)] == [0, 0, 0.5, 1, 1, 1]
+    assert losses.late_share(0, 0) == 1
+
+
 def test_knn_distance_against_a_loop():
     points = torch.randn(3, 20, 3, dtype=torch.float64)
     expected = []

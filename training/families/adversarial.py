@@ -222,7 +222,9 @@ class AdversarialObjective(Objective):
         """Returns further terms that ask how a scene is seen, or when."""
         return {}
 
-    def picture_terms(self, rendering: Rendering, micro: MicroBatch) -> Mapping[str, tuple[float, Tensor]]:
+    def picture_terms(
+        self, rendering: Rendering, micro: MicroBatch, at: StepContext
+    ) -> Mapping[str, tuple[float, Tensor]]:
         """Returns further terms that look at the pictures that the generator learns from."""
         return {}
 
@@ -334,7 +336,7 @@ class AdversarialObjective(Objective):
             adversarial = losses.relativistic(logits, real[micro.pairs]).mean(1)  # [b]
         total, report = adversarial, {"Loss/G/adversarial": adversarial} | _logit_report("G", logits)
         terms = {**self.regularisers(scene), **self.view_regularisers(scene, micro, at)}
-        terms |= {**self.agreement(output, micro, "G"), **self.picture_terms(rendering, micro)}
+        terms |= {**self.agreement(output, micro, "G"), **self.picture_terms(rendering, micro, at)}
         for name, (weight, values) in terms.items():
             total, report[f"Loss/G/{name}"] = total + weight * values, values
         if micro.first:

@@ -23,6 +23,7 @@ OPTIONS = (
     Option(("--geo-reg",), "objective.depth_weight", "weight of steps in the depth map"),
     Option(("--lm3d",), "objective.landmark_weight", "weight of landmarks away from the surface's"),
     Option(("--exp-warping",), "objective.warp_weight", "weight of what changes besides the expression"),
+    Option(("--recon-from-kimg",), "objective.recon_from_kimg", "thousands of images after which these weights grow"),
     *(option for option in PIGAN_OPTIONS if option.flags[0] != "--fine-steps"),
 )
 

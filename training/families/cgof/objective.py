@@ -23,6 +23,7 @@ from training.families.cgof.sampling import draw
 from training.families.pigan.objective import PiganObjective, PiganObjectiveConfig
 from training.fields.marching import KEYS
 from training.fields.rays import camera_rays
+from training.losses import late_share
 from training.morphable.rasterize import interpolate
 from training.samples import MicroBatch, RunConfig
 
@@ -41,6 +42,7 @@ class CgofObjectiveConfig(PiganObjectiveConfig):
     depth_weight: float = 500.0  # of steps in the depth map
     landmark_weight: float = 10.0  # of landmarks that are elsewhere than the surface's
     warp_weight: float = 10.0  # of what changes besides the expression, along the surface
+    recon_from_kimg: float = 0.0  # images, in thousands, after which all these weights grow, see `losses.late_share`
     warp_every: int = 2  # samples, the first of which is seen with another expression too
 
     @property
@@ -67,6 +69,8 @@ class CgofObjectiveConfig(PiganObjectiveConfig):
         for flag, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise ValueError(f"{flag}={weight}: must be finite and 0 or greater")
+        if not 0 <= self.recon_from_kimg < math.inf:
+            raise ValueError(f"--recon-from-kimg={self.recon_from_kimg}: must be finite and 0 or greater")
         if self.warp_every < 1:
             raise ValueError(f"objective.warp_every={self.warp_every}: must be 1 or greater")
         starts = [0, *(stage.from_nimg for stage in config.stages)]
@@ -98,14 +102,15 @@ class CgofObjective(PiganObjective):
         traced = self.G.trace(scene, micro.g_cameras, size, at)
         images = self.G.rendering(traced, 1, size, micro.g_background).image[:, 0]
         total, report = self.judged(images, micro, at)
+        share = late_share(at.nimg, 1000 * self.settings.recon_from_kimg)
         for name, (weight, values) in self.terms(traced, images, micro, at).items():
-            total, report[f"Loss/G/{name}"] = total + weight * values, values
+            total, report[f"Loss/G/{name}"] = total + share * weight * values, values
         if micro.first:
             report |= scene.statistics(micro.g_cameras, micro.resolution)
         yield Loss(total, report)
-        if self.settings.warp_weight:
+        if share * self.settings.warp_weight:
             values = self.warp_values(micro, at)
-            yield Loss(self.settings.warp_weight * values, {"Loss/G/warp": values[:: self.settings.warp_every]})
+            yield Loss(share * self.settings.warp_weight * values, {"Loss/G/warp": values[:: self.settings.warp_every]})
 
     def terms(
         self, traced: Traced, images: Tensor, micro: MicroBatch, at: StepContext

@@ -36,6 +36,7 @@ OPTIONS = (
     *BLUR_OPTIONS,
     Option(("--controls",), "generator.controls", "model that gives a latent named blocks: procedural, or an .npz"),
     Option(("--recon",), "objective.recon_weight", "weight of the difference of its coefficients asked and found"),
+    Option(("--recon-from-kimg",), "objective.recon_from_kimg", "thousands of images after which that weight grows"),
     Option(("--surface",), "objective.surface_weight", "weight of the distance of what is seen from its surface"),
     Option(("--regressor",), "objective.regressor", "network that reads coefficients, of fit_regressor.py"),
 )

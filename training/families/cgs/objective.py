@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from gaussian import Rendering
+from training import losses
 from training.control.regressor import Regressor, regressor_for
 from training.families.anchored import AnchoredConfig, AnchoredObjective
+from training.families.base import StepContext
 from training.families.blurred import check_finite
 from training.morphable.models import morphable_model
 from training.samples import MicroBatch, RunConfig
@@ -26,6 +28,7 @@ class CgsObjectiveConfig(AnchoredConfig):
     multiview: bool = True  # average the generator's gradient over several views of one scene
     num_views: int = 4  # views of a scene where multiview is on
     recon_weight: float = 0.0  # of the difference of coefficients asked and read off the pictures; needs controls
+    recon_from_kimg: float = 0.0  # images, in thousands, after which that weight grows, see `losses.late_share`
     surface_weight: float = 0.0  # of the distance of pictures' depth from the surface that was asked for; likewise
     regressor: str = ""  # file of the network that reads coefficients; "": the one that fit_regressor.py keeps
 
@@ -48,6 +51,7 @@ class CgsObjectiveConfig(AnchoredConfig):
 
     def _check_control(self, config: RunConfig) -> None:
         check_finite(("--recon", self.recon_weight), ("--surface", self.surface_weight))
+        check_finite(("--recon-from-kimg", self.recon_from_kimg))
         for flag, weight in (("--recon", self.recon_weight), ("--surface", self.surface_weight)):
             if weight and not config.generator.controls:
                 raise ValueError(f"{flag}={weight}: needs a latent of named blocks, --controls=procedural or a file")
@@ -68,17 +72,21 @@ class CgsObjective(AnchoredObjective):
         if self.settings.recon_weight:
             self.regressor = regressor_for(self.settings.regressor, G.surface.morphable).to(G.device)
 
-    def picture_terms(self, rendering: Rendering, micro: MicroBatch) -> Mapping[str, tuple[float, Tensor]]:
+    def picture_terms(
+        self, rendering: Rendering, micro: MicroBatch, at: StepContext
+    ) -> Mapping[str, tuple[float, Tensor]]:
         """Returns what pictures of a latent of named blocks lack of what it asks for, means over views."""
         settings = self.settings
         terms: dict[str, tuple[float, Tensor]] = {}
         if self.regressor is not None:
             images, views, blocks = rendering.image, rendering.image.shape[1], self.G.blocks
             assert blocks is not None
-            read = self.regressor.blocks(images.flatten(0, 1))
+            share = losses.late_share(at.nimg, 1000 * settings.recon_from_kimg)
+            with torch.set_grad_enabled(share > 0 and torch.is_grad_enabled()):
+                read = self.regressor.blocks(images.flatten(0, 1))
             z = micro.g_z.repeat_interleave(views, dim=0)
             errors = [(values - blocks.take(z, name)).abs().mean(1) for name, values in read.items()]
-            terms["recon"] = settings.recon_weight, torch.stack(errors).sum(0).view(-1, views).mean(1)
+            terms["recon"] = share * settings.recon_weight, torch.stack(errors).sum(0).view(-1, views).mean(1)
         if settings.surface_weight:
             terms["surface"] = settings.surface_weight, self._off_surface(rendering, micro)
         return terms
