@@ -22,7 +22,7 @@ GENERATOR = TINY.generator.changed(
 SMALL = Preset(
     GENERATOR,
     DiscriminatorConfig(widths=(4, 6, 8, 8, 8), latent=GENERATOR.z_dim),
-    TINY.objective.changed(fade_steps=4, topk_interval=2, warp_every=2),
+    TINY.objective.changed(fade_steps=4, topk_interval=2, warp_every=2, recon_from_kimg=0.008),
     RunFields(batch=8, batch_gpu=4, stages=STAGES, g_lr=0.001, d_lr=0.001, background="white"),
 )
 

@@ -5,7 +5,8 @@ samples a pass. Its latent has 411 numbers with a model of the Basel kind (--mor
 discriminator.latent follows it; with the procedural head, which needs no file, it has 209.
 
 The small member is pi-GAN's, with three passes of 6 samples: one of them has no gradient. Its terms of the surface
-weigh less, as its run is short, and its gradients are clipped on their sum with what D says.
+weigh less, as its run is short, and its gradients are clipped on their sum with what D says. They begin to count after
+4,000 images: from the start they led to an empty field, as a regressor knows nothing of what is no head.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ PRESETS = {
         CgofObjectiveConfig(gamma=1.0, fade_steps=200, topk_interval=100, topk_least=0.75, pose_weight=5.0,
                             ema_decay=0.995, slow_ema_decay=0.999, theta_std=0.48, phi_std=0.13, fov=FRAMING,
                             recon_weight=2.0, distance_weight=100.0, background_weight=100.0, normal_weight=1.0,
-                            depth_weight=50.0, landmark_weight=0.05, warp_weight=0.1, warp_every=4),
+                            depth_weight=50.0, landmark_weight=0.05, warp_weight=0.1, warp_every=4,
+                            recon_from_kimg=4.0),
         RunFields(stages=(Stage(0, 32, 8, 4, 3e-4, 8e-4), Stage(16_000, 64, 8, 4, 1.5e-4, 4e-4)), total_kimg=20,
                   batch=8, batch_gpu=4, g_lr=3e-4, d_lr=8e-4, tick_kimg=1, image_ticks=5, snapshot_ticks=10,
                   metrics=("swd1k",), mirror=False),
