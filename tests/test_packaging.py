@@ -70,7 +70,7 @@ def test_wheel_holds_all_sources_and_nothing_else(wheel):
         names = [name for name in file.namelist() if ".dist-info/" not in name]
     assert sorted(names) == sorted([*SOURCES, *SCRIPTS])
     assert {"gaussian/csrc/splat.cpp", "gaussian/csrc/types.h", "training/data/csrc/unfilter.cpp"} <= set(names)
-    assert {"torch_utils/csrc/pool.h", "torch_utils/csrc/point_ops.cpp", "metrics/landmarks.npz"} <= set(names)
+    assert {"torch_utils/csrc/pool.h", "torch_utils/csrc/edge_ops.cpp", "metrics/landmarks.npz"} <= set(names)
     assert {"training/fields/csrc/network.cpp", "training/fields/csrc/kernels.h"} <= set(names)
 
 

@@ -1,7 +1,8 @@
 """Runs what stands between the matrix products of layers over very many points, in native code on CPUs.
 
-`csrc/point_ops.cpp` is compiled on first use. Who calls holds the mathematics, the derivatives and the twins, and asks
-`usable` first. Nothing here is differentiable. Numbers are bfloat16 or float32; all sums are float32, rounded once.
+`csrc/point_ops.cpp` and `csrc/edge_ops.cpp` are compiled on first use. Who calls holds the mathematics, the derivatives
+and the twins, and asks `usable` first. Nothing here is differentiable. Numbers are bfloat16 or float32; all sums are
+float32, rounded once.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from torch_utils import native
 
-SOURCE = Path(__file__).parent / "csrc" / "point_ops.cpp"
+SOURCES = [Path(__file__).parent / "csrc" / name for name in ("point_ops.cpp", "edge_ops.cpp", "points.h")]
 FLAGS = (*native.DEFAULT_FLAGS, "-fno-math-errno", "-fno-trapping-math")
 DTYPES = (torch.bfloat16, torch.float32)
 CHILDREN = 4  # of a parent
+PAIRS, EDGES = CHILDREN * (CHILDREN - 1), CHILDREN**2  # edges among them: to others, which come first, and in all
+MOST_NEIGHBOURS = 32  # of a point
 
 
 def available() -> bool:
@@ -38,42 +41,85 @@ def gelu_(z: Tensor, bias: Tensor) -> Tensor:
     return hidden
 
 
-def edge_sums(first: Tensor, narrower: int, slope: float) -> tuple[Tensor, Tensor]:
-    """Returns lrelu(other end j + own i) for all pairs of siblings: [F, 4 (i), 4 (j), R, C1] and [..., C2].
+def edge_sums(first: Tensor, bias: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+    """Returns what the edges from sibling i to j see, for weights [12, R, C1] and for values [16, R, C2].
 
-    first: [F, 4, R, 2 (C1 + C2)], what stands for the other end before the own; narrower: C1.
+    That is lrelu(seen_j - seen_i + bias), but for i = j, and lrelu(other_j + own_i); edges are ordered as in the
+    source. first: [4, R, C1 + 2 C2], seen, other and own of a point; bias: [C1].
     """
-    families, _, rows, both = first.shape
-    shape = (families, CHILDREN, CHILDREN, rows)
-    weights, values = first.new_empty(*shape, narrower), first.new_empty(*shape, both // 2 - narrower)
-    _call("edge_sums", first, weights, values, _sizes(families, rows, narrower, both // 2 - narrower), slope)
+    _, rows, width = first.shape
+    wider = (width - len(bias)) // 2
+    weights, values = first.new_empty(PAIRS, rows, len(bias)), first.new_empty(EDGES, rows, wider)
+    _call("edge_sums", first, _float(bias), weights, values, _sizes(rows, len(bias), wider), slope)
     return weights, values
 
 
-def edge_sums_grad(weights: Tensor, g_weights: Tensor, values: Tensor, g_values: Tensor, slope: float) -> Tensor:
-    """Returns the gradient of `first` for the results of `edge_sums` and their gradients."""
-    families, _, _, rows, narrower = weights.shape
+def edge_sums_grad(
+    weights: Tensor, g_weights: Tensor, values: Tensor, g_values: Tensor, slope: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of `first` and, by rows [R, C1], of the bias, for results of `edge_sums` and theirs."""
+    _, rows, narrower = weights.shape
     wider = values.shape[-1]
-    g_first = values.new_empty(families, CHILDREN, rows, 2 * (narrower + wider))
-    sizes = _sizes(families, rows, narrower, wider)
-    _call("edge_sums_grad", weights, g_weights, values, g_values, g_first, sizes, slope)
-    return g_first
+    g_first, g_bias = values.new_empty(CHILDREN, rows, narrower + 2 * wider), values.new_empty(rows, narrower)
+    sizes = _sizes(rows, narrower, wider)
+    _call("edge_sums_grad", weights, g_weights, values, g_values, g_first, g_bias, sizes, slope)
+    return g_first, g_bias
 
 
-def attend_(x: Tensor, bias: Tensor, scores: Tensor, values: Tensor) -> Tensor:
-    """Returns x + bias + sum_j softmax_j(scores) values [N, R, C] for x, and overwrites the scores with the softmax.
+def attend_(x: Tensor, bias: Tensor, alone: Tensor, scores: Tensor, values: Tensor) -> Tensor:
+    """Returns x + bias + sum_j softmax_j(scores) values for x [4 (i), R, C]; the softmax overwrites the scores.
 
-    x: [N, R, C]; bias: [C]; scores, values: [N, 4 (j), R, C].
+    bias: [C]; scores, values: [16, R, C], where the scores of the edges from i to i, `alone` [C], are not read.
     """
     y = torch.empty_like(x)
-    _call("attend", x, _float(bias), scores, values, y, _sizes(*x.shape))
+    _call("attend", x, _float(bias), _float(alone), scores, values, y, _sizes(*x.shape[1:]))
     return y
 
 
 def attend_grad(grad: Tensor, shares: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the gradients of scores and values of `attend_`, whose softmax were `shares`, for that of the result."""
+    """Returns the gradients of scores [12, R, C] and values of `attend_`, whose softmax were `shares`."""
+    g_scores, g_values = torch.empty_like(shares[:PAIRS]), torch.empty_like(values)
+    _call("attend_grad", grad, shares, values, g_scores, g_values, _sizes(*grad.shape[1:]))
+    return g_scores, g_values
+
+
+def neighbour_sums(first: Tensor, rows: slice, index: Tensor, bias: Tensor, slope: float) -> tuple[Tensor, Tensor]:
+    """Returns what the edges of some rows to the `index`-th see: for weights [R, K, C1] and for values [R, K, C2].
+
+    As `edge_sums`: lrelu(seen_j - seen_i + bias) and lrelu(other_j + own_i). first: [M, C1 + 2 C2]; index: [R, K].
+    """
+    wider = (first.shape[1] - len(bias)) // 2
+    weights, values = first.new_empty(*index.shape, len(bias)), first.new_empty(*index.shape, wider)
+    sizes = _sizes(rows.start, *index.shape, len(bias), wider)
+    _call("neighbour_sums", first, index, _float(bias), weights, values, sizes, slope)
+    return weights, values
+
+
+def neighbour_sums_grad(
+    g_first: Tensor, rows: slice, index: Tensor, weights: Tensor, g_weights: Tensor, values: Tensor, g_values: Tensor,
+    slope: float,
+) -> Tensor:  # fmt: skip
+    """Adds the gradient of `first` to g_first (float32), and returns that of the bias by rows [R, C1]."""
+    g_bias = weights.new_empty(len(index), weights.shape[-1])
+    sizes = _sizes(rows.start, *index.shape, weights.shape[-1], values.shape[-1])
+    _call("neighbour_sums_grad", weights, g_weights, values, g_values, index, g_first, g_bias, sizes, slope)
+    return g_bias
+
+
+def attend_all_(bias: Tensor, scores: Tensor, values: Tensor) -> Tensor:
+    """Returns bias + sum_k softmax_k(scores) values [R, C] for [R, K, C], and overwrites the scores with the softmax.
+
+    K is up to MOST_NEIGHBOURS.
+    """
+    y = values.new_empty(len(values), values.shape[-1])
+    _call("attend_all", scores, _float(bias), values, y, _sizes(*values.shape))
+    return y
+
+
+def attend_all_grad(grad: Tensor, shares: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of scores and values of `attend_all_`, whose softmax were `shares`."""
     g_scores, g_values = torch.empty_like(shares), torch.empty_like(values)
-    _call("attend_grad", grad, shares, values, g_scores, g_values, _sizes(*grad.shape))
+    _call("attend_all_grad", grad, shares, values, g_scores, g_values, _sizes(*values.shape))
     return g_scores, g_values
 
 
@@ -102,11 +148,11 @@ def _sizes(*sizes: int) -> ctypes.Array[ctypes.c_int64]:
 
 
 def _call(name: str, first: Tensor, *rest: Tensor | ctypes.Array[ctypes.c_int64] | int | float) -> None:
-    """Calls the function for the type of its first tensor; all tensors are dense, biases float32."""
+    """Calls the function for the type of its first tensor; all are dense, biases and sums float32, an index int64."""
     arguments: list[object] = []
     for value in (first, *rest):
         if isinstance(value, Tensor):
-            assert value.is_contiguous() and value.dtype in (first.dtype, torch.float32)
+            assert value.is_contiguous() and value.dtype in (first.dtype, torch.float32, torch.int64)
             arguments.append(value.data_ptr())
         else:
             arguments.append(value)
@@ -119,16 +165,20 @@ def _call(name: str, first: Tensor, *rest: Tensor | ctypes.Array[ctypes.c_int64]
 @functools.cache
 def _load() -> ctypes.CDLL | None:
     try:
-        library = native.load_library("point_ops", [SOURCE, native.POOL, native.NUMBERS], FLAGS)
+        library = native.load_library("point_ops", [*SOURCES, native.POOL, native.NUMBERS], FLAGS)
     except native.BuildError:
         return None
     pointer, count, number, whole = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
     signatures = {
         "gelu": (*[pointer] * 3, count, count, whole),
-        "edge_sums": (*[pointer] * 3, ctypes.POINTER(count), number, whole),
-        "edge_sums_grad": (*[pointer] * 5, ctypes.POINTER(count), number, whole),
-        "attend": (*[pointer] * 5, ctypes.POINTER(count), whole),
+        "edge_sums": (*[pointer] * 4, ctypes.POINTER(count), number, whole),
+        "edge_sums_grad": (*[pointer] * 6, ctypes.POINTER(count), number, whole),
+        "attend": (*[pointer] * 6, ctypes.POINTER(count), whole),
         "attend_grad": (*[pointer] * 5, ctypes.POINTER(count), whole),
+        "neighbour_sums": (*[pointer] * 5, ctypes.POINTER(count), number, whole),
+        "neighbour_sums_grad": (*[pointer] * 7, ctypes.POINTER(count), number, whole),
+        "attend_all": (*[pointer] * 4, ctypes.POINTER(count), whole),
+        "attend_all_grad": (*[pointer] * 5, ctypes.POINTER(count), whole),
         "divide": (*[pointer] * 4, ctypes.POINTER(count), number, whole),
         "divide_grad": (*[pointer] * 5, ctypes.POINTER(count), number, whole),
     }

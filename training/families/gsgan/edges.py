@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torch_utils.ops import LRELU_GAIN, LRELU_SLOPE, add_product
+from torch_utils.ops import LRELU_GAIN, add_product
 from training.families.gsgan.config import RATIO
-from training.families.gsgan.pointwise import linear, sibling_attention
+from training.families.gsgan.neighbour_attention import neighbour_attention
+from training.families.gsgan.sibling_attention import sibling_attention
 from training.networks.discriminator import ConvLayer
 from training.networks.layers import AdaptiveNorm, FullyConnected
 
@@ -39,31 +39,20 @@ class EdgeLayers(nn.Module):
         self.conv_w = _two_layers(features, features // 2, features, filter_key)
         self.conv_x = _two_layers(2 * features, features, features, filter_key)
 
-    def first_layers(self, x: Tensor) -> Tensor:
-        """Returns the first layers' parts for x [..., C]: of the other end, then of the own, [..., 2 (C/2 + C)].
+    def first_layers(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the weight of both first layers for a point x, and the biases of W's and of V's.
 
-        The first C/2 are W's, W(x_j - x_i) = W x_j + (bias - W x_i), the rest V's,
-        V [x_i, x_j - x_i] = V_2 x_j + ((V_1 - V_2) x_i + bias).
+        The weight [C/2 + 2 C, C] makes a = W x, b = V_2 x and c = (V_1 - V_2) x: on an edge W has a_j - a_i, since it
+        sees x_j - x_i, and V, which sees [x_i, x_j - x_i], has b_j + c_i.
         """
         w, w_bias = _matrix(self.conv_w, 0)
         v, v_bias = _matrix(self.conv_x, 0)
         v_own, v_difference = v.chunk(2, dim=1)
-        weight = torch.cat([w, v_difference, -w, v_own - v_difference])
-        bias = torch.cat([torch.zeros_like(w_bias), torch.zeros_like(v_bias), w_bias, v_bias])
-        return linear(x, weight, bias)
+        return torch.cat([w, v_difference, v_own - v_difference]), w_bias, v_bias
 
     def second_layers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns weight and bias of W's second layer, then of V's."""
         return (*_matrix(self.conv_w, 1, LRELU_GAIN), *_matrix(self.conv_x, 1, LRELU_GAIN))
-
-    def attend(self, first: Tensor, dim: int) -> Tensor:
-        """Returns the attended values [..., C] for the first layers' sums [..., C/2 + C], with edges along `dim`."""
-        features = F.leaky_relu_(first, LRELU_SLOPE)
-        w, w_bias, v, v_bias = self.second_layers()
-        for_weights, for_values = features.split([w.shape[1], v.shape[1]], dim=-1)
-        # The softmax of a low type is computed in float32 and rounded once.
-        shares = linear(for_weights, w, w_bias).softmax(dim=dim)
-        return (shares * linear(for_values, v, v_bias)).sum(dim=dim)
 
 
 def _matrix(layers: nn.ModuleList, index: int, gain: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -87,10 +76,8 @@ class NeighbourEdges(EdgeLayers):
         rows = x.transpose(0, 1).flatten(1, 2)  # [B, N, C] with N = A P
         y = self.norm(rows, self.norm.gamma(w)[:, None], self.norm.beta(w)[:, None])
         nearest = nearest_others(y, self.neighbours)  # [B, N, K]
-        other, own = self.first_layers(y.to(low_dtype or y.dtype)).chunk(2, dim=-1)
-        index = nearest.flatten(1)[..., None].expand(-1, -1, other.shape[-1])  # [B, N K, C/2 + C]
-        gathered = other.gather(1, index).unflatten(1, (-1, self.neighbours))  # [B, N, K, C/2 + C]
-        attended = self.attend(gathered + own[:, :, None], dim=2)
+        low = y.to(low_dtype or y.dtype)
+        attended = neighbour_attention(low, nearest, *self.first_layers(), *self.second_layers())
         rows = add_product(rows, attended.to(rows.dtype), self.ls(w)[:, None])
         return rows.view(batch, a, points, -1).transpose(0, 1).contiguous()
 
@@ -115,4 +102,4 @@ class SiblingEdges(EdgeLayers):
         w, w_bias, v, v_bias = self.second_layers()
         scaled = v * self.ls[:, None], v_bias * self.ls  # goes into the weights: no pass over the points
         rows = x.flatten(1, 2).unflatten(0, (-1, RATIO))  # [A / 4, 4, B P, C]
-        return sibling_attention(rows, self.first_layers(rows), w, w_bias, *scaled).view(x.shape)
+        return sibling_attention(rows, *self.first_layers(), w, w_bias, *scaled).view(x.shape)

@@ -17,7 +17,8 @@ from training.families.gsgan import hierarchy
 from training.families.gsgan.config import CHILD_CLAMP, RATIO, GeneratorConfig, published_constants
 from training.families.gsgan.edges import NeighbourEdges, SiblingEdges
 from training.families.gsgan.hierarchy import Attributes
-from training.families.gsgan.pointwise import divided, residual_mlp
+from training.families.gsgan.point_mlp import read_mlp, residual_mlp
+from training.families.gsgan.pointwise import divided
 from training.networks.layers import AdaptiveNorm, FullyConnected, Mlp, TransformerBlock
 from training.networks.point_encoding import PointEncoding
 
@@ -92,11 +93,12 @@ class PlainMlp(nn.Module):
         self.mlp = Mlp(features)
         self.ls = nn.Parameter(torch.zeros(features))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns [..., C] for x of the same shape, in its type."""
+    def forward(self, x: Tensor, heads: Tensor | None = None) -> Tensor:
+        """Returns [..., C] for x of the same shape, in its type, or what heads [S, C] make of it: [S, M]."""
         inner, outer = self.mlp.c_fc, self.mlp.c_proj
         scaled = outer.weight * (outer.weight_gain * self.ls[:, None])  # goes into the weights: no pass over the points
-        return residual_mlp(x, inner.weight * inner.weight_gain, inner.bias, scaled, outer.bias * self.ls)
+        weights = inner.weight * inner.weight_gain, inner.bias, scaled, outer.bias * self.ls
+        return residual_mlp(x, *weights) if heads is None else read_mlp(x, *weights, heads)
 
 
 class Level(NamedTuple):
@@ -196,35 +198,42 @@ class PointGenerator(nn.Module):
         xyz = hierarchy.placed(raw.splats.xyz, frame)
         splats = [hierarchy.first_splats(raw.splats, config.coarse_log_scale, xyz, logit)]
         for i in range(1, config.num_levels):
-            x = self._advance(i, x, ws, low_dtype)
-            raw = self._raw(i, x)
+            x, mlp = self._advance(i, x, ws, low_dtype)
+            raw = self._raw(i, x, mlp)
             splats.append(hierarchy.children(raw.splats, frame, rule))
             if raw.anchors is not None:
                 anchors.append(hierarchy.children(raw.anchors, frame, rule))
                 frame = hierarchy.frame_of(anchors[-1], rule)
         return anchors, splats
 
-    def _advance(self, i: int, x: Tensor, ws: Tensor, low_dtype: torch.dtype | None) -> Tensor:
-        """Returns the features [4 A, B, P, C_out] of level i for those of the level before, x [A, B, P, C]."""
+    def _advance(self, i: int, x: Tensor, ws: Tensor, low_dtype: torch.dtype | None) -> tuple[Tensor, PlainMlp | None]:
+        """Returns the features [4 A, B, P, C_out] of level i for those of the level before, x [A, B, P, C].
+
+        On the last level only heads read the features. If a plain MLP comes before them, it is returned, not run.
+        """
         config = self.config
         if config.rounds_to_half(i):
             x = x.half().to(x.dtype)
         layers: Any = self.blocks[f"block_{config.level_names[i]}"]
         edges, upsample, mlp = layers
         if i > config.modulated_levels:  # many points: all of it in the low type
-            return mlp(upsample(edges(x.to(low_dtype or x.dtype))))
+            x = upsample(edges(x.to(low_dtype or x.dtype)))
+            return (x, mlp) if i == config.num_levels - 1 else (mlp(x), None)
         w_edges, w_mlp = ws[:, 2 * config.blocks + 2 * (i - 1) :][:, :2].unbind(1)
-        return mlp(upsample(edges(x, w_edges, low_dtype), low_dtype), w_mlp, low_dtype)
+        return mlp(upsample(edges(x, w_edges, low_dtype), low_dtype), w_mlp, low_dtype), None
 
-    def _raw(self, level: int, x: Tensor) -> Level:
-        """Returns the heads' outputs of a level, M = B P, for features x [A, B, P, C]."""
+    def _raw(self, level: int, x: Tensor, mlp: PlainMlp | None = None) -> Level:
+        """Returns the heads' outputs of a level, M = B P, for features x [A, B, P, C] or what an MLP makes of them."""
         sets = [True] if level == self.config.num_levels - 1 else [False, True]
         heads = [head for splats in sets for head in self.heads_of(level, splats)]
         features = x.shape[-1]
         weight = torch.cat([head.weight[:, :features] * head.weight_gain for head in heads])  # [14 S, C]
         bias = torch.cat([head.bias for head in heads])
-        flat = x.flatten(1, 2)  # [A, M, C]
-        raw = torch.bmm(weight.to(x.dtype).expand(len(flat), -1, -1), flat.transpose(1, 2))  # [A, 14 S, M]
+        if mlp is None:
+            flat = x.flatten(1, 2)  # [A, M, C]
+            raw = torch.bmm(weight.to(x.dtype).expand(len(flat), -1, -1), flat.transpose(1, 2))  # [A, 14 S, M]
+        else:
+            raw = mlp(x, weight).unflatten(1, (len(x), -1)).transpose(0, 1)
         raw = raw + bias[:, None]  # in float32 or better
         rows = raw.split(hierarchy.ROWS * len(sets), dim=1)
         found = [Attributes(*rows[i : i + 3]) for i in range(0, len(rows), 3)]
