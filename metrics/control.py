@@ -40,7 +40,8 @@ Read = Callable[[Tensor], Mapping[str, Tensor]]  # images [N, 3, R, R] in -1..1 
 class Moments:
     """Adds up what one block's readings need, over subjects and ranks; every number in float64."""
 
-    def __init__(self, size: int, factors: int):
+    def __init__(self, size: int, factors: int, held: int = 0):
+        self.held = held  # the factor under whose variations the mean readings of subjects are taken: not its own
         self.count = torch.zeros(1, dtype=torch.float64)
         self.spread = torch.zeros(factors, dtype=torch.float64)  # of readings within a subject, by the factor varied
         self.subjects = torch.zeros(2, size, dtype=torch.float64)  # of a subject's mean reading: sum, sum of squares
@@ -49,7 +50,7 @@ class Moments:
     def add(self, factor: int, read: Tensor) -> None:
         """Adds the readings [VARIATIONS, n] of one subject while a factor varied."""
         self.spread[factor] += read.std(0, correction=0).mean()
-        if factor == 0:
+        if factor == self.held:
             self.count += 1
             mean = read.mean(0)
             self.subjects += torch.stack([mean, mean.square()])
@@ -159,7 +160,7 @@ def control(spec: MetricSpec, sampling: Sampling) -> Outcome:
         probe = read(torch.zeros(1, 3, G.resolution, G.resolution, device=sampling.device))
     names = [name for name in sizes if name in probe]
     factors = [*names, POSE]
-    moments = {name: Moments(sizes[name], len(factors)) for name in names}
+    moments = {name: Moments(sizes[name], len(factors), held=int(i == 0)) for i, name in enumerate(names)}
     turned = {yaw: {name: Moments(sizes[name], 1) for name in (HELD, SHOWN)} for yaw in YAWS} if told(names) else {}
     shapes = Shapes() if told(names) else None
     shots: list[Shot] = [(factor, None) for factor in factors] + [(SHOWN, yaw) for yaw in turned]

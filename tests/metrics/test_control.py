@@ -104,6 +104,7 @@ def test_it_reacts(tiny_set: ImageDataset) -> None:
     assert clean["control8"] > 100 * leaky["control8"] and leaky["score_expression"] < 1e-2 * clean["score_expression"]
     assert clean["correlation_expression"] > 0.99 and abs(deaf["correlation_expression"]) < 0.1
     assert clean["identity_moved_by_expression"] < 0.01 < 0.3 < leaky["identity_moved_by_expression"]
+    assert 0.6 < clean["identity_moved_by_identity"] < 1.6 and 0.6 < clean["expression_moved_by_expression"] < 1.6
     assert clean["identity_moved_by_pose"] < 0.01 and deaf["score_expression"] < 1e-3
 
 
