@@ -37,6 +37,7 @@ from training.samples import MicroBatch, RunConfig, Stage
 LOSSES = ("logistic", "relativistic")
 
 Losses = Callable[[MicroBatch, StepContext], Iterator[Loss]]
+Terms = Mapping[str, tuple[float, Tensor]]  # by name: a weight, and values [b]
 
 ADVERSARIAL_OPTIONS = (
     Option(("--gamma", "--r1-gamma"), "objective.gamma", "weight of R1, the gradient penalty at real images"),
@@ -214,17 +215,15 @@ class AdversarialObjective(Objective):
         """Returns images [N, 3, R, R] as D gets to see them before augmentation, real and generated ones alike."""
         return images
 
-    def regularisers(self, scene: Any) -> Mapping[str, tuple[float, Tensor]]:
+    def regularisers(self, scene: Any) -> Terms:
         """Returns further terms of the generator by name: a weight, and values [b]."""
         return {}
 
-    def view_regularisers(self, scene: Any, micro: MicroBatch, at: StepContext) -> Mapping[str, tuple[float, Tensor]]:
+    def view_regularisers(self, scene: Any, micro: MicroBatch, at: StepContext) -> Terms:
         """Returns further terms that ask how a scene is seen, or when."""
         return {}
 
-    def picture_terms(
-        self, rendering: Rendering, micro: MicroBatch, at: StepContext
-    ) -> Mapping[str, tuple[float, Tensor]]:
+    def picture_terms(self, rendering: Rendering, micro: MicroBatch, at: StepContext) -> Terms:
         """Returns further terms that look at the pictures that the generator learns from."""
         return {}
 
@@ -232,9 +231,7 @@ class AdversarialObjective(Objective):
         """Returns what D is told of images with camera labels [N, 25], before augmentation; `whose` as for `seen`."""
         return Conditioning(labels)
 
-    def agreement(
-        self, output: DiscriminatorOutput, micro: MicroBatch, phase: str
-    ) -> Mapping[str, tuple[float, Tensor]]:
+    def agreement(self, output: DiscriminatorOutput, micro: MicroBatch, phase: str) -> Terms:
         """Returns terms of what else D says of images, by name: a weight, and values [b].
 
         phase: "G" for the images that the generator learns from, "real" for those of the data.
