@@ -9,7 +9,6 @@ fit_regressor.py makes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 
 import click
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from gaussian import Cameras, Rendering
 from metrics import compute_metric
-from training.control.blocks import Blocks
+from training.control.blocks import Blocks, Controllable
 from training.control.surface import Surface
 from training.data.synthetic import expressions
 from training.data.synthetic.expressions import Looks
@@ -28,11 +27,12 @@ from training.morphable.model import MODEL_BLOCKS
 HAIR, COLOURS = 2, 6  # numbers of a latent for what the model does not describe: volume and length; hair and shirt
 
 
-class Drawn:
+class Drawn(Controllable):
     """Is a generator whose scenes are the looks that a latent stands for."""
 
     num_classes, info = 0, None
-    device = torch.device("cpu")
+
+    blocks: Blocks
 
     def __init__(self, resolution: int) -> None:
         self.resolution, self.model = resolution, procedural_head()
@@ -40,13 +40,10 @@ class Drawn:
         self.surface = Surface(self.model, self.blocks)
         self.z_dim = self.blocks.total
 
-    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
-        """Returns the regressor of the head, and the head's key."""
-        return self.surface.reader(self.device)
-
-    def asked_depth(self, z: Tensor, cameras: Cameras, resolution: int) -> Tensor:
-        """Returns the camera z [B, R, R] of the surfaces that latents ask for; 0 beside them."""
-        return self.surface.drawn(self.surface.vertices(self.surface.shape(z)), cameras, (resolution, resolution)).depth
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return torch.device("cpu")
 
     def mapping(self, z: Tensor, cameras: Cameras | None = None) -> Tensor:
         """Returns latents [B, z_dim] as they are."""

@@ -161,8 +161,8 @@ def control(spec: MetricSpec, sampling: Sampling) -> Outcome:
     names = [name for name in sizes if name in probe]
     factors = [*names, POSE]
     moments = {name: Moments(sizes[name], len(factors), held=int(i == 0)) for i, name in enumerate(names)}
-    turned = {yaw: {name: Moments(sizes[name], 1) for name in (HELD, SHOWN)} for yaw in YAWS} if told(names) else {}
-    shapes = Shapes() if told(names) else None
+    yaws, shapes = (YAWS, Shapes()) if HELD in names and SHOWN in names else ((), None)
+    turned = {yaw: {name: Moments(sizes[name], 1) for name in (HELD, SHOWN)} for yaw in yaws}
     shots: list[Shot] = [(factor, None) for factor in factors] + [(SHOWN, yaw) for yaw in turned]
 
     def consume(indices: range, images: Tensor) -> None:
@@ -188,11 +188,6 @@ def control(spec: MetricSpec, sampling: Sampling) -> Outcome:
             one.gather()
     values = _blocks(moments, factors, data) | _turned(turned) | ({} if shapes is None else shapes.values())
     return _outcome(spec, values, [f"score_{name}" for name in names], len(shots), model)
-
-
-def told(names: list[str]) -> bool:
-    """Says whether both blocks can be read that the expression's own measures compare."""
-    return HELD in names and SHOWN in names
 
 
 def _blocks(moments: Mapping[str, Moments], factors: list[str], data: Mapping[str, float]) -> dict[str, float]:

@@ -58,23 +58,32 @@ class Controllable:
     blocks: Blocks | None = None  # parts of a latent that can be changed one by one; None: it is one piece
     surface: Any = None  # `training.control.surface.Surface`, what the blocks of the shape ask for
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is; every generator says."""
+        raise NotImplementedError
+
     def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
         """Returns what reads whitened blocks [N, n], by name, off images [N, 3, R, R] in -1..1; and its model's key.
 
         Raises ValueError for a generator whose latents have no blocks, or where nothing that reads them is at hand.
         """
-        raise ValueError("the latents of this network have no named blocks")
+        found: tuple[Callable[[Tensor], Mapping[str, Tensor]], str] = self._asked().reader(self.device)
+        return found
 
     def asked_depth(self, z: Tensor, cameras: Cameras, resolution: int) -> Tensor:
         """Returns the camera z [B, R, R], world units, of the surfaces that latents [B, z_dim] ask for; 0 beside them.
 
         cameras: [B]. Raises ValueError for a generator whose latents have no blocks.
         """
+        surface = self._asked()
+        depth: Tensor = surface.drawn(surface.vertices(surface.shape(z)), cameras, (resolution, resolution)).depth
+        return depth
+
+    def _asked(self) -> Any:
         if self.surface is None:
             raise ValueError("the latents of this network have no named blocks")
-        vertices = self.surface.vertices(self.surface.shape(z))
-        depth: Tensor = self.surface.drawn(vertices, cameras, (resolution, resolution)).depth
-        return depth
+        return self.surface
 
     def style_weights(self) -> list[Tensor]:
         """Returns the matrices [out, K], as they act, of the layers that read a style [K] in which they are affine.

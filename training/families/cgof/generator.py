@@ -7,7 +7,6 @@ blocks of its shape, so that whoever renders it can be guided by the mesh; ws ca
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,10 +84,6 @@ class Generator(pigan.Generator):
             raise ValueError(f"ws must have shape [B, 1, {self.w_dim}] as mapping() returns it, got {list(ws.shape)}")
         film = self.field_of(ws[..., : self.film_dim])
         return GuidedField(**vars(film), shape=ws[:, 0, self.film_dim :])
-
-    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
-        """Returns the regressor of the morphable model; see `Controllable.reader`."""
-        return self.surface.reader(self.device)
 
     def share(self, nimg: int | None) -> float:
         """Returns how far guided samples have come to the surface after nimg images of a run; 1 at rest."""

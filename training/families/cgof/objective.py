@@ -103,7 +103,9 @@ class CgofObjective(PiganObjective):
         images = self.G.rendering(traced, 1, size, micro.g_background).image[:, 0]
         total, report = self.judged(images, micro, at)
         share = late_share(at.nimg, 1000 * self.settings.recon_from_kimg)
-        for name, (weight, values) in self.terms(traced, images, micro, at).items():
+        with torch.set_grad_enabled(share > 0 and torch.is_grad_enabled()):
+            terms = self.terms(traced, images, micro, at)
+        for name, (weight, values) in terms.items():
             total, report[f"Loss/G/{name}"] = total + share * weight * values, values
         if micro.first:
             report |= scene.statistics(micro.g_cameras, micro.resolution)

@@ -4,7 +4,6 @@ Sources: Hyun and Heo 2024 (GSGAN), Barthel et al. 2025 (CGS-GAN). Modules and p
 published checkpoints, so that published weights load as they are.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -70,10 +69,6 @@ class Generator(base.Generator):
     def scene_numbers(self) -> int:
         """Returns the splats of a scene."""
         return sum(self.config.level_sizes)
-
-    def reader(self) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
-        """Returns the regressor of the morphable model; see `Controllable.reader`."""
-        return super().reader() if self.surface is None else self.surface.reader(self.device)
 
     def scene_size(self) -> str:
         """Says how many splats a scene has."""

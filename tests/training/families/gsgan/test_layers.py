@@ -85,13 +85,15 @@ def test_native_code_is_its_twin_in_float64(name: str, dtype: torch.dtype) -> No
     function, twin, shapes = NATIVE[name]
     inputs = [part.bfloat16() for part in random(*shapes)]
     assert point_ops.usable(inputs[0].to(dtype)) and not point_ops.usable(inputs[0].double())
-    # Worst seen, relative to the rms: 4e-6 and 8e-2. bfloat16 rounds between the operations, and turns single slopes of
-    # a leaky ReLU; the twin in bfloat16 is as far off. The bias of shares has no gradient, for which the twin finds
-    # rounding errors.
-    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
-    for a, b in zip(outcome(function, inputs, dtype), outcome(twin, inputs, torch.float64), strict=True):
+    # Relative to the rms; where that is too strict, twice what the twin is off in this type. Worst seen: 4e-6 of the
+    # twin's 4e-6, and 8e-2 of 9e-2, as bfloat16 rounds between the operations, and turns single slopes of a leaky ReLU.
+    # The bias of shares has no gradient, for which the twin finds rounding errors.
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 4e-2}[dtype]
+    found, rounded = (outcome(some, inputs, dtype) for some in (function, twin))
+    exact = outcome(twin, inputs, torch.float64)
+    for a, own, b in zip(found, rounded, exact, strict=True):
         assert a.dtype == dtype and a.shape == b.shape
-        assert (a - b).norm() <= tolerance * b.norm() + 1e-10
+        assert (a - b).norm() <= max(tolerance * b.norm(), 2 * (own - b).norm()) + 1e-10
 
 
 @needs_native
