@@ -25,7 +25,7 @@ def scale_and_cast(
     CPUs have no launches to save: lists take them a tenth to twice the time, as all results are written before the
     first is read. A compiler fuses by itself.
     """
-    if tensors[0].device.type == "cpu" or torch.compiler.is_compiling():
+    if not tensors or tensors[0].device.type == "cpu" or torch.compiler.is_compiling():
         return scale_and_cast_reference(tensors, gains, dtypes)
     return scale_and_cast_by_lists(tensors, gains, dtypes)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torch_utils.precision import exact_float32
 
+WHOLE = 1 - 1e-4  # share of a pixel that counts as all of it
 Judge = Callable[[Tensor], Tensor]  # images [N, 3, R, R] to logits [N, 1]
 
 
@@ -45,6 +46,21 @@ def gradient_penalty(judge: Judge, images: Tensor) -> Tensor:
     logits = judge(seen)
     (gradient,) = torch.autograd.grad(logits.sum(), seen, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3))
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Returns the mean of values [b, ...] where a mask that broadcasts to them holds, [b]; 0 where it nowhere does."""
+    mask = mask.expand_as(values).flatten(1)
+    return (values.flatten(1) * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def off_colour(images: Tensor, asked: Tensor, share: Tensor) -> Tensor:
+    """Returns the mean absolute difference of images from those asked for, where these cover whole pixels: [N].
+
+    images, asked: [N, 3, H, W] in -1..1; share: [N, H, W] of a pixel that is covered. The photometric term of fits of
+    morphable models (Tewari et al. 2017, MoFA, section 6).
+    """
+    return masked_mean((images - asked).abs(), (share > WHOLE)[:, None])
 
 
 def knn_distance(points: Tensor, neighbours: int) -> Tensor:

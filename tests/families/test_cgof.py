@@ -84,7 +84,7 @@ def test_every_term_is_reported_and_the_networks_learn(whole: Path) -> None:
         same = [key for key, value in states[8][name].items() if torch.equal(value, states[LENGTH][name][key])]
         assert same == ["morphable_key"]
     lines = [json.loads(line) for line in (whole / "stats.jsonl").read_text().splitlines()]
-    terms = ("normal", "distance", "background", "depth", "recon", "landmarks", "warp", "pose", "adversarial")
+    terms = ("normal", "distance", "background", "depth", "recon", "landmarks", "warp", "photo", "pose", "adversarial")
     assert {f"Loss/G/{name}" for name in terms} <= set(lines[-1])
     assert all(line["Gradient/G/skipped"] == line["Gradient/D/skipped"] == 0 for line in lines)
 

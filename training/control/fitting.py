@@ -20,8 +20,8 @@ from training.data.synthetic import expressions
 from training.data.synthetic.synthesize import sample_cameras
 from training.data.synthetic.traits import CameraSpread
 from training.morphable.head import mirrored_signs, procedural_head
-from training.morphable.model import MODEL_BLOCKS, SHAPE_BLOCKS, MorphableModel, lit, vertex_normals
-from training.morphable.rasterize import interpolate, rasterize
+from training.morphable.model import MODEL_BLOCKS, SHAPE_BLOCKS, MorphableModel
+from training.morphable.rasterize import paint, rasterize
 
 HELD_OUT = 2**20  # number of the first held-out picture
 CHECKED = 512  # held-out pictures
@@ -98,11 +98,10 @@ def faces(
     parts = dict(zip(model.sizes, z.split(list(model.sizes.values()), dim=1), strict=True))
     known = {block: model.coefficients(block, part) for block, part in parts.items()}
     vertices = model.vertices(known["identity"], known["expression"])
-    colours = lit(model.colours(known["texture"]), vertex_normals(vertices, model.triangles), known["illumination"])
-    found = rasterize(vertices, model.triangles, cameras, 2 * config.resolution)
-    mask = F.avg_pool2d(found.mask[:, None].float(), 2)
-    images = F.avg_pool2d(interpolate(found, model.triangles, colours), 2) / mask.clamp(min=1e-6)
-    return torch.where(mask > 0, images.clamp(0, 1), 1.0), mask, z
+    colours = model.looks(vertices, known["texture"], known["illumination"])
+    found = paint(rasterize(vertices, model.triangles, cameras, 2 * config.resolution), model.triangles, colours, 2)
+    mask = found.share[:, None]
+    return torch.where(mask > 0, found.values.clamp(0, 1), 1.0), mask, z
 
 
 def shown(pictures: Pictures, config: RegressorConfig, step: int, coarse: Tensor) -> Tensor:

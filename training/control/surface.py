@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from gaussian import Cameras
 from training.control.blocks import Blocks
 from training.control.regressor import regressor_for
-from training.morphable.model import SHAPE_BLOCKS, MorphableModel
-from training.morphable.rasterize import Fragments, rasterize
+from training.morphable.model import MODEL_BLOCKS, SHAPE_BLOCKS, MorphableModel
+from training.morphable.rasterize import Fragments, Painting, paint, rasterize
 
+SAMPLES = 2  # rows and columns of rays in a pixel whose colour is compared
 KEY = "morphable_key"  # buffer that says which model weights were trained with
 
 
@@ -54,6 +55,19 @@ class Surface:
         triangles = self.model(vertices).triangles
         ample = len(vertices) * (2 * len(triangles) + 12 * size[0] * size[1])
         return rasterize(vertices, triangles, cameras, size, ample if vertices.device.type != "cpu" else None)
+
+    def painted(self, z: Tensor, cameras: Cameras, size: tuple[int, int], samples: int = SAMPLES) -> Painting:
+        """Returns what cameras [B, V] see of the surfaces that latents [B, z_dim] ask for, [B V ...] images.
+
+        Values are lit colours in -1..1. size: height and width. On a GPU nothing waits.
+        """
+        model = self.model(z)
+        known = {block: model.coefficients(block, self.blocks.take(z, block)) for block in MODEL_BLOCKS}
+        vertices = model.vertices(known["identity"], known["expression"])
+        colours = 2 * model.looks(vertices, known["texture"], known["illumination"]) - 1
+        vertices, colours = (values.repeat_interleave(cameras.shape[1], dim=0) for values in (vertices, colours))
+        found = self.drawn(vertices, cameras.reshape(len(vertices)), (samples * size[0], samples * size[1]))
+        return paint(found, model.triangles, colours, samples)
 
     def reader(self, device: torch.device) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
         """Returns the regressor of the model; see `Controllable.reader`."""

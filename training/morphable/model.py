@@ -103,6 +103,10 @@ class MorphableModel:
         """Returns the albedo [B, V, 3] of coefficients [B, T], within 0..1."""
         return (self.albedo + _sum(texture, self.texture)).clamp(0, 1)
 
+    def looks(self, vertices: Tensor, texture: Tensor, illumination: Tensor) -> Tensor:
+        """Returns the lit colours [B, V, 3], within 0..1, of vertices [B, V, 3] and coefficients [B, T] and [B, 27]."""
+        return lit(self.colours(texture), vertex_normals(vertices, self.triangles), illumination)
+
 
 def _sum(coefficients: Tensor, basis: Tensor) -> Tensor:
     return (coefficients @ basis.flatten(1)).unflatten(-1, basis.shape[1:])

@@ -137,6 +137,23 @@ def interpolate(fragments: Fragments, triangles: Tensor, values: Tensor) -> Tens
     return torch.einsum("bhwk,bhwkc->bchw", fragments.weights, values[batch, corners])
 
 
+@dataclass(frozen=True)
+class Painting(SceneRecord):
+    """Holds what pixels show of B meshes on the whole of their area. Where nothing is covered all is 0."""
+
+    values: Tensor  # [B, C, H, W] means over what is covered
+    depth: Tensor  # [B, H, W] camera z, likewise
+    share: Tensor  # [B, H, W] how much of a pixel is covered, 0..1
+
+
+def paint(fragments: Fragments, triangles: Tensor, values: Tensor, samples: int) -> Painting:
+    """Returns values [B, V, C] of vertices for pixels, each of which has samples x samples fragments."""
+    layers = torch.cat([interpolate(fragments, triangles, values), fragments.depth[:, None]], dim=1)
+    share = torch.nn.functional.avg_pool2d(fragments.mask[:, None].to(layers.dtype), samples)
+    means = torch.nn.functional.avg_pool2d(layers, samples) / share.clamp(min=1e-6)
+    return Painting(means[:, :-1], means[:, -1], share[:, 0])
+
+
 def close_holes(depth: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Fills what a mask leaves out in patches of less than a twentieth of the image, as CGOF does.
 

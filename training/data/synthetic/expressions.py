@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from gaussian import Cameras, SceneRecord
 from training.data.synthetic.traits import Draws
 from training.morphable.head import HAIR_COLOUR, SPREAD, UNIT, grid, procedural_head, smoothstep
 from training.morphable.model import MODEL_BLOCKS, lit, vertex_normals
-from training.morphable.rasterize import interpolate, rasterize
+from training.morphable.rasterize import paint, rasterize
 
 STREAM = 2  # of the random numbers; the ray-cast heads have 0 and 1
 AT_ONCE = 16  # pictures
@@ -118,11 +117,9 @@ def render(looks: Looks, cameras: Cameras, resolution: int, samples: int) -> tup
     the mean camera z [N, 1, R, R] of what is covered.
     """
     vertices, colours = surfaces(looks)
-    found = rasterize(vertices, _everything(), cameras, resolution * samples)
-    layers = torch.cat([interpolate(found, _everything(), colours), found.depth[:, None]], dim=1)
-    mask = F.avg_pool2d(found.mask[:, None].float(), samples)
-    means = F.avg_pool2d(layers, samples) / mask.clamp(min=1e-6)
-    return torch.where(mask > 0, means[:, :3].clamp(0, 1), 1.0), mask, means[:, 3:]
+    found = paint(rasterize(vertices, _everything(), cameras, resolution * samples), _everything(), colours, samples)
+    mask = found.share[:, None]
+    return torch.where(mask > 0, found.values.clamp(0, 1), 1.0), mask, found.depth[:, None]
 
 
 def write_pictures(

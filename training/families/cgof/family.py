@@ -24,12 +24,13 @@ OPTIONS = (
     Option(("--lm3d",), "objective.landmark_weight", "weight of landmarks away from the surface's"),
     Option(("--exp-warping",), "objective.warp_weight", "weight of what changes besides the expression"),
     Option(("--recon-from-kimg",), "objective.recon_from_kimg", "thousands of images after which these weights grow"),
+    Option(("--photo",), "objective.photo_weight", "weight, from the start, of colours that are not the surface's"),
     *(option for option in PIGAN_OPTIONS if option.flags[0] != "--fine-steps"),
 )
 
 CURVES_OF_CONTROL = (
     ("Surface", ("Loss/G/distance", "Loss/G/background", "Loss/G/normal", "Loss/G/depth")),
-    ("Coefficients", ("Loss/G/recon", "Loss/G/landmarks", "Loss/G/warp")),
+    ("Coefficients", ("Loss/G/recon", "Loss/G/landmarks", "Loss/G/warp", "Loss/G/photo")),
 )
 # fmt: on
 

@@ -13,16 +13,11 @@ from torch import Tensor
 
 from training.families.cgof.sampling import THICKNESS
 from training.fields.field import RadianceField
+from training.losses import masked_mean
 
 STEEPNESS = 20.0  # of the growth of the distance loss, per unit of the field
 BEFORE_FACE = 0.1  # share of what is between near and the face in which the background may begin
 NORMAL_STEP = 1e-3  # units of the field between two normals that should agree
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Returns the mean of values [b, ...] where a mask that broadcasts to them holds, [b]; 0 where it nowhere does."""
-    mask = mask.expand_as(values).flatten(1)
-    return (values.flatten(1) * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
 def distance(weights: Tensor, t: Tensor, depth: Tensor, mask: Tensor, extent: float, share: float) -> Tensor:

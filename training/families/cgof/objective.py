@@ -23,7 +23,7 @@ from training.families.cgof.sampling import draw
 from training.families.pigan.objective import PiganObjective, PiganObjectiveConfig
 from training.fields.marching import KEYS
 from training.fields.rays import camera_rays
-from training.losses import late_share
+from training.losses import late_share, off_colour
 from training.morphable.rasterize import interpolate
 from training.samples import MicroBatch, RunConfig
 
@@ -43,6 +43,7 @@ class CgofObjectiveConfig(PiganObjectiveConfig):
     landmark_weight: float = 10.0  # of landmarks that are elsewhere than the surface's
     warp_weight: float = 10.0  # of what changes besides the expression, along the surface
     recon_from_kimg: float = 0.0  # images, in thousands, after which all these weights grow, see `losses.late_share`
+    photo_weight: float = 0.0  # of the difference of colours from those of the surface; of ours, acts from the start
     warp_every: int = 2  # samples, the first of which is seen with another expression too
 
     @property
@@ -56,6 +57,7 @@ class CgofObjectiveConfig(PiganObjectiveConfig):
             "--geo-reg": self.depth_weight,
             "--lm3d": self.landmark_weight,
             "--exp-warping": self.warp_weight,
+            "--photo": self.photo_weight,
         }
 
     @property
@@ -107,6 +109,9 @@ class CgofObjective(PiganObjective):
             terms = self.terms(traced, images, micro, at)
         for name, (weight, values) in terms.items():
             total, report[f"Loss/G/{name}"] = total + share * weight * values, values
+        if self.settings.photo_weight:
+            values = self.off_colour(images, micro)
+            total, report["Loss/G/photo"] = total + self.settings.photo_weight * values, values
         if micro.first:
             report |= scene.statistics(micro.g_cameras, micro.resolution)
         yield Loss(total, report)
@@ -131,6 +136,12 @@ class CgofObjective(PiganObjective):
         if self.regressor is not None:
             found |= self._read_terms(self.regressor, traced, images, micro)
         return {name: (weight, values) for name, (weight, values) in found.items() if weight > 0}
+
+    def off_colour(self, images: Tensor, micro: MicroBatch) -> Tensor:
+        """Returns how much the colours of images [b, 3, R, R] differ from those of the surface asked for, [b]."""
+        with torch.no_grad():
+            found = self.G.surface.painted(micro.g_z, micro.g_cameras, (micro.resolution, micro.resolution))
+        return off_colour(images, found.values, found.share)
 
     def _normals(self, traced: Traced, at: StepContext) -> Tensor:
         assert at.draws is not None

@@ -33,7 +33,7 @@ class GeneratorConfig(base.GeneratorConfig):
     widths: tuple[int, ...]  # features per splat and level; the first is the transformer's width
     first_blocks: int  # transformer blocks before level 0; one more before each further level
     num_heads: int  # attention heads of a transformer block
-    map_depth: int = 2  # layers of the mapping network
+    map_depth: int = 2  # layers of the mapping network; 0: a w is the latent itself, scaled to unit mean square
     point_encoding: str = "fourier+table"  # second half: a table read at the point (published), or a code per point
     coarse_log_scale: float = -5.0  # where the ln scale of a coarse anchor starts, world units
     camera_embedding: bool = True  # keep the mapping's (published, always zero) camera input
@@ -43,9 +43,16 @@ class GeneratorConfig(base.GeneratorConfig):
     start: str = "published"  # or "surface": how it looks before it has learnt anything, see networks/start.py
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "z_dim", "w_dim", "num_points", "first_blocks", "num_heads", "map_depth"):
+        for name in ("resolution", "z_dim", "w_dim", "num_points", "first_blocks", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be 1 or more")
+        if self.map_depth < 0:
+            raise ValueError(f"generator.map_depth={self.map_depth} must be 0 or more")
+        if not self.map_depth and (self.z_dim != self.w_dim or self.camera_embedding):
+            raise ValueError(
+                f"generator.map_depth=0: a w is the latent, so w_dim={self.w_dim} must be z_dim={self.z_dim}, and "
+                "there is no camera_embedding"
+            )
         if min((*self.ratios, *self.widths), default=0) < 1:
             raise ValueError(f"ratios {self.ratios} and widths {self.widths} must be 1 or more")
         if len(self.ratios) != len(self.widths) or len(self.ratios) < 2 or self.ratios[0] != 1:

@@ -27,7 +27,7 @@ from training.networks.discriminator import Discriminator, DiscriminatorConfig
 # fmt: off
 OPTIONS = (
     Option(("--gaussian-num-pts",), "generator.num_points", "points of the coarsest level", least=2),
-    Option(("--map-depth",), "generator.map_depth", "layers of the generator's mapping network", least=1),
+    Option(("--map-depth",), "generator.map_depth", "layers of the mapping network; 0: w is the latent", least=0),
     *STYLEGAN2_DISCRIMINATOR,
     *ADVERSARIAL_OPTIONS,
     Option(("--use-multiview-reg", "--use-multivew-reg"), "objective.multiview", "several views of each scene a step"),
@@ -38,6 +38,7 @@ OPTIONS = (
     Option(("--recon",), "objective.recon_weight", "weight of the difference of its coefficients asked and found"),
     Option(("--recon-from-kimg",), "objective.recon_from_kimg", "thousands of images after which that weight grows"),
     Option(("--surface",), "objective.surface_weight", "weight of the distance of what is seen from its surface"),
+    Option(("--photo",), "objective.photo_weight", "weight of the difference of its colours from those of the surface"),
     Option(("--regressor",), "objective.regressor", "network that reads coefficients, of fit_regressor.py"),
 )
 
@@ -51,7 +52,7 @@ ALARMS = (
 
 CURVES = (
     ("Regularisers of G", ("Loss/G/center", "Loss/G/knn")),
-    ("Control", ("Loss/G/recon", "Loss/G/surface")),
+    ("Control", ("Loss/G/recon", "Loss/G/surface", "Loss/G/photo")),
     PENALTY_CURVE,
     SPLAT_CURVE,
     DENSITY_CURVE,

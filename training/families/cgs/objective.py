@@ -30,6 +30,7 @@ class CgsObjectiveConfig(AnchoredConfig):
     recon_weight: float = 0.0  # of the difference of coefficients asked and read off the pictures; needs controls
     recon_from_kimg: float = 0.0  # images, in thousands, after which that weight grows, see `losses.late_share`
     surface_weight: float = 0.0  # of the distance of pictures' depth from the surface that was asked for; likewise
+    photo_weight: float = 0.0  # of the difference of colours from those of that surface; likewise
     regressor: str = ""  # file of the network that reads coefficients; "": the one that fit_regressor.py keeps
 
     @property
@@ -50,9 +51,9 @@ class CgsObjectiveConfig(AnchoredConfig):
             )
 
     def _check_control(self, config: RunConfig) -> None:
-        check_finite(("--recon", self.recon_weight), ("--surface", self.surface_weight))
-        check_finite(("--recon-from-kimg", self.recon_from_kimg))
-        for flag, weight in (("--recon", self.recon_weight), ("--surface", self.surface_weight)):
+        weights = (("--recon", self.recon_weight), ("--surface", self.surface_weight), ("--photo", self.photo_weight))
+        check_finite(*weights, ("--recon-from-kimg", self.recon_from_kimg))
+        for flag, weight in weights:
             if weight and not config.generator.controls:
                 raise ValueError(f"{flag}={weight}: needs a latent of named blocks, --controls=procedural or a file")
         if self.recon_weight:
@@ -87,18 +88,25 @@ class CgsObjective(AnchoredObjective):
             z = micro.g_z.repeat_interleave(views, dim=0)
             errors = [(values - blocks.take(z, name)).abs().mean(1) for name, values in read.items()]
             terms["recon"] = share * settings.recon_weight, torch.stack(errors).sum(0).view(-1, views).mean(1)
-        if settings.surface_weight:
-            terms["surface"] = settings.surface_weight, self._off_surface(rendering, micro)
+        weights = {"surface": settings.surface_weight, "photo": settings.photo_weight}
+        if any(weights.values()):
+            values = self._off_surface(rendering, micro)
+            terms |= {name: (weight, values[name]) for name, weight in weights.items() if weight}
         return terms
 
-    def _off_surface(self, rendering: Rendering, micro: MicroBatch) -> Tensor:
-        """Returns how far the light of the pixels that show the surface comes from it, world units, [b]."""
+    def _off_surface(self, rendering: Rendering, micro: MicroBatch) -> dict[str, Tensor]:
+        """Returns what pictures lack of the surface that was asked for, means over the pixels that it covers, [b].
+
+        "surface": how far from it their light comes, world units; "photo": how much their colours differ from its.
+        """
         batch, views, _, *size = rendering.depth.shape
         surface: Any = self.G.surface
         with torch.no_grad():
-            vertices = surface.vertices(surface.shape(micro.g_z)).repeat_interleave(views, dim=0)
-            found = surface.drawn(vertices, micro.g_cameras.reshape(batch * views), tuple(size))
-            asked, mask = found.depth.view(batch, views, *size), found.mask.view(batch, views, *size)
-        alpha, depth = rendering.alpha[:, :, 0], rendering.depth[:, :, 0]
-        away = (depth - alpha * asked).abs() + CLEAR * (1 - alpha)
-        return (away * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+            found = surface.painted(micro.g_z, micro.g_cameras, tuple(size))
+        alpha, depth = rendering.alpha[:, :, 0].flatten(0, 1), rendering.depth[:, :, 0].flatten(0, 1)
+        away = (depth - alpha * found.depth).abs() + CLEAR * (1 - alpha)
+        values = {
+            "surface": losses.masked_mean(away, found.share > losses.WHOLE),
+            "photo": losses.off_colour(rendering.image.flatten(0, 1), found.values, found.share),
+        }
+        return {name: value.view(batch, views).mean(1) for name, value in values.items()}

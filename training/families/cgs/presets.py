@@ -102,9 +102,9 @@ PRESETS = {
 
 _TINY = PRESETS["tiny"]
 PRESETS["cgs-control-tiny"] = Preset(  # 49 numbers of the procedural head, and 79 for what it does not describe
-    generator=_TINY.generator.changed(controls="procedural"),
+    generator=_TINY.generator.changed(controls="procedural", map_depth=0),
     discriminator=_TINY.discriminator,
-    objective=_TINY.objective.changed(recon_weight=1.0, recon_from_kimg=4.0, surface_weight=5.0),
+    objective=_TINY.objective.changed(recon_weight=1.0, recon_from_kimg=2.0, surface_weight=5.0, photo_weight=10.0),
     run=RunFields(  # a mirrored face has other coefficients
         **{**_TINY.run, "total_kimg": 40, "batch": 8, "batch_gpu": 8, "mirror": False}
     ),

@@ -201,6 +201,17 @@ def test_synthesis_refuses_what_is_not_a_ws(shape):
         awake().mapping(torch.randn(3, 1, 24))
 
 
+def test_without_layers_a_w_is_the_latent_at_unit_mean_square():
+    G, z = awake(TINY.changed(w_dim=TINY.z_dim, map_depth=0)), latents()
+    torch.testing.assert_close(G.mapping(z)[:, 0], z / z.square().mean(1, keepdim=True).sqrt())
+    scene = G.synthesis(G.mapping(z))
+    assert not torch.equal(scene.means[0], scene.means[1])
+    with pytest.raises(ValueError, match="map_depth=0: a w is the latent, so w_dim=16 must be z_dim=24"):
+        TINY.changed(map_depth=0)
+    with pytest.raises(ValueError, match=r"map_depth=-1 must be 0 or more"):
+        TINY.changed(map_depth=-1)
+
+
 def test_bfloat16_is_close_to_float32():
     G, z = awake(), latents()
     exact = fields(G.synthesis(G.mapping(z)))
