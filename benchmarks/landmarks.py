@@ -1,4 +1,4 @@
-"""Trains the finder of landmarks behind `head_check<N>` on ray-cast heads, sound and faulty ones.
+"""Trains the finder of landmarks behind `head_check<N>` on ray-cast heads, sound and faulty ones, and on expressions.
 
     python -m benchmarks.landmarks                     # writes metrics/landmarks.npz
     python -m benchmarks.head_check                    # then validates the metric
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metrics.landmarks import CELL, KINDS, SIZE, WEIGHTS, LandmarkNet, save_weights
-from training.data.synthetic.features import FAULTS, Truths, render_truths
+from training.data.synthetic.expression_features import render_expression_truths
+from training.data.synthetic.features import FAULTS, Truths, joined, render_truths
 from training.data.synthetic.synthesize import sample_cameras
 from training.data.synthetic.traits import CameraSpread
 
@@ -49,6 +50,11 @@ def truths(count: int, cache: Path | None) -> Truths:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **vars(found))
     return found
+
+
+def expressions(indices: range) -> Truths:
+    """Returns heads with expressions with known truth, as pictures `indices` of all; none has a fault."""
+    return render_expression_truths(SEED, indices, sample_cameras(SEED, indices, SPREAD).labels.numpy(), SIZE)
 
 
 def directions(count: int) -> Tensor:
@@ -229,13 +235,14 @@ def train(data: Truths, steps: int) -> LandmarkNet:
 @click.command()
 @click.option("--out", default=str(WEIGHTS), show_default=True, type=click.Path(path_type=Path))
 @click.option("--heads", default=8000, show_default=True, help="Ray-cast for training.")
-@click.option("--steps", default=1000, show_default=True, help=f"Of {BATCH} pictures.")
+@click.option("--others", default=4000, show_default=True, help="Heads with expressions for training.")
+@click.option("--steps", default=1500, show_default=True, help=f"Of {BATCH} pictures.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder that keeps the ray-cast pictures.")
-def main(out: Path, heads: int, steps: int, cache: Path | None) -> None:
+def main(out: Path, heads: int, others: int, steps: int, cache: Path | None) -> None:
     """Train the finder and write its weights."""
     started = time.perf_counter()
-    data = truths(heads, cache)
-    print(f"{heads} heads after {time.perf_counter() - started:.0f} s", flush=True)
+    data = joined(truths(heads, cache), expressions(range(heads, heads + others)))
+    print(f"{heads} + {others} heads after {time.perf_counter() - started:.0f} s", flush=True)
     save_weights(train(data, steps), out)
     print(f"{out}: {out.stat().st_size / 1e3:.0f} kB after {time.perf_counter() - started:.0f} s")
 

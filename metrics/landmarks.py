@@ -3,8 +3,8 @@
 Each map of the network sees 17 x 17 px around a place and nothing else, so that an eye is found where one is drawn and
 not where the pose says that one should be. The pose has layers of its own, which see the whole picture. Places come as
 in CenterNet (Zhou et al. 2019, "Objects as Points"): peaks of a map, and offsets within their cells. It was trained on
-ray-cast heads, also on ones without eyes, with one or three, with two mouths, smeared and noisy
-(benchmarks/landmarks.py), and knows those alone: not photographs.
+ray-cast heads, also on ones without eyes, with one or three, with two mouths, smeared and noisy, and on heads with
+expressions (benchmarks/landmarks.py), and knows those alone: not photographs.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from metrics import MetricUnavailable, compute_metric
 from metrics.head_check import HEAD_HEIGHT, NEAR, PLACES, judge, triangulate
 from metrics.landmarks import KINDS, MAX_PEAKS, WEIGHTS, Found, LandmarkNet, load_finder, read_network, save_weights
 from tests.metrics.toys import ToyGenerator, write_dataset
+from training.data.synthetic.expression_features import render_expression_truths
 from training.data.synthetic.features import FAULTS, features_of, render_truths
 from training.data.synthetic.heads import build_head
 from training.data.synthetic.synthesize import sample_cameras, synthesize_heads
@@ -130,10 +131,14 @@ def test_an_eye_is_judged_by_what_is_near_it():
     assert rows.min() >= 24 and rows.max() <= 40 and columns.min() >= 24 and columns.max() <= 40
 
 
-@pytest.fixture(scope="module")
-def truths():
+@pytest.fixture(scope="module", params=["heads", "expressions"])
+def truths(request):
     labels = sample_cameras(901, range(HEADS)).labels.double().numpy()
-    return render_truths(901, range(HEADS), ["none"] * HEADS, labels, 64), Cameras.from_labels(torch.tensor(labels))
+    if request.param == "heads":
+        found = render_truths(901, range(HEADS), ["none"] * HEADS, labels, 64)
+    else:
+        found = render_expression_truths(901, range(HEADS), labels, 64)
+    return found, Cameras.from_labels(torch.tensor(labels))
 
 
 def test_finds_what_is_seen_where_it_is(truths):

@@ -250,6 +250,14 @@ def _parts(g: Grid) -> dict[str, Tensor]:
     }
 
 
+def features() -> Tensor:
+    """Returns how much of every vertex belongs to the eye at -x, to the other, and to the mouth: [3, V], 0..1."""
+    g = grid()
+    parts, left = _parts(g), (g.points[:, 0] < 0).to(g.points)
+    mouth = torch.maximum(parts["lip"], parts["inside"])
+    return torch.stack([parts["eye"] * left, parts["eye"] * (1 - left), mouth]).float()
+
+
 def _albedo(g: Grid) -> tuple[Tensor, Tensor]:
     """Returns the mean RGB [V, 3], and what one standard deviation of each of TEXTURE adds [6, V, 3]."""
     parts = _parts(g)

@@ -80,7 +80,7 @@ def _ball(columns: int = 24, rows: int = 16) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _everything() -> Tensor:
+def everything() -> Tensor:
     """Returns the triangles [F, 3] of head, neck and shoulders."""
     head, (points, ball) = grid(), _ball()
     first = len(head.points)
@@ -98,7 +98,7 @@ def _with_hair(looks: Looks, vertices: Tensor, colours: Tensor) -> tuple[Tensor,
 
 
 def surfaces(looks: Looks) -> tuple[Tensor, Tensor]:
-    """Returns the vertices [N, V, 3], world units, and lit colours [N, V, 3] of whole heads: see `_everything`."""
+    """Returns the vertices [N, V, 3], world units, and lit colours [N, V, 3] of whole heads: see `everything`."""
     model, (ball, _) = procedural_head(), _ball()
     head, colours = model.vertices(looks.identity, looks.expression), model.colours(looks.texture)
     skin = model.colours(looks.texture)[:, model.landmarks[29:30]]  # of the nose
@@ -107,7 +107,7 @@ def surfaces(looks: Looks) -> tuple[Tensor, Tensor]:
     vertices = torch.cat([head, *(part.expand(len(head), -1, -1) for part in parts)], dim=1)
     plain = [colour.expand(-1, len(ball), -1) for colour in (skin, looks.shirt[:, None])]
     colours = torch.cat([colours, *plain], dim=1)
-    return vertices, lit(colours, vertex_normals(vertices, _everything()), looks.illumination)
+    return vertices, lit(colours, vertex_normals(vertices, everything()), looks.illumination)
 
 
 def render(looks: Looks, cameras: Cameras, resolution: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,7 +117,7 @@ def render(looks: Looks, cameras: Cameras, resolution: int, samples: int) -> tup
     the mean camera z [N, 1, R, R] of what is covered.
     """
     vertices, colours = surfaces(looks)
-    found = paint(rasterize(vertices, _everything(), cameras, resolution * samples), _everything(), colours, samples)
+    found = paint(rasterize(vertices, everything(), cameras, resolution * samples), everything(), colours, samples)
     mask = found.share[:, None]
     return torch.where(mask > 0, found.values.clamp(0, 1), 1.0), mask, found.depth[:, None]
 

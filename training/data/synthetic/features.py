@@ -138,6 +138,11 @@ class Truths:
     areas: np.ndarray  # float32 [N, K] seen pixels of R x R; inf for a chin
 
 
+def joined(*parts: Truths) -> Truths:
+    """Returns all pictures of some parts, one after the other."""
+    return Truths(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
+
 def render_truths(
     seed: int, indices: Sequence[int], faults: Sequence[str], labels: np.ndarray, resolution: int, samples: int = 2
 ) -> Truths:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gaussian import Cameras
+from training.data.synthetic.expression_features import render_expression_truths
 from training.data.synthetic.expressions import parameters, render, sample_looks
 from training.data.synthetic.synthesize import sample_cameras, synthesize_heads
+from training.data.synthetic.traits import CameraSpread
 from training.dataset import ImageDataset
-from training.morphable.head import SPREAD, procedural_head
+from training.morphable.head import EXPRESSION, SPREAD, procedural_head
 
 
 def test_a_set_has_the_parameters_of_its_pictures(tmp_path: Path) -> None:
@@ -53,3 +56,22 @@ def test_an_expression_changes_the_picture_where_it_should() -> None:
     before, after = (render(part, camera, 32, 1)[0] for part in (looks, opened))
     changed = (before - after).abs().amax(1)[0]
     assert changed[16:].max() > 0.2 and changed[:12].max() < 0.02  # below the nose, and the forehead
+
+
+def test_what_is_seen_of_eyes_and_mouths_follows_the_expression() -> None:
+    count = 64
+    labels = geometry_labels(count)
+    truths = render_expression_truths(3, range(count), labels, 64)
+    assert (truths.kinds[:, :4] == [0, 0, 1, 2]).all() and (truths.kinds[:, 4:] == -1).all()
+    asked = sample_looks(3, range(count)).expression.numpy()
+    for mode, areas in (("mouth open", truths.areas[:, 2]), ("eyes closed", -truths.areas[:, :2].sum(1))):
+        assert np.corrcoef(asked[:, EXPRESSION.index(mode)], areas)[0, 1] > 0.6, mode
+    left, right, mouth, chin = truths.places[:, :4].transpose(1, 0, 2)
+    assert (left[:, 0] < right[:, 0]).all() and (left[:, 1] < mouth[:, 1]).all() and (mouth[:, 1] < chin[:, 1]).all()
+
+
+def geometry_labels(count: int) -> np.ndarray:
+    """Labels of one camera in front of all heads."""
+    straight = sample_cameras(0, range(1), CameraSpread(yaw_std=0.0, pitch_std=0.0, roll_std=0.0))
+    labels: np.ndarray = straight.labels.numpy().repeat(count, 0)
+    return labels
