@@ -72,6 +72,7 @@ def test_wheel_holds_all_sources_and_nothing_else(wheel):
     assert {"gaussian/csrc/splat.cpp", "gaussian/csrc/types.h", "training/data/csrc/unfilter.cpp"} <= set(names)
     assert {"torch_utils/csrc/pool.h", "torch_utils/csrc/edge_ops.cpp", "metrics/landmarks.npz"} <= set(names)
     assert {"training/fields/csrc/network.cpp", "training/fields/csrc/kernels.h"} <= set(names)
+    assert "training/morphable/csrc/mesh.cpp" in names
 
 
 def test_wheel_says_what_it_is(wheel):

@@ -1,7 +1,8 @@
-"""Draws triangle meshes by a z-buffer, in plain tensor operations: which triangle a pixel shows, where, how far away.
+"""Draws triangle meshes by a z-buffer: which triangle a pixel shows, where, how far away.
 
 There is no gradient: what is drawn guides samples and is compared with, and stays as it is. Every triangle asks the
-pixels of its own window alone, so that the work grows with the triangles and with what they cover.
+pixels of its own window alone, so that the work grows with the triangles and with what they cover. On CPUs native code
+draws in float32 (`native_mesh`); plain tensor operations are its twin, and what runs everywhere else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gaussian import Cameras, SceneRecord
+from training.morphable import native_mesh
 
 NEAREST = 1e-3  # world units before the camera at which triangles end
 ROUNDING = 1e-6  # of barycentric weights: neighbours both claim their common edge, so that no pixel falls between
@@ -58,7 +60,10 @@ def rasterize(
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     if tuple(cameras.shape) != (batch,):
         raise ValueError(f"cameras must have leading shape [{batch}], got {list(cameras.shape)}")
-    setup = _set_up(vertices, triangles, cameras, (width, height))
+    xy, z = _projected(vertices, cameras, (width, height))
+    if budget is None and native_mesh.usable(vertices):
+        return Fragments(*native_mesh.draw(xy, z, triangles, (height, width), NEAREST, ROUNDING))
+    setup = _set_up(xy, z, triangles, (width, height))
     tri, column, row, spoilt = _candidates(setup, budget)
     weights = _barycentric(setup.xy[tri], torch.stack([column, row], dim=-1).to(vertices.dtype))
     inside = (weights >= -ROUNDING).all(-1)
@@ -72,11 +77,16 @@ def rasterize(
     return _resolved(setup, owner.view(batch, height, width), count, spoilt)
 
 
-def _set_up(vertices: Tensor, triangles: Tensor, cameras: Cameras, size: tuple[int, int]) -> _Setup:
-    place, z = cameras.project(vertices)  # [B, V, 2], [B, V]
+def _projected(vertices: Tensor, cameras: Cameras, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Returns vertices in pixels [B, V, 2], the centre of the first being 0, and their camera z [B, V]."""
+    place, z = cameras.project(vertices)
     edge = torch.stack([place.new_full((), length) for length in size])  # width, height; a tensor of them would wait
-    xy = (place * edge - 0.5)[:, triangles].flatten(0, 1)  # [M, 3, 2]
-    z = z[:, triangles].flatten(0, 1)
+    return place * edge - 0.5, z
+
+
+def _set_up(xy: Tensor, z: Tensor, triangles: Tensor, size: tuple[int, int]) -> _Setup:
+    edge = torch.stack([xy.new_full((), length) for length in size])
+    xy, z = xy[:, triangles].flatten(0, 1), z[:, triangles].flatten(0, 1)  # [M, 3, 2], [M, 3]
     low = xy.amin(1).ceil().clamp(min=0).minimum(edge)
     high = xy.amax(1).floor().clamp(min=-1).minimum(edge - 1)
     area = _cross(xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0])

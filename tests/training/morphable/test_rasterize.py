@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gaussian import Cameras
 from tests.training.families.cgof.golden import GOLDEN, stand_in
+from training.morphable import native_mesh
 from training.morphable.head import procedural_head
 from training.morphable.rasterize import close_holes, interpolate, rasterize
 
@@ -78,6 +79,21 @@ def test_a_batch_is_its_samples_and_a_budget_changes_nothing_or_shows() -> None:
     wide = rasterize(vertices, triangles, seen, (8, 16))
     square = seen.crop((0.0, -0.5, 1.0, 1.5))  # twice as high, padded
     assert torch.equal(rasterize(vertices, triangles, square, 16).triangle[:, 4:12], wide.triangle)
+
+
+@pytest.mark.skipif(not native_mesh.usable(torch.zeros(1)), reason="no compiler")
+@pytest.mark.parametrize("size", [0.02, 0.3])
+def test_native_code_draws_what_tensors_draw(size: float) -> None:
+    model, (points, facets) = procedural_head(), soup(60, size)
+    seen = cameras(2).to(dtype=torch.float32)
+    for vertices, triangles in ((points.float(), facets), (model.shape.expand(2, -1, -1), model.triangles)):
+        native, tensors = (rasterize(vertices, triangles, seen, (40, 56), budget) for budget in (None, 500_000))
+        same = native.triangle == tensors.triangle
+        assert same.float().mean() > 0.999 and native.mask.any()  # on an edge either neighbour may win
+        torch.testing.assert_close(native.depth, tensors.depth, rtol=0, atol=1e-5)  # 2.7 away; worst seen 7e-7
+        torch.testing.assert_close(native.weights[same], tensors.weights[same], rtol=0, atol=1e-5)  # worst seen 3e-7
+    beyond = rasterize(torch.full((1, 3, 3), torch.nan), torch.tensor([[0, 1, 2]]), seen[:1], 8)
+    assert not beyond.mask.any() and not beyond.depth.any() and not beyond.weights.any()
 
 
 def test_the_head_has_no_cracks() -> None:
