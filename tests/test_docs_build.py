@@ -8,7 +8,14 @@ from PIL import Image
 from dnnlib import ROOT
 from docs.build import FIGURES, main
 
-MADE_FROM_TRAINED_NETWORKS = {"heads-tiny", "heads-pigan", "heads-epigraf", "learning-heads", "comparison-tiny"}
+MADE_FROM_TRAINED_NETWORKS = {
+    "heads-demo",
+    "heads-tiny",
+    "heads-pigan",
+    "heads-epigraf",
+    "learning-heads",
+    "comparison-tiny",
+}
 
 
 def test_every_picture_of_the_readme_is_made(checkpoint_path, tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,15 +18,22 @@ import train
 from gaussian import Rendering
 from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
 from tests.families.small_cgof import small_regressor
+from tests.torch_utils.ranks import run_ranks
+from torch_utils.training_stats import Collector
 from training import losses, presets
 from training.checkpoint import load_generator
 from training.control.blocks import Blocks
 from training.control.surface import Surface
 from training.data.synthetic import expressions
+from training.dataset import ImageDataset
+from training.families.cgs.generator import Generator
 from training.families.cgs.objective import CLEAR, CgsObjective
 from training.morphable.head import procedural_head
 from training.morphable.model import MODEL_BLOCKS
 from training.morphable.rasterize import Painting
+from training.networks.discriminator import Discriminator
+from training.samples import SampleStream
+from training.step import GanStep
 
 CONTROL = ("--preset=micro", "--controls=procedural", "--recon=1", "--surface=5", "--photo=5",
            "--batch=4", "--batch-gpu=4", "--mbstd-group=4")  # fmt: skip
@@ -49,6 +59,35 @@ def test_it_trains_and_resumes_bit_equal(heads: Path, regressor: Path, whole: Pa
     run(train.main, *arguments, "--kimg=0.008", "--resume=latest")
     found = {nimg: path for folder in tmp_path.iterdir() for nimg, path in snapshots(folder).items()}
     assert_equal(found[8], snapshots(whole)[8])
+
+
+def steps(rank: int, heads: str, regressor: str) -> dict[str, np.ndarray]:
+    """Networks after two steps of two micro-batches, in which all terms of control count."""
+    config = presets.resolve("micro", data="")
+    config = dataclasses.replace(
+        config, batch=8, batch_gpu=4, discriminator=config.discriminator.changed(minibatch_std_group=4),
+        generator=config.generator.changed(controls="procedural", map_depth=0),
+        objective=config.objective.changed(
+            recon_weight=1.0, surface_weight=5.0, photo_weight=10.0, regressor=regressor
+        ),
+    )  # fmt: skip
+    dataset = ImageDataset(heads)
+    torch.manual_seed(0)
+    G, D = Generator(config.generator), Discriminator(config.discriminator)
+    objective = CgsObjective(config, G, D)
+    step = GanStep(config, G, objective, {name: copy.deepcopy(G) for name in objective.averages()}, Collector())
+    stream = SampleStream(config, torch.from_numpy(dataset.labels), G.z_dim, torch.device("cpu"))
+    for number, nimg in enumerate((0, 8)):
+        step.run(number, nimg, stream.micro_batches(nimg, dataset.load(stream.items(nimg))))
+    modules = {"G": G, "D": D, **step.averaged}
+    return {f"{name}.{key}": v.numpy() for name, module in modules.items() for key, v in module.state_dict().items()}
+
+
+def test_two_ranks_take_the_steps_of_one_process_to_the_bit(heads: Path, regressor: Path) -> None:
+    alone = steps(0, str(heads), str(regressor))
+    for shared in run_ranks(2, steps, str(heads), str(regressor)):
+        assert isinstance(shared, dict), shared
+        assert [name for name, value in alone.items() if not np.array_equal(value, shared[name])] == []
 
 
 def test_its_blocks_are_filmed(whole: Path, tmp_path: Path) -> None:
