@@ -236,6 +236,8 @@ def main(
         memory.keep_freed_memory()  # frames are all of one size
         look = video.Look(resolution, video.shown_background(G, background), show, video.view_of(G, inspection))
         heads = head_choice.heads(G)
+        if fix_subject:
+            heads = heads.repeated(columns * rows)
         heads_per_cell = shared_among(columns * rows, len(heads.names), grid)
         if controlled:
             heads_per_cell = controlled.num_keys(G, heads, columns * rows)

@@ -14,6 +14,9 @@ def _case(name: str, argv: str, message: str, outdir: str = "{TMP}/runs", **more
 CASES = [
     _case("kimg is not a number that ends", "--kimg=inf", "--kimg=inf: must be finite"),
     _case("kimg is NaN", "--kimg=nan", "--kimg=nan: must be finite"),
+    _case("colours of a surface without one", "--photo=1", "--photo=1.0: needs a latent of named blocks"),
+    _case("blocks that nothing asks for", "--controls=procedural", "nothing asks for its blocks; give --photo"),
+    _case("a model that is not there", "--controls=none.npz --photo=1", "--controls=none.npz: no such file"),
     _case("kimg is negative", "--kimg=-3", "--kimg=-3.0: must be finite and greater than 0"),
     _case("tick of nothing", "--tick=0", "--tick=0.0: must be finite and greater than 0"),
     _case("learning rate is negative", "--glr=-0.1", "--glr=-0.1: must be finite and greater than 0"),

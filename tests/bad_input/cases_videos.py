@@ -27,6 +27,8 @@ _FRONTAL = [1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 2.7, 0, 0, 0, 1]
 CASES = [
     _film("heads that fill no grid", "--seeds=0-3", "--grid=3x1", message="--grid=3x1 has 3 cells: 4 heads"),
     _film("seeds that are no numbers", "--seeds=x", message="--seeds=x: 'x' is not a list of whole numbers"),
+    _film("a block of a network without any", "--control=expression", message="--control=expression: the latents of this network have no"),
+    _film("keys without a block", "--key-expressions=keys.json", message="--key-expressions goes with --control=BLOCK"),
     _film("a grid of one number", "--grid=2", message="--grid=2: '2' is not a grid"),
     _film("an unknown path of the camera", "--path=square", message="--path=square: camera path 'square' does not exist"),
     _film("no such file of cameras", "--path={TMP}/none.json", message="none.json: no such file of cameras"),

@@ -107,6 +107,8 @@ def test_films_change_one_block_alone(whole: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / f"{network.stem}-expression-grid.png").size == (3 * 8 * 3, 2 * 8)
     assert "pose.mp4" in run(gen_videos.main, *film, "--seeds=0", "--control=pose")
     assert "identity.mp4" in run(gen_videos.main, *film, "--seeds=0-1", "--control=identity")
+    same = ("--seeds=5", "--grid=2x1", "--control=texture", "--fix-subject")  # one head in two cells
+    assert "texture.mp4" in run(gen_videos.main, *film, *same)
     for options, reason in (
         (("--control=mood",), "--control=mood: legal are pose, identity, expression, background, texture"),
         (("--fix-subject",), "--fix-subject goes with --control=BLOCK"),
@@ -114,6 +116,7 @@ def test_films_change_one_block_alone(whole: Path, tmp_path: Path) -> None:
         (("--control=expression", "--interpolate=z"), "so --interpolate=z means nothing"),
         (("--control=texture", f"--key-expressions={tmp_path / 'keys.json'}"), "legal is [[6 numbers], ...]"),
         (("--control=texture", "--key-expressions=none.json"), "--key-expressions=none.json: no such file"),
+        (("--control=identity",), "so --seeds must name at least 2, and names 1"),
     ):
         assert reason in " ".join(run(gen_videos.main, *film, "--seeds=0", *options, code=1).split())
 

@@ -195,14 +195,15 @@ def read_regressor(path: str | os.PathLike[str]) -> tuple[Regressor, dict[str, A
     try:
         record = torch.load(path, map_location="cpu", weights_only=True)
         if record["format"] != FORMAT:
-            raise ValueError(f"its format is {record['format']}, and {FORMAT} is read")
+            raise ValueError("another format")
         regressor = Regressor(RegressorConfig(**record["config"]))
         regressor.load_state_dict(record["state"])
     except FileNotFoundError:
         raise ValueError(f"--regressor={path}: no such file; fit_regressor.py makes one") from None
     except Exception as error:  # whatever an arbitrary file makes torch.load raise
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--regressor={path}: not a regressor as fit_regressor.py writes it ({reason})") from error
+        raise ValueError(
+            f"--regressor={path}: not a regressor of format {FORMAT}, as fit_regressor.py writes it"
+        ) from error
     return regressor.eval().requires_grad_(False), record["errors"]
 
 
@@ -211,16 +212,15 @@ def default_path(model_key: str) -> Path:
     return dnnlib.cache_dir("regressors") / f"regressor-{model_key}.pt"
 
 
-def regressor_for(path: str, model: MorphableModel) -> Regressor:
+def regressor_for(path: str, model: MorphableModel, otherwise: str = "name one with --regressor=FILE") -> Regressor:
     """Returns the regressor of a model, from a file, or from where fit_regressor.py keeps it if `path` is "".
 
-    Raises ValueError if there is none, or if it is one of another model.
+    Raises ValueError if there is none, or if it is one of another model. otherwise: says what else can be done.
     """
     place = path or default_path(model.key)
     if not path and not Path(place).exists():
         raise ValueError(
-            f"there is no regressor of this morphable model ({place}): run fit_regressor.py, name one with "
-            "--regressor=FILE, or leave out what needs it with --recon=0"
+            f"there is no regressor of this morphable model ({place}): run fit_regressor.py, or {otherwise}"
         )
     regressor, _ = read_regressor(place)
     if regressor.config.model != model.key or regressor.sizes != {b: model.sizes[b] for b in MODEL_BLOCKS}:

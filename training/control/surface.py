@@ -71,7 +71,8 @@ class Surface:
 
     def reader(self, device: torch.device) -> tuple[Callable[[Tensor], Mapping[str, Tensor]], str]:
         """Returns the regressor of the model; see `Controllable.reader`."""
-        return regressor_for("", self.morphable).to(device).blocks, self.morphable.key
+        otherwise = "copy the file there that its --dest names"
+        return regressor_for("", self.morphable, otherwise).to(device).blocks, self.morphable.key
 
     def bind(self, module: nn.Module) -> None:
         """Lets a module's weights name the model, and refuse another one: ValueError as they are loaded."""

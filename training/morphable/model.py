@@ -162,23 +162,24 @@ _INDICES = ("triangles", "landmarks")
 OUTLINE = 17  # landmarks of the usual 68 that are the outline of the face
 
 
-def read_model(path: str | os.PathLike[str]) -> MorphableModel:
+def read_model(path: str | os.PathLike[str], flag: str = "--morphable") -> MorphableModel:
     """Opens an .npz with the arrays of docs/control.md; `write_model` writes one, and nothing in it is run.
 
-    Raises ValueError, with the file's name, for one that cannot be read, lacks an array or has one of a wrong shape.
+    Raises ValueError, with the flag and the file's name, for one that cannot be read, lacks an array or has one of a
+    wrong shape.
     """
     name = str(path)
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = {key: content[key] for key in _ARRAYS if key in content}
     except FileNotFoundError:
-        raise ValueError(f"--morphable={name}: no such file") from None
+        raise ValueError(f"{flag}={name}: no such file") from None
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"--morphable={name}: not an .npz of a morphable model (docs/control.md)") from error
+        raise ValueError(f"{flag}={name}: not an .npz of a morphable model (docs/control.md)") from error
     try:
         return _checked(arrays)
     except ValueError as error:
-        raise ValueError(f"--morphable={name}: {error}") from None
+        raise ValueError(f"{flag}={name}: {error}") from None
 
 
 def _checked(arrays: dict[str, np.ndarray]) -> MorphableModel:

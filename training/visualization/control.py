@@ -60,6 +60,11 @@ class Control:
         self.blocks(G)
         if heads.z is None:
             raise ValueError(f"--control={self.what} changes latents, and --w-file holds none; give --seeds")
+        if self.chains and len(heads.names) < 2 * cells:
+            raise ValueError(
+                f"--control={CHAIN} leads from head to head in every cell of --grid, so --seeds must name at least "
+                f"{2 * cells}, and names {len(heads.names)}; --fix-subject or --key-expressions change {CHAIN} alone"
+            )
         if not self.chains and not self.fix_subject and len(heads.names) != cells:
             raise ValueError(
                 f"--control={self.what} shows one head in each of the {cells} cells of --grid, and --seeds names "
@@ -127,7 +132,7 @@ def read_keys(path: str | Path, count: int) -> Tensor:
     """Reads keys [K, count] from a JSON list of rows. Raises ValueError, with the file's name, for another file."""
     name = f"--key-expressions={path}"
     try:
-        content = parse_json(str(path), Path(path).read_bytes())
+        content = parse_json(name, Path(path).read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file") from None
     rows = content if isinstance(content, list) and content else [None]

@@ -30,6 +30,13 @@ class Heads:
     psi: float = 1.0  # truncation of heads from z
     classes: Tensor | None = None  # [K] int64 of heads from z, where the network knows any
 
+    def repeated(self, count: int) -> Heads:
+        """Returns the first head, so many times."""
+        z, ws, classes = (
+            None if x is None else x[:1].repeat_interleave(count, 0) for x in (self.z, self.ws, self.classes)
+        )
+        return Heads(self.names[:1] * count, z, ws, self.psi, classes)
+
     def __iter__(self) -> Iterator[Heads]:
         """Yields every head alone."""
         for k in range(len(self.names)):

@@ -27,6 +27,7 @@ from training.losses import late_share, off_colour
 from training.morphable.rasterize import interpolate
 from training.samples import MicroBatch, RunConfig
 
+OTHERWISE = "name one with --regressor=FILE, or do without it: --recon=0 --lm3d=0"
 LANDMARK_UNITS = 255.0  # across the image, of landmarks in it
 
 
@@ -82,7 +83,7 @@ class CgofObjectiveConfig(PiganObjectiveConfig):
         if not config.generator.guided and (self.distance_weight or self.background_weight):
             raise ValueError("generator.guided=False: --dist-depr and --bg-depr need the surface; set both to 0")
         if self.reads:
-            regressor_for(self.regressor, config.generator.model())
+            regressor_for(self.regressor, config.generator.model(), OTHERWISE)
 
 
 class CgofObjective(PiganObjective):
@@ -95,7 +96,7 @@ class CgofObjective(PiganObjective):
         super().__init__(config, G, D)
         self.regressor: Regressor | None = None
         if self.settings.reads:
-            self.regressor = regressor_for(self.settings.regressor, G.surface.morphable).to(G.device)
+            self.regressor = regressor_for(self.settings.regressor, G.surface.morphable, OTHERWISE).to(G.device)
 
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Learns from D, as pi-GAN does, and from the surface and the coefficients that were asked for."""

@@ -48,11 +48,12 @@ class GeneratorConfig(base.GeneratorConfig):
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be 1 or more")
         if self.map_depth < 0:
             raise ValueError(f"generator.map_depth={self.map_depth} must be 0 or more")
-        if not self.map_depth and (self.z_dim != self.w_dim or self.camera_embedding):
+        if not self.map_depth and self.z_dim != self.w_dim:
             raise ValueError(
-                f"generator.map_depth=0: a w is the latent, so w_dim={self.w_dim} must be z_dim={self.z_dim}, and "
-                "there is no camera_embedding"
+                f"generator.map_depth=0: a w is the latent, so w_dim={self.w_dim} must be z_dim={self.z_dim}"
             )
+        if not self.map_depth and self.camera_embedding:
+            raise ValueError("generator.map_depth=0: a w is the latent, so camera_embedding must be False")
         if min((*self.ratios, *self.widths), default=0) < 1:
             raise ValueError(f"ratios {self.ratios} and widths {self.widths} must be 1 or more")
         if len(self.ratios) != len(self.widths) or len(self.ratios) < 2 or self.ratios[0] != 1:
@@ -97,7 +98,7 @@ class GeneratorConfig(base.GeneratorConfig):
         """
         if not self.controls:
             return None
-        sizes = block_sizes(self.controls)
+        sizes = block_sizes(self.controls, "--controls")
         rest = self.z_dim - sum(sizes.values())
         if rest < 2:
             raise ValueError(

@@ -54,7 +54,11 @@ class Generator(base.Generator):
             keep_average=True,
         )
         self.blocks = config.blocks
-        self.surface = Surface(morphable_model(config.controls), self.blocks) if self.blocks is not None else None
+        self.surface = (
+            Surface(morphable_model(config.controls, flag="--controls"), self.blocks)
+            if self.blocks is not None
+            else None
+        )
         if self.surface is not None:
             self.surface.bind(self)
         if config.published_keys:  # published training stored it and never read it

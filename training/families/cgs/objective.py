@@ -18,6 +18,7 @@ from training.families.blurred import check_finite
 from training.morphable.models import morphable_model
 from training.samples import MicroBatch, RunConfig
 
+OTHERWISE = "name one with --regressor=FILE, or do without it: --recon=0"
 CLEAR = 0.1  # world units that light counts as away which passes the surface
 
 
@@ -56,8 +57,13 @@ class CgsObjectiveConfig(AnchoredConfig):
         for flag, weight in weights:
             if weight and not config.generator.controls:
                 raise ValueError(f"{flag}={weight}: needs a latent of named blocks, --controls=procedural or a file")
+        if config.generator.controls and not any(weight for _, weight in weights):
+            raise ValueError(
+                f"--controls={config.generator.controls}: nothing asks for its blocks; give --photo, --surface or "
+                "--recon a weight"
+            )
         if self.recon_weight:
-            regressor_for(self.regressor, morphable_model(config.generator.controls))
+            regressor_for(self.regressor, morphable_model(config.generator.controls, flag="--controls"), OTHERWISE)
 
 
 class CgsObjective(AnchoredObjective):
@@ -71,7 +77,7 @@ class CgsObjective(AnchoredObjective):
         super().__init__(config, G, D)
         self.regressor: Regressor | None = None
         if self.settings.recon_weight:
-            self.regressor = regressor_for(self.settings.regressor, G.surface.morphable).to(G.device)
+            self.regressor = regressor_for(self.settings.regressor, G.surface.morphable, OTHERWISE).to(G.device)
 
     def picture_terms(
         self, rendering: Rendering, micro: MicroBatch, at: StepContext
