@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gaussian.cameras import Cameras
-from gaussian.gaussians import Gaussians
+from gaussian.gaussians import LOW_PASS, Gaussians
 from torch_utils import native
 
 SOURCE_DIR = Path(__file__).parent / "csrc"
@@ -33,7 +33,7 @@ class _Problem(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("scenes", "views", "splats", "channels", "height", "width")),
         *((name, ctypes.c_int32) for name in ("color_mode", "threads", "keep")),
-        ("scale_modifier", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("scale_modifier", "low_pass")),
         *((name, ctypes.c_void_p) for name in ("means", "log_scales", "quats", "logits", "colors")),
         *((name, ctypes.c_void_p) for name in ("background", "cam2world", "intrinsics")),
         *((name, ctypes.c_int64) for name in ("rows", "color_rows")),
@@ -100,6 +100,7 @@ def rasterize(
     colors: Tensor | None,  # [B, N, C] or [B, V, N, C], C <= 16; None is the scene's SH, C = 3
     scale_modifier: float,
     subset: slice | Tensor | None = None,  # the splats to draw: rows start:stop, or their numbers (int64)
+    low_pass: float = LOW_PASS,  # square pixels
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns rgb [B, V, C, H, W] over the background, alpha and depth [B, V, 1, H, W]; see `gaussian.render`.
 
@@ -116,7 +117,7 @@ def rasterize(
     else:
         colors = scene.sh[:, :, 0]
     fields = (scene.means, scene.log_scales, scene.quats, scene.opacity_logits, colors, background)
-    settings = _Settings((height, width), mode, float(scale_modifier), subset, of_colors)
+    settings = _Settings((height, width), mode, float(scale_modifier), float(low_pass), subset, of_colors)
     return _Rasterize.apply(*fields, *_matrices(cameras), settings)
 
 
@@ -126,6 +127,7 @@ class _Settings(NamedTuple):
     size: tuple[int, int]  # height and width of the image in pixels
     color_mode: int  # SH_SHARED, COLORS_SHARED or COLORS_PER_VIEW
     scale_modifier: float  # factor on the standard deviations
+    low_pass: float  # square pixels
     subset: slice | Tensor | None  # rows of the splats' fields to draw; None draws all
     color_subset: slice | Tensor | None  # rows of the colours; None where they hold the subset's alone
 
@@ -172,7 +174,7 @@ class _Rasterize(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         problem = _Problem(
             *(scenes, views, _count(settings.subset, means.shape[1]), channels, height, width),
-            *(settings.color_mode, torch.get_num_threads(), keep, settings.scale_modifier),
+            *(settings.color_mode, torch.get_num_threads(), keep, settings.scale_modifier, settings.low_pass),
             *(t.data_ptr() + start * t.shape[-1] * t.element_size() for t, start in zip(inputs, starts, strict=True)),
             *(cam2world.data_ptr(), intrinsics.data_ptr(), means.shape[1], colors.shape[-2]),
             *(None if index is None else index.data_ptr() for index in indices),

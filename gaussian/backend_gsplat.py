@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gaussian.cameras import Cameras
-from gaussian.gaussians import QUAT_EPS, Gaussians
+from gaussian.gaussians import LOW_PASS, QUAT_EPS, Gaussians
 from torch_utils import native
 from torch_utils.constants import kept
 
 NEAR = 0.2  # camera z, world units, below which a splat is dropped
-LOW_PASS = 0.3  # square pixels added to both variances
 ALPHA_CAP = 0.999  # a constant inside gsplat; the published rasteriser has 0.99
 TILES = (8, 16)  # legal pixels along a tile's side
 WARP = 32  # threads that add their gradients together, see `_padded`
@@ -88,6 +87,7 @@ def rasterize(
     colors: Tensor | None,  # [B, N, C] or [B, V, N, C]; None takes the scene's SH
     scale_modifier: float,
     with_depth: bool = True,
+    low_pass: float = LOW_PASS,  # square pixels
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`.
 
@@ -120,7 +120,7 @@ def rasterize(
         width=width,
         height=height,
         near_plane=NEAR,
-        eps2d=LOW_PASS,
+        eps2d=low_pass,
         packed=False,
         tile_size=tile_size(),
         backgrounds=background.contiguous(),  # a depth gets 0 behind it

@@ -15,7 +15,7 @@ box of three standard deviations.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gaussian.cameras import Cameras
-from gaussian.gaussians import Gaussians
+from gaussian.gaussians import LOW_PASS, Gaussians
 from gaussian.rotations import quats_to_matrices
 
 SHAPE_WIDTH = 6  # columns of a splat's row before its features, see `Projection.rows`
@@ -43,7 +43,7 @@ class Settings:
     alpha_cap: float = 0.99  # alpha is limited to this
     alpha_min: float = 1 / 255  # fainter contributions are left out
     near: float = 0.2  # camera z, world units, at or below which a splat is dropped
-    low_pass: float = 0.3  # square pixels added to both variances
+    low_pass: float = LOW_PASS  # square pixels added to both variances
     transmittance_min: float = 1e-4  # a pixel stops before the splat that would take it below
     extent_limit: float = 0.3  # the local affine map is taken at most this far outside the image, in half images
     tile: int = 8  # pixels
@@ -72,8 +72,11 @@ def rasterize(
     colors: Tensor | None,  # [B, N, C] or [B, V, N, C]; None takes the scene's SH
     scale_modifier: float,
     settings: Settings = Settings(),
+    low_pass: float | None = None,  # square pixels, in place of the settings'
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns rgb [B, V, C, H, W], alpha [B, V, 1, H, W] and depth [B, V, 1, H, W]; see `gaussian.render`."""
+    if low_pass is not None:
+        settings = replace(settings, low_pass=low_pass)
     if colors is None:
         colors = scene.colors() if scene.sh_degree == 0 else scene.colors(cameras.positions)
     if colors.ndim == 3:

@@ -17,6 +17,7 @@ from gaussian.rotations import check_rotation, matrices_to_quats, multiply_quats
 from gaussian.scene import SceneRecord
 from gaussian.statistics import scene_statistics
 
+LOW_PASS = 0.3  # square pixels that published rasterisers add to both variances of a splat in an image
 QUAT_EPS = 1e-12  # least norm that a quaternion is divided by; the zero quaternion acts as the identity
 FIELD_WIDTHS = {"means": 3, "log_scales": 3, "quats": 4, "opacity_logits": 1}
 

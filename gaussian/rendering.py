@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import warnings
 from dataclasses import dataclass
 from types import ModuleType
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gaussian.cameras import Cameras
-from gaussian.gaussians import FIELD_WIDTHS, Gaussians
+from gaussian.gaussians import FIELD_WIDTHS, LOW_PASS, Gaussians
 from torch_utils.precision import exact_float32
 
 BACKENDS = ("auto", "torch", "cpu", "gsplat", "diff-gaussian-rasterization")
@@ -47,12 +48,14 @@ def render(
     subset: slice | Tensor | int | None = None,  # draw only these splats, see `Gaussians.rows_of`; an int is a level
     with_depth: bool = True,  # False: depth is [B, V, 0, H, W], and gsplat is spared a channel
     check_finite: bool = True,  # on a CPU, refuse what is NaN or infinite
+    low_pass: float = LOW_PASS,  # square pixels added to the variances that splats have in an image
     backend: str = "auto",  # see `resolve_backend`
 ) -> Rendering:
     """Splats B scenes from V cameras each (3D Gaussian splatting, Kerbl et al. 2023, sections 4 and 6).
 
     A splat reaches exactly the pixels where its alpha is at least 1/255. Focal lengths and principal points are the
-    cameras'. With `colors`, rgb and background have C channels in place of 3.
+    cameras'. With `colors`, rgb and background have C channels in place of 3. The published low pass is as wide as a
+    pixel of a large image: where images are small, it is wider than what a pixel of a photograph averages.
 
     A `subset` renders as `scene.select(subset)` would (colors selected alike), bit for bit. Slices and levels are never
     copied; indices are gathered by all back ends but the native one, which reads through them.
@@ -77,8 +80,14 @@ def render(
         raise ValueError(f"background must broadcast to {expected}, got {list(background.shape)}") from None
     if not scale_modifier > 0:
         raise ValueError(f"scale_modifier must be positive, got {scale_modifier}")
+    if not 0 < low_pass < math.inf:
+        raise ValueError(f"low_pass must be positive and finite, got {low_pass}")
     name = resolve_backend(backend, scene.device, scene.dtype)
     options: dict[str, Any] = {} if with_depth or name != "gsplat" else {"with_depth": False}
+    if low_pass != LOW_PASS:
+        if name == "diff-gaussian-rasterization":
+            raise ValueError(f"back end {name!r} has a low pass of {LOW_PASS}; this scene needs {low_pass}")
+        options["low_pass"] = low_pass
     if subset is not None:
         rows = scene.rows_of(subset)
         if name == "cpu":

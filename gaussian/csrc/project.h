@@ -83,8 +83,9 @@ struct View {
   float r[9], t[3];
   float fx, fy, u0, v0;                // principal point from the image's centre
   float x_low, x_high, y_low, y_high;  // limits on x/z and y/z inside J
+  float low_pass;                      // px^2
 
-  View(const Problem& p, int index) {
+  View(const Problem& p, int index) : low_pass(p.low_pass) {
     const float* m = p.cam2world + static_cast<size_t>(index) * 16;
     const float* k = p.intrinsics + static_cast<size_t>(index) * 9;
     for (int i = 0; i < 3; ++i) {
@@ -140,11 +141,11 @@ static __attribute__((noinline)) Projected project_vector(const View& view, cons
     }
   const F* b = o.axes;
   F xx = b[0] * b[0] + b[1] * b[1] + b[2] * b[2], yy = b[3] * b[3] + b[4] * b[4] + b[5] * b[5];
-  o.xx = xx + LOW_PASS, o.yy = yy + LOW_PASS;
+  o.xx = xx + view.low_pass, o.yy = yy + view.low_pass;
   o.xy = b[0] * b[3] + b[1] * b[4] + b[2] * b[5];
   // xx yy - xy^2 as |b0 x b1|^2: the difference would lose the digits that a needle's determinant consists of.
   F c0 = b[1] * b[5] - b[2] * b[4], c1 = b[2] * b[3] - b[0] * b[5], c2 = b[0] * b[4] - b[1] * b[3];
-  o.det = c0 * c0 + c1 * c1 + c2 * c2 + LOW_PASS * (xx + yy) + LOW_PASS * LOW_PASS;
+  o.det = c0 * c0 + c1 * c1 + c2 * c2 + view.low_pass * (xx + yy) + view.low_pass * view.low_pass;
   o.u = view.fx * o.x_over_z + view.u0;
   o.v = view.fy * o.y_over_z + view.v0;
   return o;

@@ -15,7 +15,6 @@ constexpr int BLOCK = 4;        // pixels; a block is one vector of pixels, and 
 constexpr int BLOCKS = 16;      // blocks per tile
 constexpr int CHUNK = 512;      // splats per item of parallel loops
 constexpr float NEAR_Z = 0.2f;  // world units
-constexpr float LOW_PASS = 0.3f;              // px^2
 constexpr float LIMIT = 0.3f;                 // share of the half image by which x/z may leave the image inside J
 constexpr float MAX_ALPHA = 0.99f;
 constexpr float LOG2_MIN_ALPHA = -7.99435344f;  // log2(1/255)
@@ -30,6 +29,7 @@ struct Problem {
   int32_t scenes, views, splats, channels, height, width;
   int32_t color_mode, threads, keep;  // keep: what the backward needs
   float scale_modifier;
+  float low_pass;  // px^2, added to both variances
   const float *means, *log_scales, *quats, *logits;  // [B, rows, 3], [B, rows, 3], [B, rows, 4], [B, rows]
   const float* colors;                               // [B, color rows, C], or [B, V, color rows, C]
   const float* background;                           // [B, V, C]

@@ -41,14 +41,16 @@ def make_cameras(batch, views, seed, *, cx=0.5, cy=0.5, distance=2.7):
     return Cameras.look_at(position, (0.0, 0.0, 0.0), intrinsics=intrinsics)
 
 
-def run(backend, scene, cameras, size, background, colors, dtype=torch.float32, upstream=None, scale_modifier=1.0):
+def run(
+    backend, scene, cameras, size, background, colors, dtype=torch.float32, upstream=None, scale_modifier=1.0, **options
+):
     """Returns outputs and gradients by name; `upstream` are the outputs' gradients (random ones by default)."""
 
     def leaf(tensor):
         return None if tensor is None else tensor.to(dtype).clone().requires_grad_()
 
     scene, colors, background = scene.map(leaf), leaf(colors), leaf(background)
-    outputs = backend.rasterize(scene, cameras.to(dtype=dtype), *size, background, colors, scale_modifier)
+    outputs = backend.rasterize(scene, cameras.to(dtype=dtype), *size, background, colors, scale_modifier, **options)
     if upstream is None:
         generator = torch.Generator().manual_seed(99)
         upstream = [torch.randn(o.shape, generator=generator, dtype=torch.float64) for o in outputs]
@@ -60,9 +62,9 @@ def run(backend, scene, cameras, size, background, colors, dtype=torch.float32, 
     return result | {f"d{name}": g for name, g in zip(inputs, gradients, strict=True)}
 
 
-def assert_matches_twin(scene, cameras, size, background, colors=None, scale_modifier=1.0):
+def assert_matches_twin(scene, cameras, size, background, colors=None, scale_modifier=1.0, **options):
     fast, slow = (
-        run(backend, scene, cameras, size, background, colors, dtype, scale_modifier=scale_modifier)
+        run(backend, scene, cameras, size, background, colors, dtype, scale_modifier=scale_modifier, **options)
         for backend, dtype in ((backend_cpu, torch.float32), (backend_torch, torch.float64))
     )
     for name, expected in slow.items():
@@ -70,6 +72,12 @@ def assert_matches_twin(scene, cameras, size, background, colors=None, scale_mod
         error = float((fast[name].double() - expected).norm() / expected.norm().clamp_min(1e-12))
         # Worst seen over these tests: 1.1e-6 for images, 1.1e-5 for gradients.
         assert error < (2e-4 if name in GRADIENTS else 2e-5), f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("low_pass", [0.02, 1.5])
+def test_other_low_passes_match_the_twin(low_pass):
+    scene, cameras = make_scene(2, 60, 0.02, 3), make_cameras(2, 2, 4)
+    assert_matches_twin(scene, cameras, (40, 56), uniform(2, 2, 3), low_pass=low_pass)
 
 
 def uniform(*shape, seed=5):

@@ -34,6 +34,16 @@ def gsplat(monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", types.SimpleNamespace(rasterization=stand_in))
 
 
+def test_a_low_pass_is_handed_over(gsplat):
+    scene, cameras = make_scene(1, 40, size=0.002), make_cameras(1, 2)
+    arguments = (scene, cameras, 16, 24, torch.ones(1, 2, 3), None, 1.0)
+    own = backend_torch.Settings(alpha_cap=backend_gsplat.ALPHA_CAP, low_pass=0.05)
+    found, expected = backend_gsplat.rasterize(*arguments, low_pass=0.05), backend_torch.rasterize(*arguments, own)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)  # the stand-in's cameras go through two inverses
+    assert (found[1] - backend_gsplat.rasterize(*arguments)[1]).abs().max() > 0.05
+
+
 @pytest.mark.parametrize("with_depth", [True, False])
 def test_what_is_handed_over_gives_the_reference_image(gsplat, with_depth):
     scene, cameras = make_scene(2, 40, coefficients=4), make_cameras(2, 3, cx=0.42, fy=3.7, roll=0.4)

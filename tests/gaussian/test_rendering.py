@@ -206,6 +206,7 @@ def test_backgrounds_broadcast():
         ({"scene": make_scene(2, 5, dtype=torch.bfloat16)}, "float32 or float64"),
         ({"colors": torch.zeros(2, 2, 5, 3)}, "colors"),
         ({"scale_modifier": 0.0}, "scale_modifier"),
+        ({"low_pass": 0.0}, "low_pass must be positive and finite"),
         ({"backend": "cuda"}, "legal are"),
         ({"backend": "gsplat"}, "does not render"),
     ],
@@ -214,6 +215,16 @@ def test_wrong_arguments_are_named(change, message):
     arguments = {"scene": make_scene(2, 5), "cameras": make_cameras(2, 1), "resolution": 8, "backend": "torch"}
     with pytest.raises(ValueError, match=message):
         render(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_low_pass_widens_small_splats(backend):
+    scene, cameras = one_splat((0.0, 0.0, 0.0), 1e-4, 0.0), make_cameras(1, 1)
+    area = [float(render(scene, cameras, 64, backend=backend, low_pass=x).alpha.sum()) for x in (0.3, 0.6, 1.2)]
+    assert area[0] * 1.9 < area[1] and area[1] * 1.9 < area[2]
+    torch.testing.assert_close(
+        render(scene, cameras, 64, backend=backend).rgb, render(scene, cameras, 64, backend=backend, low_pass=0.3).rgb
+    )
 
 
 def test_skew_is_refused_by_name():

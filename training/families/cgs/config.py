@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from gaussian.gaussians import LOW_PASS
 from training.control.blocks import Blocks
 from training.families import base
 from training.families.cgs import hierarchy
@@ -40,12 +41,15 @@ class GeneratorConfig(base.GeneratorConfig):
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
     controls: str = ""  # morphable model, or file of one, that gives a latent named blocks; "": it has none
     color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see networks/color.py
+    low_pass: float = LOW_PASS  # square pixels that splats are wider by in an image, see `gaussian.render`
     start: str = "published"  # or "surface": how it looks before it has learnt anything, see networks/start.py
 
     def __post_init__(self) -> None:
         for name in ("resolution", "z_dim", "w_dim", "num_points", "first_blocks", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be 1 or more")
+        if not 0 < self.low_pass < math.inf:
+            raise ValueError(f"generator.low_pass={self.low_pass} must be finite and greater than 0")
         if self.map_depth < 0:
             raise ValueError(f"generator.map_depth={self.map_depth} must be 0 or more")
         if not self.map_depth and self.z_dim != self.w_dim:

@@ -136,8 +136,9 @@ class Generator(base.Generator):
         look_on = not self.training  # somebody looks at it
         with_depth = look_on or self.surface is not None
         return render(
-            scene, cameras, size, background, with_depth=with_depth, check_finite=look_on, backend=self.rasterizer
-        )
+            scene, cameras, size, background, with_depth=with_depth, check_finite=look_on, backend=self.rasterizer,
+            low_pass=self.config.low_pass,
+        )  # fmt: skip
 
 
 def _as_gaussians(levels: list[Attributes], batch: int) -> Gaussians:
