@@ -71,23 +71,13 @@ def render(
     height, width = _image_size(resolution)
     num_views = _check_scene(scene, cameras)
     channels = 3 if colors is None else _check_colors(colors, scene, num_views)
-    if background is None:
-        background = scene.means.new_ones(())
-    try:
-        background = background.to(scene.means).expand(scene.batch_size, num_views, channels)
-    except RuntimeError:
-        expected = [scene.batch_size, num_views, channels]
-        raise ValueError(f"background must broadcast to {expected}, got {list(background.shape)}") from None
+    background = _background(background, scene, (scene.batch_size, num_views, channels))
     if not scale_modifier > 0:
         raise ValueError(f"scale_modifier must be positive, got {scale_modifier}")
-    if not 0 < low_pass < math.inf:
-        raise ValueError(f"low_pass must be positive and finite, got {low_pass}")
     name = resolve_backend(backend, scene.device, scene.dtype)
-    options: dict[str, Any] = {} if with_depth or name != "gsplat" else {"with_depth": False}
-    if low_pass != LOW_PASS:
-        if name == "diff-gaussian-rasterization":
-            raise ValueError(f"back end {name!r} has a low pass of {LOW_PASS}; this scene needs {low_pass}")
-        options["low_pass"] = low_pass
+    options = _low_pass(low_pass, name)
+    if name == "gsplat" and not with_depth:
+        options["with_depth"] = False
     if subset is not None:
         rows = scene.rows_of(subset)
         if name == "cpu":
@@ -136,6 +126,27 @@ def resolve_backend(name: str = "auto", device: torch.device | str = "cpu", dtyp
         raise ValueError(f"backend {name!r} is not available: {reason}")
     _warn_once(f"rendering on {device.type} with the slow back end 'torch': '{wanted}' cannot be used: {reason}")
     return "torch"
+
+
+def _background(background: Tensor | None, scene: Gaussians, shape: tuple[int, int, int]) -> Tensor:
+    """Returns the background, white for None, in a shape [B, V, C]. Raises ValueError if it does not broadcast."""
+    if background is None:
+        background = scene.means.new_ones(())
+    try:
+        return background.to(scene.means).expand(shape)
+    except RuntimeError:
+        raise ValueError(f"background must broadcast to {list(shape)}, got {list(background.shape)}") from None
+
+
+def _low_pass(low_pass: float, backend: str) -> dict[str, Any]:
+    """Returns the options that tell a back end of another low pass. Raises ValueError for one that it cannot have."""
+    if not 0 < low_pass < math.inf:
+        raise ValueError(f"low_pass must be positive and finite, got {low_pass}")
+    if low_pass == LOW_PASS:
+        return {}
+    if backend == "diff-gaussian-rasterization":
+        raise ValueError(f"back end {backend!r} has a low pass of {LOW_PASS}; this scene needs {low_pass}")
+    return {"low_pass": low_pass}
 
 
 def _image_size(resolution: int | tuple[int, int]) -> tuple[int, int]:
