@@ -40,7 +40,7 @@ def main() -> None:
             for name in times:
                 with contextlib.ExitStack() as stack:
                     if name == "tensors":
-                        stack.enter_context(mock.patch.object(native_mesh, "usable", lambda vertices: False))
+                        stack.enter_context(mock.patch.object(native_mesh, "usable", lambda xy: False))
                     start = time.process_time()
                     rasterize(vertices, model.triangles, cameras, pixels)
                     times[name].append(1000 * (time.process_time() - start))

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 import train
 from torch_utils import distributed
+from torch_utils.training_stats import Collector
 from training import checkpoint
+from training.config import TrainingConfig
+from training.dataset import ImageDataset
+from training.families import FAMILIES
 from training.runs import monitor
+from training.samples import SampleStream
+from training.step import GanStep
 
 TRAIN = ("--tick=0.016", "--network-snap=1", "--img-snap=9", "--metrics=none", "--device=cpu",
          "--no-validate", "--workers=0")  # fmt: skip
@@ -42,6 +51,20 @@ def train_run(heads: Path, outdir: Path, *arguments: object) -> Path:
     """Trains, and returns the folder of the newest run."""
     run(train.main, f"--data={heads}", f"--outdir={outdir}", *TRAIN, *arguments)
     return max(outdir.iterdir())
+
+
+def networks_after(config: TrainingConfig, dataset: ImageDataset, starts: Sequence[int]) -> dict[str, np.ndarray]:
+    """Returns all tensors of the networks, and of their averages, after steps that begin at so many images."""
+    of = FAMILIES[config.family]
+    torch.manual_seed(0)
+    G, D = of.generator(config.generator), of.discriminator(config.discriminator)
+    objective = of.objective(config, G, D)
+    step = GanStep(config, G, objective, {name: copy.deepcopy(G) for name in objective.averages()}, Collector())
+    stream = SampleStream(config, torch.from_numpy(dataset.labels), G.z_dim, torch.device("cpu"))
+    for number, nimg in enumerate(starts):
+        step.run(number, nimg, stream.micro_batches(nimg, dataset.load(stream.items(nimg))))
+    modules = {"G": G, "D": D, **step.averaged}
+    return {f"{name}.{key}": v.numpy() for name, module in modules.items() for key, v in module.state_dict().items()}
 
 
 def snapshots(run_dir: Path) -> dict[int, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -19,10 +18,9 @@ from PIL import Image
 import calc_metrics
 import gen_videos
 import train
-from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
+from tests.families.runs import TRAIN, assert_equal, networks_after, run, snapshots, train_run
 from tests.families.small_cgof import SMALL, STAGES, small_regressor
 from tests.torch_utils.ranks import run_ranks
-from torch_utils.training_stats import Collector
 from training.checkpoint import load_checkpoint, load_generator
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
@@ -33,7 +31,6 @@ from training.morphable.head import procedural_head
 from training.morphable.model import write_model
 from training.presets import resolve
 from training.safety.requests import EXIT_STOPPED
-from training.samples import SampleStream
 from training.step import GanStep
 from training.visualization.camera_paths import camera_path
 from training.visualization.control import Control
@@ -169,16 +166,7 @@ def steps(rank: int, heads: str, regressor: str) -> dict[str, np.ndarray]:
         config, generator=SMALL.generator, discriminator=SMALL.discriminator, stages=STAGES,
         objective=SMALL.objective.changed(regressor=regressor),
     )  # fmt: skip
-    dataset = ImageDataset(heads)
-    torch.manual_seed(0)
-    G, D = Generator(config.generator), Discriminator(config.discriminator)
-    objective = FAMILIES["cgof"].objective(config, G, D)
-    step = GanStep(config, G, objective, {name: copy.deepcopy(G) for name in objective.averages()}, Collector())
-    stream = SampleStream(config, torch.from_numpy(dataset.labels), G.z_dim, torch.device("cpu"))
-    for number, nimg in enumerate((24, 32, 36)):
-        step.run(number, nimg, stream.micro_batches(nimg, dataset.load(stream.items(nimg))))
-    modules = {"G": G, "D": D, **step.averaged}
-    return {f"{name}.{key}": v.numpy() for name, module in modules.items() for key, v in module.state_dict().items()}
+    return networks_after(config, ImageDataset(heads), (24, 32, 36))
 
 
 def test_two_ranks_take_the_steps_of_one_process_to_the_bit(heads: Path, regressor: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -16,24 +15,19 @@ import torch
 import gen_videos
 import train
 from gaussian import Rendering
-from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
+from tests.families.runs import TRAIN, assert_equal, networks_after, run, snapshots, train_run
 from tests.families.small_cgof import small_regressor
 from tests.torch_utils.ranks import run_ranks
-from torch_utils.training_stats import Collector
 from training import losses, presets
 from training.checkpoint import load_generator
 from training.control.blocks import Blocks
 from training.control.surface import Surface
 from training.data.synthetic import expressions
 from training.dataset import ImageDataset
-from training.families.cgs.generator import Generator
 from training.families.cgs.objective import CLEAR, CgsObjective
 from training.morphable.head import procedural_head
 from training.morphable.model import MODEL_BLOCKS
 from training.morphable.rasterize import Painting
-from training.networks.discriminator import Discriminator
-from training.samples import SampleStream
-from training.step import GanStep
 
 CONTROL = ("--preset=micro", "--controls=procedural", "--recon=1", "--surface=5", "--photo=5",
            "--batch=4", "--batch-gpu=4", "--mbstd-group=4")  # fmt: skip
@@ -71,16 +65,7 @@ def steps(rank: int, heads: str, regressor: str) -> dict[str, np.ndarray]:
             recon_weight=1.0, surface_weight=5.0, photo_weight=10.0, regressor=regressor
         ),
     )  # fmt: skip
-    dataset = ImageDataset(heads)
-    torch.manual_seed(0)
-    G, D = Generator(config.generator), Discriminator(config.discriminator)
-    objective = CgsObjective(config, G, D)
-    step = GanStep(config, G, objective, {name: copy.deepcopy(G) for name in objective.averages()}, Collector())
-    stream = SampleStream(config, torch.from_numpy(dataset.labels), G.z_dim, torch.device("cpu"))
-    for number, nimg in enumerate((0, 8)):
-        step.run(number, nimg, stream.micro_batches(nimg, dataset.load(stream.items(nimg))))
-    modules = {"G": G, "D": D, **step.averaged}
-    return {f"{name}.{key}": v.numpy() for name, module in modules.items() for key, v in module.state_dict().items()}
+    return networks_after(config, ImageDataset(heads), (0, 8))
 
 
 def test_two_ranks_take_the_steps_of_one_process_to_the_bit(heads: Path, regressor: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -20,10 +19,9 @@ import gen_samples
 import gen_videos
 import train
 from gaussian import load_ply
-from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
+from tests.families.runs import TRAIN, assert_equal, networks_after, run, snapshots, train_run
 from tests.torch_utils.ranks import run_ranks
 from torch_utils import ops
-from torch_utils.training_stats import Collector
 from training.checkpoint import load_checkpoint, load_discriminator, load_generator
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
@@ -35,7 +33,7 @@ from training.families.gghead.objective import GgHeadObjectiveConfig
 from training.networks.base import Conditioning
 from training.presets import resolve
 from training.safety.requests import EXIT_STOPPED
-from training.samples import SampleStream, Stage
+from training.samples import Stage
 from training.step import GanStep
 
 STAGES = (Stage(0, 16, 8, 4, 0.002, 0.002), Stage(32, 32, 8, 4, 0.002, 0.001))
@@ -138,16 +136,7 @@ def test_films_and_conversion(whole: Path, tmp_path: Path) -> None:
 def steps(rank: int, heads: str) -> dict[str, np.ndarray]:
     """Networks after two steps of the first stage and two of the second."""
     config = dataclasses.replace(resolve("gghead-grown", data=""), background="random")
-    dataset = ImageDataset(heads)
-    torch.manual_seed(0)
-    G, D = Generator(config.generator), Discriminator(config.discriminator)
-    objective = FAMILIES["gghead"].objective(config, G, D)
-    step = GanStep(config, G, objective, {"G_ema": copy.deepcopy(G)}, Collector())
-    stream = SampleStream(config, torch.from_numpy(dataset.labels), G.z_dim, torch.device("cpu"))
-    for number, nimg in enumerate((16, 24, 32, 40)):
-        step.run(number, nimg, stream.micro_batches(nimg, dataset.load(stream.items(nimg))))
-    modules = {"G": G, "D": D, "G_ema": step.averaged["G_ema"]}
-    return {f"{name}.{key}": v.numpy() for name, module in modules.items() for key, v in module.state_dict().items()}
+    return networks_after(config, ImageDataset(heads), (16, 24, 32, 40))
 
 
 def test_two_ranks_take_the_steps_of_one_process_to_the_bit(heads: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import math
@@ -24,9 +23,8 @@ import gen_videos
 import report
 import train
 from gaussian import Cameras
-from tests.families.runs import TRAIN, assert_equal, run, snapshots, train_run
+from tests.families.runs import TRAIN, assert_equal, networks_after, run, snapshots, train_run
 from tests.torch_utils.ranks import run_ranks
-from torch_utils.training_stats import Collector
 from training.checkpoint import load_checkpoint, load_generator
 from training.config import TrainingConfig
 from training.data.poses import PoseLaw, angles_of
@@ -177,15 +175,7 @@ def steps(rank: int, heads: str) -> dict[str, np.ndarray]:
     config = resolve("pigan-small", data="")
     config = dataclasses.replace(config, objective=config.objective.changed(pose="gaussian"))
     dataset = ImageDataset(heads, pose_law=config.objective.pose_law)
-    torch.manual_seed(0)
-    G, D = Generator(config.generator), Discriminator(config.discriminator)
-    objective = FAMILIES["pigan"].objective(config, G, D)
-    step = GanStep(config, G, objective, {name: copy.deepcopy(G) for name in objective.averages()}, Collector())
-    stream = SampleStream(config, torch.from_numpy(dataset.labels), G.z_dim, torch.device("cpu"))
-    for number, nimg in enumerate((16, 24, 32, 36)):
-        step.run(number, nimg, stream.micro_batches(nimg, dataset.load(stream.items(nimg))))
-    modules = {"G": G, "D": D, **step.averaged}
-    return {f"{name}.{key}": v.numpy() for name, module in modules.items() for key, v in module.state_dict().items()}
+    return networks_after(config, dataset, (16, 24, 32, 36))
 
 
 def test_two_ranks_take_the_steps_of_one_process_to_the_bit(heads: Path) -> None:

@@ -26,9 +26,9 @@ class _Problem(ctypes.Structure):
     ]
 
 
-def usable(vertices: Tensor) -> bool:
-    """Tells whether meshes like these are drawn here; builds the library at the first call."""
-    return vertices.device.type == "cpu" and vertices.dtype == torch.float32 and _load() is not None
+def usable(xy: Tensor) -> bool:
+    """Tells whether meshes at such places are drawn here; builds the library at the first call."""
+    return xy.device.type == "cpu" and xy.dtype == torch.float32 and _load() is not None
 
 
 def draw(
@@ -37,10 +37,12 @@ def draw(
     """Returns which triangle pixels show [B, H, W], -1 for none, weights of its corners [B, H, W, 3], and depth.
 
     xy: [B, V, 2] in pixels, the centre of the first being 0; z: [B, V] camera z; triangles: [F, 3] int64; size: height
-    and width. nearest, rounding: NEAREST and ROUNDING of `rasterize`.
+    and width. nearest, rounding: NEAREST and ROUNDING of `rasterize`. Raises IndexError for a vertex that is not there.
     """
     batch, count, _ = xy.shape
-    xy, z, triangles = xy.contiguous(), z.contiguous(), triangles.contiguous()
+    xy, z, triangles = xy.contiguous(), z.to(xy.dtype).contiguous(), triangles.long().contiguous()
+    if len(triangles) and not 0 <= int(triangles.min()) <= int(triangles.max()) < count:
+        raise IndexError(f"triangles must name vertices 0 to {count - 1}")
     owner = torch.empty(batch, *size, dtype=torch.int64)
     weights, depth = torch.empty(batch, *size, 3), torch.empty(batch, *size)
     problem = _Problem(batch, count, len(triangles), *size, nearest, rounding)

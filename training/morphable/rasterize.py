@@ -61,7 +61,7 @@ def rasterize(
     if tuple(cameras.shape) != (batch,):
         raise ValueError(f"cameras must have leading shape [{batch}], got {list(cameras.shape)}")
     xy, z = _projected(vertices, cameras, (width, height))
-    if budget is None and native_mesh.usable(vertices):
+    if budget is None and native_mesh.usable(xy):
         return Fragments(*native_mesh.draw(xy, z, triangles, (height, width), NEAREST, ROUNDING))
     setup = _set_up(xy, z, triangles, (width, height))
     tri, column, row, spoilt = _candidates(setup, budget)

@@ -94,6 +94,8 @@ def test_native_code_draws_what_tensors_draw(size: float) -> None:
         torch.testing.assert_close(native.weights[same], tensors.weights[same], rtol=0, atol=1e-5)  # worst seen 3e-7
     beyond = rasterize(torch.full((1, 3, 3), torch.nan), torch.tensor([[0, 1, 2]]), seen[:1], 8)
     assert not beyond.mask.any() and not beyond.depth.any() and not beyond.weights.any()
+    with pytest.raises(IndexError, match="triangles must name vertices 0 to 2"):
+        rasterize(torch.zeros(1, 3, 3), torch.tensor([[0, 1, 3]]), seen[:1], 8)
 
 
 def test_the_head_has_no_cracks() -> None:
