@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -20,10 +21,11 @@ from metrics.errors import MetricUnavailable
 from metrics.vgg import VGG16
 from torch_utils import distributed
 from training.checkpoint import CheckpointError, load_discriminator, load_generator
+from training.dataset import ImageDataset
 from training.families.base import Discriminator, Generator
 from training.inversion.diagnosis import diagnose
 from training.inversion.encoder import Encoder, EncoderConfig, default_path, read_encoder, save_encoder
-from training.inversion.encoder_training import encoder_config
+from training.inversion.encoder_training import encoder_config, read_pictures
 from training.inversion.encoder_training import train_encoder as trained_encoder
 from training.inversion.files import write_all
 from training.inversion.fitting import Target
@@ -66,6 +68,9 @@ ENCODER = group(
            help="that says where to begin: a latent and cameras in one pass, in place of trying many"),
     option("--train-encoder", is_flag=True,
            help="first train it, on heads of the network itself, and write it there; without --image nothing else"),
+    option("--data", metavar="DIR|ZIP",
+           help="labelled pictures, such as the network was trained on: --train-encoder learns the cameras of real "
+           "heads from them, beside those of the network's own"),
     option("--encoder-steps", type=FROM_1, default=EncoderConfig.steps, help="of its training"),
 )
 
@@ -80,6 +85,8 @@ STAGES = group(
            help="of the network's weights around the latent"),
     option("--splat-steps", "splat_steps", type=FROM_0, default=DEFAULT.splat_steps,
            help="of the head's splats, on a leash; of networks that make splats"),
+    option("--symmetry", type=click.FloatRange(min=0), default=DEFAULT.symmetry,
+           help="weight of the mirror images of pictures from the side; 0: nothing is taken to be symmetric"),
     option("--perceptual", metavar="PATH",
            help="also compare the features of the VGG-16 network in this file, vgg16-397923af.pth"),
     option("--no-features", is_flag=True, help="do not compare features of the checkpoint's discriminator"),
@@ -98,9 +105,9 @@ def main(
     ctx: click.Context,
     network: str, images: str | None, masks: str | None, outdir: str | None, device: str,
     camera: str, background: str | None,
-    encoder: str | None, train_encoder: bool, encoder_steps: int,
+    encoder: str | None, train_encoder: bool, data: str | None, encoder_steps: int,
     heads: int, starts: int, latent_steps: int, block_steps: int, tuning_steps: int, splat_steps: int,
-    perceptual: str | None, no_features: bool,
+    symmetry: float, perceptual: str | None, no_features: bool,
 ) -> None:  # fmt: skip
     """Find the head that pictures show: its latent, its camera, and a network that is tuned to it.
 
@@ -110,12 +117,12 @@ def main(
     \b
     python invert.py --outdir=out --image=face.png --network=net.pkl
     python invert.py --outdir=out --image=left.png,front.png --camera=cameras.json --network=net.pkl
-    python invert.py --train-encoder --network=net.pkl
+    python invert.py --train-encoder --network=net.pkl --data=datasets/heads/64
     """
     ctx.with_resource(dnnlib.stoppable())
     settings = Settings(
         heads=heads, starts=starts, latent_steps=latent_steps, block_steps=block_steps, tuning_steps=tuning_steps,
-        splat_steps=splat_steps, features=not no_features,
+        splat_steps=splat_steps, symmetry=symmetry, features=not no_features,
     )  # fmt: skip
     if not train_encoder or images:
         _require(images=images, outdir=outdir)
@@ -126,12 +133,12 @@ def main(
         asked = ctx.get_parameter_source("splat_steps") == ParameterSource.COMMANDLINE
         if asked and splat_steps and not G.makes_splats:
             raise ValueError(f"--splat-steps={splat_steps}: the scenes of this network are no splats; leave it out")
-        behind, file = shown_background(G, background), _encoder_file(encoder, network, train_encoder)
+        behind, file = shown_background(G, background), _encoder_file(encoder, network, train_encoder, data)
         masked = masks.split(",") if masks else []
         target = read_target(names, masked, G.resolution, behind).to(place) if names else None
         cameras = None if target is None else _cameras(camera, G, target)
         if train_encoder and file is not None:
-            _train(G, behind, encoder_steps, file)
+            _train(G, behind, encoder_steps, data, file)
         if target is None or outdir is None:
             return
         known = None if file is None else _read_encoder(file, G)
@@ -162,8 +169,10 @@ def _require(**options: str | None) -> None:
             raise click.MissingParameter(param_type="option", param_hint=f"'--{name.removesuffix('s')}'")
 
 
-def _encoder_file(asked: str | None, network: str, trains: bool) -> Path | None:
+def _encoder_file(asked: str | None, network: str, trains: bool, data: str | None) -> Path | None:
     """Returns the encoder's file, which may have to be trained; None: nobody asks for one, and there is none."""
+    if data is not None and not trains:
+        raise ValueError(f"--data={data}: is read by --train-encoder alone; give that too, or leave this out")
     if asked == "none":
         if trains:
             raise ValueError("--encoder=none: --train-encoder needs a file to write; leave one of them out")
@@ -172,19 +181,24 @@ def _encoder_file(asked: str | None, network: str, trains: bool) -> Path | None:
     return place if asked is not None or trains or place.exists() else None
 
 
-def _train(G: Generator, background: tuple[float, float, float], steps: int, file: Path) -> None:
+def _train(G: Generator, background: tuple[float, float, float], steps: int, data: str | None, file: Path) -> None:
     """Trains an encoder, writes it, and says how good it is."""
     space = measure_latents(G)
-    config = encoder_config(G, space, background, steps)
+    config, pictures = encoder_config(G, space, background, steps), None
+    if data is not None:
+        pictures = read_pictures(ImageDataset(data), config, G.geometry)
+        config = replace(config, pictures=len(pictures.angles))
     dnnlib.make_folder(file.parent)
     with _bar(config.heads + config.steps, "heads") as report:
-        encoder = trained_encoder(G, space, config, report)
+        encoder = trained_encoder(G, space, config, report, pictures)
     save_encoder(file, encoder)
     errors = {name: math.degrees(encoder.errors[name]) for name in ("yaw", "pitch")}
+    measured = "heads of the network" if pictures is None else f"pictures of {data}"
     click.echo(
         f"The encoder is off by {errors['yaw']:.1f} degrees of yaw and {errors['pitch']:.1f} of pitch (root mean "
-        f"square, heads left out), and tells {encoder.errors['latent']:.0%} of the variance of w", err=True,
-    )  # fmt: skip
+        f"square, {measured} that were left out), and tells {encoder.errors['latent']:.0%} of the variance of w",
+        err=True,
+    )
     click.echo(file)
 
 

@@ -4,7 +4,8 @@
     python -m benchmarks.inversion --network=NET.pkl --heads=4 --without=features,weights,starts
     python -m benchmarks.inversion --tables=a.json,b.json
 
-Heads come from another seed than data sets do. Rows leave out one stage each, or take the true camera.
+Heads come from another seed than data sets do. Rows leave out one stage each, take the true camera,
+or are shown the six views as well: the most that the network can make of such a head.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,12 +46,14 @@ WITHOUT: dict[str, dict[str, Any]] = {  # what a row leaves out -> the settings 
     "splats": {"splat_steps": 0},
     "features": {"features": False},
     "prior": {"prior": 0.0},
+    "symmetry": {"symmetry": 0.0},
     "locality": {"locality": 0.0, "hold": 0.0},
     "camera": {"moves_camera": False},
     "nothing": {},
 }
-TRUE_CAMERA, ENCODER = "true-camera", "encoder"
-ALL, GIVEN = "all stages", "the true camera given"
+TRUE_CAMERA, TRUE_VIEWS, ENCODER = "true-camera", "true-views", "encoder"
+OTHERS = (ENCODER, TRUE_CAMERA, TRUE_VIEWS)
+ALL, GIVEN, SHOWN = "all stages", "the true camera given", "the six other views shown as well, true cameras"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,15 @@ class Truth:
     target: Target
     cameras: Cameras  # [V]
     novel: Cameras  # [6]
-    views: Tensor  # [6, 3, R, R] in 0..1
+    views: Target  # [6]
+
+    def with_views(self) -> tuple[Target, Cameras]:
+        """Returns the pictures and the six views as one target, with their cameras: what no search is meant to see."""
+        pictures, views = self.target, self.views
+        assert pictures.masks is not None and views.masks is not None
+        images, masks = torch.cat([pictures.images, views.images]), torch.cat([pictures.masks, views.masks])
+        labels = torch.cat([self.cameras.labels, self.novel.labels])
+        return Target(images, masks, pictures.background), Cameras.from_labels(labels)
 
 
 def truth_of(index: int, pictures: int, G: Generator) -> Truth:
@@ -71,16 +83,18 @@ def truth_of(index: int, pictures: int, G: Generator) -> Truth:
     cast = render_heads(SEED, [index] * len(both), both, G.resolution)
     masks = cast.masks / 255
     images = masks * (cast.images / 255) + 1 - masks
-    return Truth(Target(images[:pictures], masks[:pictures], torch.ones(3)), cameras, novel, images[pictures:])
+    seen, others = (Target(images[some], masks[some], torch.ones(3)) for some in np.split(range(len(both)), [pictures]))
+    return Truth(seen, cameras, novel, others)
 
 
 @torch.no_grad()
 def judged(found: Inversion, truth: Truth) -> dict[str, float]:
     """Returns what counts of one inversion."""
-    away = angle_between(found.cameras, truth.cameras, found.G.geometry)
+    cameras = found.cameras[: len(truth.cameras)]
+    away = angle_between(cameras, truth.cameras, found.G.geometry)
     return {
-        "input_db": float(psnr(found.shown(found.cameras)[0], truth.target.images).mean()),
-        "novel_db": float(psnr(found.shown(truth.novel)[0], truth.views).mean()),
+        "input_db": float(psnr(found.shown(cameras)[0], truth.target.images).mean()),
+        "novel_db": float(psnr(found.shown(truth.novel)[0], truth.views.images).mean()),
         "camera_deg": float(away.mean()),
         "seconds": sum(stage.seconds for stage in found.stages),
         "processor_seconds": sum(stage.processor_seconds for stage in found.stages),
@@ -90,7 +104,7 @@ def judged(found: Inversion, truth: Truth) -> dict[str, float]:
 @torch.no_grad()
 def row_of_pictures(found: Inversion, truth: Truth) -> Iterator[Tensor]:
     """Yields the picture and the six views of the truth, then those of the head that was found, [7, 3, R, R]."""
-    yield torch.cat([truth.target.images[:1], truth.views])
+    yield torch.cat([truth.target.images[:1], truth.views.images])
     yield torch.cat([found.shown(found.cameras[:1])[0], found.shown(truth.novel)[0]])
 
 
@@ -122,12 +136,14 @@ def variants(without: str, base: Settings) -> dict[str, Settings]:
     for name in filter(None, without.split(",")):
         if name == TRUE_CAMERA:
             rows[GIVEN] = base
+        elif name == TRUE_VIEWS:
+            rows[SHOWN] = base
         elif name == ENCODER:
             rows[f"without {ENCODER}"] = base
         elif name in WITHOUT:
             rows[f"without {name}"] = dataclasses.replace(base, **WITHOUT[name])
         else:
-            raise ValueError(f"--without={name}: legal are {', '.join(WITHOUT)}, {ENCODER}, {TRUE_CAMERA}")
+            raise ValueError(f"--without={name}: legal are {', '.join((*WITHOUT, *OTHERS))}")
     return rows
 
 
@@ -137,9 +153,7 @@ def variants(without: str, base: Settings) -> dict[str, Settings]:
 @click.option("--heads", type=click.IntRange(min=1), default=12)
 @click.option("--first", type=click.IntRange(min=0), default=0, help="of the heads")
 @click.option("--pictures", type=click.IntRange(min=1), default=1, help="of each head")
-@click.option(
-    "--without", default="", metavar="LIST", help=f"a row each, of {','.join(WITHOUT)},{ENCODER},{TRUE_CAMERA}"
-)
+@click.option("--without", default="", metavar="LIST", help=f"a row each, of {','.join((*WITHOUT, *OTHERS))}")
 @click.option("--splat-steps", type=click.IntRange(min=0), default=Settings().splat_steps)
 @click.option("--only", is_flag=True, help="leave out the row of all stages")
 @click.option("--json", "json_path", metavar="FILE", help="keep all values")
@@ -200,8 +214,10 @@ class Measured:
         """Inverts one head as a row has it, and returns what counts beside what was found."""
         begun = time.perf_counter()
         encoder = None if row == f"without {ENCODER}" else self.encoder
-        cameras = truth.cameras if row == GIVEN else None
-        found = invert(self.G, self.D, truth.target, cameras, settings, encoder=encoder)
+        target, cameras = truth.target, truth.cameras if row == GIVEN else None
+        if row == SHOWN:
+            target, cameras = truth.with_views()
+        found = invert(self.G, self.D, target, cameras, settings, encoder=encoder)
         return judged(found, truth) | {"wall_seconds": time.perf_counter() - begun}, found
 
 

@@ -101,5 +101,7 @@ CASES = [
     _case("an encoder that is not there", f"{_IMAGE} --encoder={{TMP}}/e.pt", "--encoder=TMP/e.pt: no such file", _picture),
     _case("an encoder that is none", f"{_IMAGE} --encoder={{TMP}}/a.png", "not an encoder as --train-encoder", _picture),
     _case("an encoder to train in no file", "--train-encoder --encoder=none", "needs a file to write"),
+    _case("labelled pictures for no encoder", f"{_IMAGE} --data={{DATA}}", "is read by --train-encoder alone", _picture),
+    _case("labelled pictures too few", "--train-encoder --data={DATA}", "pictures; an encoder needs at least 400"),
     _case("background of words", f"{_IMAGE} --background=pink", "'pink' is not a colour", _picture),
 ]  # fmt: skip

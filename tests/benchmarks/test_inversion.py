@@ -11,7 +11,7 @@ from training.inversion.inversion import Settings
 
 def test_rows_leave_out_one_stage_each():
     base = Settings()
-    rows = variants(",".join(WITHOUT) + ",encoder,true-camera", base)
+    rows = variants(",".join(WITHOUT) + ",encoder,true-camera,true-views", base)
     assert list(rows)[:2] == ["all stages", "without starts"]
     assert rows["without starts"].starts == 1 and rows["without weights"].tuning_steps == 0
     assert rows["without weights"].latent_steps == base.latent_steps
@@ -44,9 +44,12 @@ def test_the_truth_is_what_other_cameras_see(geometry):
 
     Network.geometry = geometry
     truth = truth_of(3, 2, Network)
-    assert truth.target.images.shape == (2, 3, 32, 32) and truth.views.shape == (6, 3, 32, 32)
+    assert truth.target.images.shape == (2, 3, 32, 32) and truth.views.images.shape == (6, 3, 32, 32)
     yaw, _ = truth.novel.yaw_pitch(geometry)
     assert torch.allclose(yaw.rad2deg(), torch.tensor([-45.0, -27.0, -9.0, 9.0, 27.0, 45.0]), atol=1e-3)
     assert not torch.equal(truth.cameras.labels[0], truth.cameras.labels[1])
+    target, cameras = truth.with_views()
+    assert len(target.images) == len(target.masks) == len(cameras) == 8
+    torch.testing.assert_close(cameras.labels[2:], truth.novel.labels)
     behind = truth.target.masks.expand_as(truth.target.images) == 0
     assert behind.any() and bool((truth.target.images[behind] == 1).all())

@@ -87,9 +87,10 @@ def _camera(found: Inversion) -> Iterator[Finding]:
     yaw, _ = yaw_pitch_degrees(found.cameras, found.G.geometry)
     if float(yaw.abs().min()) > SIDE_VIEW:
         text = (
-            f"every picture is seen from the side (yaw {float(yaw[yaw.abs().argmin()]):+.0f} degrees): the other one "
+            f"every picture is seen from the side (yaw {float(yaw[yaw.abs().argmin()]):+.0f} degrees): the other one is"
         )
-        yield Finding("sides", False, text + "is the network's guess. A second picture, from there, would help")
+        known = " told by its mirror image" if found.symmetric else " the network's guess"
+        yield Finding("sides", False, f"{text}{known}. A second picture, from there, would help")
 
 
 def _encoded_camera(found: Inversion, doubts: tuple[float, float]) -> Finding:

@@ -32,6 +32,7 @@ class EncoderConfig:
     width: int = 24  # channels of the first layer
     heads: int = 6000  # that it learnt from
     views: int = 2  # pictures of each
+    pictures: int = 0  # labelled ones that it learnt cameras from
     steps: int = 2500
     batch: int = 32
     seed: int = 0
@@ -70,19 +71,21 @@ class Encoder(nn.Module):
         return middle + angles * angles.new_tensor([(high - low) / 2, PITCH_SCALE]), coordinates
 
     @torch.no_grad()
-    def guess(self, target: Target, geometry: Geometry) -> Guess:
-        """Returns what it makes of pictures: the mean of their latents, and a camera for each.
+    def angles(self, images: Tensor) -> Tensor:
+        """Returns angles [N, 2] of images: the mean of those of pictures and mirror images, which errs less."""
+        angles: Tensor = self(images)[0]
+        return (angles + self(images.flip(3))[0] * angles.new_tensor([-1.0, 1.0])) / 2
 
-        Cameras are the means of those of the pictures and of their mirror images, which errs less than either.
-        """
+    @torch.no_grad()
+    def guess(self, target: Target, geometry: Geometry) -> Guess:
+        """Returns what it makes of pictures: the mean of their latents, and a camera for each."""
         images = target.images
         if target.masks is not None:  # pictures over another colour than those that it knows
             behind = images.new_tensor(self.config.background) - target.background
             images = images + (1 - target.masks) * behind[:, None, None]
         images = images.clamp(0, 1)
-        angles, coordinates = self(images)
-        angles = (angles + self(images.flip(3))[0] * angles.new_tensor([-1.0, 1.0])) / 2
-        cameras = geometry.orbit(*angles.double().unbind(1)).to(device=images.device, dtype=torch.float32)
+        coordinates = self(images)[1]
+        cameras = geometry.orbit(*self.angles(images).double().unbind(1)).to(device=images.device, dtype=torch.float32)
         return Guess(coordinates.mean(0), cameras, (self.errors["pitch"], self.errors["yaw"]))
 
 

@@ -14,7 +14,7 @@ from gaussian import Cameras
 from gaussian.scene import Scene
 from torch_utils import random
 from training.families.base import Generator
-from training.inversion.cameras import Tracker, best_starts
+from training.inversion.cameras import Tracker, angle_between, best_starts
 from training.inversion.latents import LatentSpace
 from training.inversion.similarity import Similarity, mask_distance, pyramid_l1
 
@@ -22,6 +22,7 @@ CAMERA_PIXELS = 64  # at most, of the pictures that cameras are found by
 SEARCH_PIXELS = 32  # likewise, of those that are ranked
 SEARCH_PSI = 0.7  # truncation of the heads that are tried
 BETAS = (0.9, 0.99)  # of Adam
+FULLY_TURNED = 40.0  # degrees between a camera and its mirror image from which the latter counts fully
 CAMERA_EVERY = 4  # steps of the latent for each step of the camera
 Progress = Callable[[int], object]  # is told how many steps were done
 
@@ -67,6 +68,7 @@ class Fitter:
     space: LatentSpace
     target: Target
     similarity: Similarity
+    symmetry: float = 0.0  # weight of mirror images beside the pictures, see `loss`
 
     def ws(self, coordinates: Tensor) -> Tensor:
         """Returns the ws [S, num_ws or block_ws, w_dim] of coordinates [S, K, D]."""
@@ -82,10 +84,31 @@ class Fitter:
         out = self.G.render(scene, cameras, size, self.target.background)
         return out.rgb if self.target.masks is None else torch.cat([out.rgb, out.alpha], 2)
 
-    def loss(self, scene: Scene, cameras: Cameras) -> Tensor:
-        """Returns the loss [S, V] of scenes under cameras [S, V]."""
-        out = self.G.render(scene, cameras, self.target.images.shape[-1], self.target.background)
-        return self.similarity(out.rgb, out.alpha, cameras.labels)
+    def views(self, cameras: Cameras) -> Cameras:
+        """Returns those that `loss` is told of, [S, V or 2 V]: the cameras of pictures [S, V], and mirrored ones."""
+        if not self.symmetry:
+            return cameras
+        return Cameras.from_labels(torch.cat([cameras.labels, cameras.mirror().labels], -2))
+
+    def loss(self, rgb: Tensor, alpha: Tensor, cameras: Cameras) -> Tensor:
+        """Returns the loss [S] of what `views` of cameras [S, V] see, rgb [S, V or 2 V, 3, R, R] and alpha likewise.
+
+        A head looks from the mirrored camera much like the mirror image of its picture (Yin et al. 2023, "3D GAN
+        inversion with facial symmetry prior"). That counts the more the further the head is turned: pictures from the
+        front say nothing of other sides, and their mirror images would only blur what is not symmetric.
+        """
+        pictures = cameras.shape[-1]
+        total = self.similarity(rgb[:, :pictures], alpha[:, :pictures], cameras.labels).mean(1)
+        if not self.symmetry:
+            return total
+        images, masks = self.target.images.flip(-1), self.target.masks
+        apart = angle_between(cameras, cameras.mirror(), self.G.geometry)
+        weights = self.symmetry * (apart / FULLY_TURNED).clamp(max=1.0)  # [S, V]
+        distance = pyramid_l1(rgb[:, pictures:].flatten(0, 1), images.repeat(len(rgb), 1, 1, 1))
+        if masks is not None:
+            flipped = masks.flip(-1).repeat(len(rgb), 1, 1, 1)
+            distance = distance + 0.1 * mask_distance(alpha[:, pictures:].flatten(0, 1), flipped)
+        return total + (weights * distance.unflatten(0, weights.shape)).mean(1)
 
     def candidates(self, heads: int) -> Tensor:
         """Returns coordinates [heads, 1, D] of heads to begin with: the mean one, and others near it."""
@@ -137,12 +160,14 @@ class Fitter:
         """Moves latents by Adam, and in between the cameras; the rate grows at first and falls to 0 at the end."""
         coordinates = fit.coordinates.detach().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([coordinates], lr=rate, betas=BETAS)
-        losses = fit.losses
+        losses, background = fit.losses, self.target.background
         for step in range(steps):
             if moves_camera and step % CAMERA_EVERY == 0:
                 fit = self.track(Fit(coordinates.detach(), fit.tracker, fit.losses), 1)
             optimizer.param_groups[0]["lr"] = rate * ramp(step / steps)
-            losses = self.loss(self.scene(coordinates), fit.tracker.cameras).mean(1)
+            cameras = fit.tracker.cameras
+            out = self.G.render(self.scene(coordinates), self.views(cameras), self.target.images.shape[-1], background)
+            losses = self.loss(out.rgb, out.alpha, cameras)
             spread = (coordinates - coordinates.mean(1, keepdim=True)).square().mean((1, 2))
             total = losses + prior * coordinates.square().mean((1, 2)) + leash * spread
             (coordinates.grad,) = torch.autograd.grad(total.sum(), coordinates)

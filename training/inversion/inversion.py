@@ -28,6 +28,9 @@ PITCH_RANGE = 0.25  # radians
 CHECK_STEPS = 12  # of a camera that was given, to see whether it would rather be elsewhere
 LEAST_EXPLAINED = 0.35  # share of a picture's variance below which it shows no head that the network could make
 STRETCHES = (1.0, 1.5)  # of an encoder's latents, which lie nearer to the mean than those that they stand for
+# Weight of the prior on the cameras of an encoder. What a network cannot make of a picture moves the camera for the
+# wrong reasons: fitting errs more than the encoder does, and other views suffer most.
+TRUSTED = 256.0
 Report = Callable[[str, int], object]  # is told a stage and how many of its steps were done
 
 
@@ -63,6 +66,7 @@ class Settings:
     hold: float = 0.2  # weight of how much the outline from elsewhere may change meanwhile
     splat_hold: float = 0.5  # weight of how much views from elsewhere may change while splats are refined
     splat_leash: float = 0.01  # weight of the splats' squared changes
+    symmetry: float = 0.5  # weight of the mirror images of pictures from the side
     features: bool = True  # whether the discriminator's features are compared
     moves_camera: bool = True  # whether a camera that was found moves along with the one w
 
@@ -101,6 +105,7 @@ class Inversion:
     rivals: list[tuple[float, float]]  # trials of the search: loss, angle in degrees from the one that was chosen
     strayed: list[float] | None  # degrees that a given camera would rather be elsewhere; None: cameras were found
     doubts: tuple[float, float] | None = None  # degrees of pitch and yaw that an encoder's cameras are known to
+    symmetric: bool = False  # whether mirror images were compared as well
     misled: bool = False  # whether no head was found where an encoder said, and cameras were tried after all
     stages: list[Stage] = field(default_factory=list)
 
@@ -150,7 +155,8 @@ def invert(
     """
     clock, info = Clock(target), checkpoint_info(G)
     features = DiscriminatorFeatures(D) if D is not None and settings.features else None
-    fitter = Fitter(G, measure_latents(G), target, Similarity(target.images, target.masks, features, perceptual))
+    similarity = Similarity(target.images, target.masks, features, perceptual)
+    fitter = Fitter(G, measure_latents(G), target, similarity, settings.symmetry)
     guess, misled = None if encoder is None else encoder.guess(target, G.geometry), False
     try:
         try:
@@ -183,7 +189,8 @@ def invert(
             features.release()
     return Inversion(
         target, tuned, G, fitter.space, fit.coordinates[0], fitter.ws(fit.coordinates), fit.tracker.cameras[0], scene,
-        refined, fit.tracker.motion[0], rivals, strayed, _doubts(guess, cameras), misled, clock.stages,
+        refined, fit.tracker.motion[0], rivals, strayed, _doubts(guess, cameras), bool(settings.symmetry), misled,
+        clock.stages,
     )  # fmt: skip
 
 
@@ -215,7 +222,7 @@ def _begin(
     cells = _cells(G) if known is None else known
     fit = fitter.search(heads, cells, known is not None, settings.starts, lambda n: report("search", n))
     if guess is not None and not given:
-        fit = dataclasses.replace(fit, tracker=Tracker.at(fit.tracker.start, G.geometry, guess.doubts))
+        fit = dataclasses.replace(fit, tracker=Tracker.at(fit.tracker.start, G.geometry, guess.doubts, TRUSTED))
     if len(fit.losses) > 1:
         fit = fitter.descend(
             fit, settings.start_steps, settings.rate, settings.prior, 0.0, settings.moves_camera and not given,

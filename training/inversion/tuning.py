@@ -69,7 +69,7 @@ def tune_generator(
     """
     G = copy.deepcopy(fitter.G).requires_grad_(True)
     pivot, cameras = fitter.ws(fit.coordinates).detach(), fit.tracker.cameras
-    views = held_cameras(G, yaw_limits, NEIGHBOURS)
+    views, shown = held_cameras(G, yaw_limits, NEIGHBOURS), fitter.views(cameras)
     z = random.normal(0, "inversion/neighbours", range(NEIGHBOURS), (fitter.space.axes.shape[0],)).to(pivot)
     others = torch.lerp(pivot, fitter.space.ws(z)[:, None], NEIGHBOUR_SHARE)  # [N, K, w_dim]
     near, own = _remember(fitter, others, views), _remember(fitter, pivot.expand_as(others), views)
@@ -78,9 +78,9 @@ def tune_generator(
         optimizer.param_groups[0]["lr"] = rate * ramp(step / steps)
         i = step % NEIGHBOURS
         scene = G.synthesis(torch.cat([pivot, others[i : i + 1]]))
-        joined = Cameras.from_labels(torch.cat([cameras.labels[0], views[i : i + 1].labels]))
+        joined = Cameras.from_labels(torch.cat([shown.labels[0], views[i : i + 1].labels]))
         rgb, alpha = _look(fitter, G, scene.map(lambda t: t[:1]), joined)
-        loss = fitter.similarity(rgb[None, :-1], alpha[None, :-1], cameras.labels).mean()
+        loss = fitter.loss(rgb[None, :-1], alpha[None, :-1], cameras)[0]
         loss = loss + hold * own.distance(i, rgb[-1], alpha[-1], color=0.0)
         other = _look(fitter, G, scene.map(lambda t: t[1:]), views[i : i + 1])
         loss = loss + locality * near.distance(i, other[0][0], other[1][0])
@@ -113,7 +113,7 @@ def refine_splats(
 
     The rest of the scene stays, as do the views from elsewhere as far as `hold` weighs them.
     """
-    views = held_cameras(G, yaw_limits, NEIGHBOURS)
+    views, shown = held_cameras(G, yaw_limits, NEIGHBOURS), fitter.views(cameras)
     with torch.no_grad():
         held = Held(views, *_look(fitter, G, scene, views))
     rates = {"sh": COLOR_RATE, **SHAPE_RATES}
@@ -128,9 +128,9 @@ def refine_splats(
         for group, rate in zip(optimizer.param_groups, first, strict=True):
             group["lr"] = rate * ramp(step / steps)
         i = step % NEIGHBOURS
-        joined = Cameras.from_labels(torch.cat([cameras.labels[0], views[i : i + 1].labels]))
+        joined = Cameras.from_labels(torch.cat([shown.labels[0], views[i : i + 1].labels]))
         rgb, alpha = _look(fitter, G, changed(), joined)
-        loss = fitter.similarity(rgb[None, :-1], alpha[None, :-1], cameras.labels).mean()
+        loss = fitter.loss(rgb[None, :-1], alpha[None, :-1], cameras)[0]
         loss = loss + hold * held.distance(i, rgb[-1], alpha[-1])
         size = torch.stack([(change / DEVIATIONS[name]).square().mean() for name, change in changes.items()]).sum()
         optimizer.zero_grad()

@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from gaussian import Cameras
 from tests.training.inversion.heads import write_network
 from training.checkpoint import load_generator
+from training.data.synthetic.synthesize import synthesize_heads
+from training.dataset import ImageDataset
 from training.inversion import encoder_training, inversion
 from training.inversion.cameras import Tracker, angle_between
 from training.inversion.diagnosis import diagnose
@@ -68,6 +71,36 @@ def test_a_training_is_a_function_of_its_input(G, space, config, encoder):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    return ImageDataset(synthesize_heads(tmp_path_factory.mktemp("heads") / "set", 96, 32, seed=0, workers=1).images)
+
+
+def test_labelled_pictures_are_read_as_the_network_saw_them(G, config, labelled, monkeypatch):
+    monkeypatch.setattr(encoder_training, "LEAST_PICTURES", 32)
+    black = dataclasses.replace(config, background=(0.0, 0.0, 0.0))
+    samples = encoder_training.read_pictures(labelled, black, G.geometry)
+    assert samples.images.shape == (96, 3, 32, 32) and samples.coordinates.shape == (96, 0)
+    outside = labelled.load(range(96)).masks == 0
+    assert outside.any() and not samples.images[outside.expand(-1, 3, -1, -1)].any()
+    cameras = Cameras.from_labels(torch.from_numpy(labelled.labels))
+    orbit = G.geometry.orbit(*samples.angles.double().unbind(1))
+    assert float(angle_between(orbit.to(dtype=torch.float32), cameras, G.geometry).max()) < 0.1
+    monkeypatch.setattr(encoder_training, "LEAST_PICTURES", 97)
+    with pytest.raises(ValueError, match="--data: 96 pictures; an encoder needs at least 97"):
+        encoder_training.read_pictures(labelled, config, G.geometry)
+
+
+def test_labelled_pictures_teach_the_cameras_of_real_heads(G, space, config, encoder, labelled, monkeypatch):
+    monkeypatch.setattr(encoder_training, "LEAST_PICTURES", 32)
+    monkeypatch.setattr(encoder_training, "CHECKED", 16)
+    pictures = encoder_training.read_pictures(labelled, config, G.geometry)
+    taught = train_encoder(G, space, config, lambda *_: None, pictures)
+    untaught = encoder_training.measured_errors(encoder, G, space, pictures[-16:])
+    assert taught.errors["yaw"] < 0.6 * untaught["yaw"]
+    assert taught.errors == encoder_training.measured_errors(taught, G, space, pictures[-16:])
+
+
 def test_a_sample_is_a_function_of_its_number(G, space, config):
     some, others = (draw_samples(G, space, config, r, lambda *_: None) for r in (range(4), range(2, 6)))
     assert torch.equal(some.angles[4:], others.angles[:4])
@@ -103,7 +136,7 @@ def test_backgrounds_of_masked_pictures_do_not_matter(G, space, encoder):
     torch.testing.assert_close(one.cameras.labels, other.cameras.labels, atol=1e-3, rtol=0)
 
 
-def test_an_inversion_begins_there_and_is_held(G, space, encoder):
+def test_an_inversion_begins_there_and_is_held(G, space, encoder, monkeypatch):
     target, _ = picture(G, space, 0.3)
     guess, steps = encoder.guess(target, G.geometry), []
     sure = Encoder(encoder.config)
@@ -113,8 +146,11 @@ def test_an_inversion_begins_there_and_is_held(G, space, encoder):
     assert float(found.motion[0, :2].abs().max()) < 1e-3
     assert float(angle_between(found.cameras, guess.cameras, G.geometry)) < 0.5
     assert sum(steps) == SHORT.steps(G, encoded=True)
+    trusting = invert(G, None, target, None, SHORT, encoder=encoder)
+    monkeypatch.setattr(inversion, "TRUSTED", 1.0)
     free = invert(G, None, target, None, SHORT, encoder=encoder)
     assert float(free.motion[0, :2].abs().max()) > 5e-3
+    assert float(trusting.motion.norm()) < 0.5 * float(free.motion.norm())
     (said,) = [finding for finding in diagnose(found, None) if finding.what == "camera"]
     assert said.good and said.text.startswith("the encoder saw it, usually to 0.0 degrees of yaw")
     far = dataclasses.replace(free, motion=torch.full_like(free.motion, 0.7))

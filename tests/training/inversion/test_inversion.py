@@ -1,6 +1,7 @@
 """Tests inversions of a network's own heads, whose latents and cameras are known."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from training.inversion.diagnosis import diagnose
 from training.inversion.fitting import Fit, Fitter, Target, ramp
 from training.inversion.inversion import NoHeadError, Settings, invert
 from training.inversion.latents import measure_latents
-from training.inversion.similarity import Similarity, psnr
+from training.inversion.similarity import Similarity, psnr, pyramid_l1
 from training.visualization.latents import frontal_ws
 
 QUICK = Settings(heads=8, starts=2, start_steps=6, latent_steps=16, block_steps=8, tuning_steps=8, splat_steps=0)
@@ -50,6 +51,24 @@ def space(G):
 
 def fitter_of(G, space, target):
     return Fitter(G, space, target, Similarity(target.images, target.masks))
+
+
+def test_mirror_images_count_the_more_the_further_a_head_is_turned(G, space):
+    cameras = G.geometry.orbit(torch.tensor([0.0, 0.1, 0.5]))
+    target, _ = head(G, cameras)
+    plain = fitter_of(G, space, target)
+    fitter = dataclasses.replace(plain, symmetry=2.0)
+    trial = cameras.reshape(1, 3)
+    assert plain.views(trial) is trial
+    torch.testing.assert_close(fitter.views(trial)[0, 3:].labels, cameras.mirror().labels)
+    rgb, alpha = (torch.cat([x, x.flip(-1)])[None] for x in (target.images, target.masks))
+    known = plain.loss(rgb[:, :3], alpha[:, :3], trial)
+    torch.testing.assert_close(fitter.loss(rgb, alpha, trial), known)
+    empty = [torch.cat([x[:, :3], torch.zeros_like(x[:, 3:])], 1) for x in (rgb, alpha)]
+    missing = pyramid_l1(torch.zeros_like(target.images), target.images) + 0.1  # nothing of the mask is covered
+    turned = torch.tensor([0.0, 2 * math.degrees(0.1) / 40, 1.0])  # 0.5 radians are more than half of 40 degrees
+    more = fitter.loss(*empty, trial) - known
+    torch.testing.assert_close(more, 2 * (turned * missing).mean()[None], rtol=1e-4, atol=1e-6)
 
 
 def test_coordinates_have_variance_1_and_come_back(G, space):
