@@ -94,12 +94,12 @@ def _camera(found: Inversion) -> Iterator[Finding]:
 
 
 def _encoded_camera(found: Inversion, doubts: tuple[float, float]) -> Finding:
-    """Compares how far fitting moved the cameras with what the encoder is usually off."""
+    """Compares how far the cameras would rather be elsewhere with what the encoder is usually off."""
     moved = found.motion[:, :2].rad2deg().abs().amax(0).tolist()
     good = all(m <= 2 * doubt for m, doubt in zip(moved, doubts, strict=True))
     text = (
-        f"the encoder saw it, usually to {doubts[1]:.1f} degrees of yaw and {doubts[0]:.1f} of pitch, and fitting "
-        f"moved it by {moved[1]:.1f} and {moved[0]:.1f}"
+        f"the encoder saw it, usually to {doubts[1]:.1f} degrees of yaw and {doubts[0]:.1f} of pitch; it would move "
+        f"by {moved[1]:.1f} and {moved[0]:.1f} if it might"
     )
     advice = ": one of them errs. --encoder=none tries cameras instead, --camera=FILE settles it"
     return Finding("camera", good, text if good else text + advice)

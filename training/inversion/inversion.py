@@ -25,7 +25,7 @@ from training.visualization.video import checkpoint_info
 YAWS, PITCHES = 9, 3  # cameras that are tried
 WIDER = 1.3  # than the data's yaws reach
 PITCH_RANGE = 0.25  # radians
-CHECK_STEPS = 12  # of a camera that was given, to see whether it would rather be elsewhere
+CHECK_STEPS = 12  # of a camera that was held, to see whether it would rather be elsewhere
 LEAST_EXPLAINED = 0.35  # share of a picture's variance below which it shows no head that the network could make
 STRETCHES = (1.0, 1.5)  # of an encoder's latents, which lie nearer to the mean than those that they stand for
 # Weight of the prior on the cameras of an encoder. What a network cannot make of a picture moves the camera for the
@@ -101,7 +101,7 @@ class Inversion:
     cameras: Cameras  # [V] in model units
     scene: Scene  # of one head, its splats refined if that was asked for
     refined: bool  # whether `scene` is more than the network makes of `ws`
-    motion: Tensor  # [V, 7] of the cameras from where the search, or the user, put them
+    motion: Tensor  # [V, 7] of the cameras from where the search put them; of held ones, that they would rather make
     rivals: list[tuple[float, float]]  # trials of the search: loss, angle in degrees from the one that was chosen
     strayed: list[float] | None  # degrees that a given camera would rather be elsewhere; None: cameras were found
     doubts: tuple[float, float] | None = None  # degrees of pitch and yaw that an encoder's cameras are known to
@@ -183,13 +183,17 @@ def invert(
                 settings.splat_leash, settings.splat_hold, lambda n: report("splats", n),
             )  # fmt: skip
             clock.note("splats", fitter, tuned, scene, fit.tracker.cameras[0])
-        strayed = None if cameras is None else _strayed(fitter, fit)
+        motion, strayed = fit.tracker.motion[0], None
+        if cameras is not None:
+            strayed = _angles(fit.tracker, _freed(fitter, fit))
+        elif guess is not None:
+            motion = _freed(fitter, fit).motion[0]
     finally:
         if features is not None:
             features.release()
     return Inversion(
         target, tuned, G, fitter.space, fit.coordinates[0], fitter.ws(fit.coordinates), fit.tracker.cameras[0], scene,
-        refined, fit.tracker.motion[0], rivals, strayed, _doubts(guess, cameras), bool(settings.symmetry), misled,
+        refined, motion, rivals, strayed, _doubts(guess, cameras), bool(settings.symmetry), misled,
         clock.stages,
     )  # fmt: skip
 
@@ -272,9 +276,13 @@ def _require_heads(fitter: Fitter, fit: Fit) -> None:
             raise NoHeadError(i, max(share, 0.0))
 
 
-def _strayed(fitter: Fitter, fit: Fit) -> list[float]:
-    """Returns how many degrees given cameras [V] move when they may, the head held."""
-    given = fit.tracker.cameras
-    free = fitter.track(Fit(fit.coordinates, Tracker.at(given, fitter.G.geometry), fit.losses), CHECK_STEPS)
-    moved: list[float] = angle_between(given, free.tracker.cameras, fitter.G.geometry)[0].tolist()
+def _freed(fitter: Fitter, fit: Fit) -> Tracker:
+    """Returns cameras that were held after they could move for some steps, the head held."""
+    free = Tracker.at(fit.tracker.cameras, fitter.G.geometry)
+    return fitter.track(Fit(fit.coordinates, free, fit.losses), CHECK_STEPS).tracker
+
+
+def _angles(held: Tracker, free: Tracker) -> list[float]:
+    """Returns the degrees [V] between the cameras of two trackers of one trial."""
+    moved: list[float] = angle_between(held.cameras, free.cameras, held.geometry)[0].tolist()
     return moved
