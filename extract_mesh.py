@@ -225,7 +225,7 @@ def main(
     extraction = Extraction(resolution, level, views, pieces, formats)
     empty: list[str] = []
     try:
-        files.require_libraries()
+        files.require_libraries(formats)
         G = load_generator(network, distributed.initialise(device))
         names, ws = head_choice.heads(G)
         extraction.check(G, G.synthesis(ws[:1].to(G.device)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,9 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 import dnnlib
-from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
+from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
 from gaussian import Cameras
+from gaussian.export import FORMATS
 from metrics.detectors import load_detector
 from metrics.errors import MetricUnavailable
 from metrics.vgg import VGG16
@@ -27,8 +28,7 @@ from training.inversion.diagnosis import diagnose
 from training.inversion.encoder import Encoder, EncoderConfig, default_path, read_encoder, save_encoder
 from training.inversion.encoder_training import encoder_config, read_pictures
 from training.inversion.encoder_training import train_encoder as trained_encoder
-from training.inversion.files import write_all
-from training.inversion.fitting import Target
+from training.inversion.files import require_formats, write_all
 from training.inversion.inversion import NoHeadError, Report, Settings, invert
 from training.inversion.latents import measure_latents
 from training.inversion.pictures import read_target
@@ -49,6 +49,8 @@ FILES = group(
            help="pictures of one head, square, cropped as the training pictures were; an alpha channel is their mask"),
     option("--mask", "masks", metavar="FILE,...", help="a mask for each picture, white where the head is"),
     option("--outdir", metavar="DIR", help="where the files go"),
+    option("--formats", default="ply", metavar="LIST", type=ChoiceList(tuple(FORMATS)),
+           help=f"of the head's splats: {', '.join(FORMATS)}"),
     option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",
            help="auto: CUDA where there is one"),
 )
@@ -57,7 +59,7 @@ CAMERA = group(
     "Camera",
     option("--camera", metavar="auto|FILE.json", default="auto",
            help="auto: found with the head; or the pictures' labels, [[25 numbers], ...] as gen_videos.py --path "
-           "reads them, one for each, which are held"),
+           "reads them, one for each, or a dataset.json that names them, which are held"),
     option("--background", metavar="white|black|R,G,B", show_default="the training's, or white",
            help="behind pictures with masks, numbers in 0..1"),
 )
@@ -103,7 +105,7 @@ STAGES = group(
 @click.pass_context
 def main(
     ctx: click.Context,
-    network: str, images: str | None, masks: str | None, outdir: str | None, device: str,
+    network: str, images: str | None, masks: str | None, outdir: str | None, formats: tuple[str, ...], device: str,
     camera: str, background: str | None,
     encoder: str | None, train_encoder: bool, data: str | None, encoder_steps: int,
     heads: int, starts: int, latent_steps: int, block_steps: int, tuning_steps: int, splat_steps: int,
@@ -130,17 +132,16 @@ def main(
     try:
         place = distributed.initialise(device)
         G = load_generator(network, place)
-        asked = ctx.get_parameter_source("splat_steps") == ParameterSource.COMMANDLINE
-        if asked and splat_steps and not G.makes_splats:
-            raise ValueError(f"--splat-steps={splat_steps}: the scenes of this network are no splats; leave it out")
+        _require_splats(ctx, G)
         behind, file = shown_background(G, background), _encoder_file(encoder, network, train_encoder, data)
         masked = masks.split(",") if masks else []
         target = read_target(names, masked, G.resolution, behind).to(place) if names else None
-        cameras = None if target is None else _cameras(camera, G, target)
+        cameras = None if target is None else _cameras(camera, G, names)
         if train_encoder and file is not None:
             _train(G, behind, encoder_steps, data, file)
         if target is None or outdir is None:
             return
+        require_formats(G, formats)
         known = None if file is None else _read_encoder(file, G)
         D = _discriminator(network, place, settings)
         features = _perceptual(perceptual, place)
@@ -148,11 +149,12 @@ def main(
         with _bar(settings.steps(G, known is not None), "search") as report:
             found = invert(G, D, target, cameras, settings, features, known, report)
         findings = diagnose(found, D)
-        written = write_all(found, findings, settings, network, names, Path(folder))
+        written = write_all(found, findings, settings, network, names, Path(folder), formats)
     except NoHeadError as error:
         raise click.ClickException(
             f"--image={names[error.picture]}: shows no head that this network could make: the nearest one explains "
-            f"{error.share:.0%} of it. Is it cropped, lit and masked as the training pictures are?"
+            f"{error.share:.0%} of it. Is it cropped and lit as the training pictures are, and is a --mask white "
+            "where the head is?"
         ) from error
     except (CheckpointError, ValueError, OSError) as error:
         raise click.ClickException(dnnlib.format_error(error)) from error
@@ -167,6 +169,15 @@ def _require(**options: str | None) -> None:
     for name, value in options.items():
         if not value:
             raise click.MissingParameter(param_type="option", param_hint=f"'--{name.removesuffix('s')}'")
+
+
+def _require_splats(ctx: click.Context, G: Generator) -> None:
+    """Raises ValueError for options that ask for splats of a network that makes none."""
+    for name in ("splat_steps", "formats"):
+        asked = ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE and ctx.params[name]
+        if asked and not G.makes_splats:
+            flag = f"--{name.replace('_', '-')}={asked if name == 'splat_steps' else ','.join(asked)}"
+            raise ValueError(f"{flag}: the scenes of this network are no splats; leave it out")
 
 
 def _encoder_file(asked: str | None, network: str, trains: bool, data: str | None) -> Path | None:
@@ -209,13 +220,13 @@ def _read_encoder(file: Path, G: Generator) -> Encoder:
     return encoder
 
 
-def _cameras(source: str, G: Generator, target: Target) -> Cameras | None:
-    """Returns the cameras [V] that were given, in model units; None: they are looked for."""
+def _cameras(source: str, G: Generator, names: Sequence[str]) -> Cameras | None:
+    """Returns the cameras [V] that were given for pictures, in model units; None: they are looked for."""
     if source == "auto":
         return None
-    cameras = read_cameras(source, G.geometry)
-    if len(cameras) != len(target.images):
-        counts = f"{len(cameras)} camera(s) for {len(target.images)} picture(s)"
+    cameras = read_cameras(source, G.geometry, names)
+    if len(cameras) != len(names):
+        counts = f"{len(cameras)} camera(s) for {len(names)} picture(s)"
         raise ValueError(f"--camera={source}: {counts}; give one for each, in their order")
     return cameras.to(G.device)
 

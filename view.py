@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from training.viewer.page import Page
 
 WATCHED_EVERY = 5.0  # seconds between looks for new snapshots
+DEFAULT_HEADS = 16  # of a page by itself
 PIXELS = click.IntRange(16, 4096)
 
 
@@ -55,7 +56,7 @@ STATIC = group(
     "A page by itself",
     option("--static", metavar="HTML", callback=in_a_folder,
            help="write this file, which shows heads without a server and without a network, and end"),
-    option("--heads", metavar="LIST", default="0-15", help="seeds of its heads"),
+    option("--heads", metavar="LIST", show_default="0-15, or all of --w-file", help="seeds of its heads"),
 )
 # fmt: on
 
@@ -70,7 +71,7 @@ def main(
     ctx: click.Context,
     network: str, seed: int, w_file: str | None, trunc: float, directions: str | None, device: str,
     host: str, port: int, resolution: int, moving: int,
-    static: str | None, heads: str,
+    static: str | None, heads: str | None,
 ) -> None:  # fmt: skip
     """Look at heads from all sides in a browser.
 
@@ -85,10 +86,11 @@ def main(
         found = [read_directions(file) for file in directions.split(",")] if directions else []
         studio = Studio(networks, distributed.initialise(device), found, w_file)
         name = list(networks)[-1]
+        studio.generator(name)  # refuses a file that is no network before anything else is looked at
         if w_file is not None:
             studio.ws(HeadChoice(name))  # refuses a file that does not fit before anything is served
         if static is not None:
-            click.echo(write_page(static, studio, name, dnnlib.parse_flag("--heads", heads, dnnlib.parse_ints), trunc))
+            click.echo(write_page(static, studio, name, _heads(heads, studio, name), trunc))
             return
         _require_free(host, port)
         page = _page()(studio, HeadChoice(name, seed, seed + 1, psi=trunc), host, port, resolution, moving)
@@ -103,12 +105,23 @@ def main(
         page.close()
 
 
+def _heads(asked: str | None, studio: Studio, network: str) -> list[int]:
+    """Returns the numbers of the heads of a page. Raises ValueError for those that a file of latents does not have."""
+    known = studio.kept(network)
+    if asked is None:
+        return list(range(DEFAULT_HEADS if known is None else known))
+    heads = dnnlib.parse_flag("--heads", asked, dnnlib.parse_ints)
+    if known is not None and max(heads) >= known:
+        raise ValueError(f"--heads={asked}: --w-file={studio.w_file} holds {known} head(s), of which 0 is the first")
+    return heads
+
+
 def _page() -> type[Page]:
     """Returns the class of pages. Raises ValueError where the package that serves them is missing."""
     try:
         from training.viewer.page import Page
     except ModuleNotFoundError as error:
-        raise ValueError(f"pages need the package {error.name}: pip install splatgan[view], or viser") from None
+        raise ValueError(f"pages need the package {error.name}: pip install '.[view]', or viser") from None
     return Page
 
 

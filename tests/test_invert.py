@@ -1,6 +1,7 @@
 """Tests invert.py: its files, and what reads them. What it finds: tests/training/inversion/."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,21 @@ def test_several_pictures_with_given_cameras(checkpoint_path, pictures, tmp_path
     assert Image.open(tmp_path / "fit.png").size == (3 * 192, 2 * 192)
 
 
+def test_a_dataset_json_gives_the_cameras_of_the_pictures_that_it_names(checkpoint_path, pictures, tmp_path):
+    (first, second), cameras = pictures
+    labels = json.loads(Path(cameras).read_text())
+    named = [["other.png", labels[0]], [Path(second).name, labels[1]], [Path(first).name, labels[0]]]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": named}))
+    options = (f"--network={checkpoint_path}", f"--camera={tmp_path / 'dataset.json'}", f"--outdir={tmp_path / 'out'}")
+    run(*options, f"--image={second}", "--formats=spz,ply")
+    record = json.loads((tmp_path / "out" / "inversion.json").read_text())
+    assert record["yaw_deg"] == pytest.approx([np.rad2deg(-0.2)], abs=0.01)
+    assert {path.name for path in (tmp_path / "out").glob("head.*")} == {"head.spz", "head.ply"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": named[:1] * 2}))
+    result = run(*options, f"--image={second}", code=1)
+    assert "has 0 label(s) for" in result.output
+
+
 def test_splats_are_refused_where_there_are_none(checkpoint_path, pictures, tmp_path, monkeypatch):
     G = load_generator(checkpoint_path)
     G.makes_splats = False
@@ -117,6 +133,6 @@ def test_an_encoder_is_trained_kept_beside_the_network_and_used(checkpoint_path,
     options = (f"--network={network}", f"--image={pictures[0][0]}")
     result = run(*options, f"--outdir={tmp_path / 'a'}")
     assert f"Begins where {tmp_path / 'net-encoder.pt'} says" in result.stderr
-    assert "camera: the encoder saw it" in result.stderr
+    assert "camera: held where the encoder saw it" in result.stderr
     result = run(*options, f"--outdir={tmp_path / 'b'}", "--encoder=none")
     assert "Begins where" not in result.stderr and "camera: the encoder" not in result.stderr

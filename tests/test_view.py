@@ -39,7 +39,7 @@ def test_the_package_that_serves_is_named_where_it_is_missing(checkpoint_path, m
     monkeypatch.delitem(sys.modules, "training.viewer.page", raising=False)
     result = run(f"--network={checkpoint_path}", "--port=8765")
     assert result.exit_code == 1
-    assert result.output == "Error: pages need the package viser: pip install splatgan[view], or viser\n"
+    assert result.output == "Error: pages need the package viser: pip install '.[view]', or viser\n"
 
 
 def test_a_network_is_served_on_this_machine_alone_unless_asked(checkpoint_path, monkeypatch):
@@ -83,8 +83,11 @@ def test_heads_of_a_file_stand_in_for_seeds(checkpoint_path, tmp_path):
     G = load_generator(checkpoint_path)
     save_ws(tmp_path / "w.npz", torch.zeros(1, G.num_ws, G.w_dim))
     page = f"--static={tmp_path / 'heads.html'}"
-    result = run(f"--network={checkpoint_path}", page, "--heads=0", f"--w-file={tmp_path / 'w.npz'}")
+    result = run(f"--network={checkpoint_path}", page, f"--w-file={tmp_path / 'w.npz'}")
     assert result.exit_code == 0, result.output
+    assert (tmp_path / "heads.html").read_text().count("data:image/jpeg") == 1  # the file's one, not 16 of them
+    result = run(f"--network={checkpoint_path}", page, "--heads=0,1", f"--w-file={tmp_path / 'w.npz'}")
+    assert result.exit_code == 1 and "w.npz holds 1 head(s)" in result.output
     save_ws(tmp_path / "w.npz", torch.zeros(1, G.num_ws, G.w_dim + 1))
     result = run(f"--network={checkpoint_path}", page, f"--w-file={tmp_path / 'w.npz'}")
     assert result.exit_code == 1 and "w.npz: ws must have shape [B, " in result.output

@@ -57,6 +57,13 @@ def _with_mask(value: int, size: int = 32) -> Callable[[Path], None]:
     return make
 
 
+def _colored_mask(folder: Path) -> None:
+    _picture(folder)
+    _save(
+        folder / "m.png", np.dstack([_blob()[..., 0], np.full((32, 32), 200, np.uint8), np.zeros((32, 32), np.uint8)])
+    )
+
+
 def _with_cameras(content: object) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         _picture(folder)
@@ -96,6 +103,7 @@ CASES = [
         "more cameras than pictures", f"{_IMAGE} --camera={{TMP}}/c.json", "2 camera\\(s\\) for 1 picture",
         _with_cameras([_FRONT, _FRONT]),
     ),
+    _case("a mask in colours", f"{_IMAGE} {_MASK}", "--mask=TMP/m.png: is a picture in colours", _colored_mask),
     _case("perceptual weights that are none", f"{_IMAGE} --perceptual={{TMP}}/a.png", "--perceptual=TMP/a.png", _picture),
     Case("invert: no folder", "invert", ("--network={NETWORK}", "--image={TMP}/a.png"), "Missing option '--outdir'"),
     _case("an encoder that is not there", f"{_IMAGE} --encoder={{TMP}}/e.pt", "--encoder=TMP/e.pt: no such file", _picture),

@@ -41,21 +41,19 @@ class Finding:
 @torch.no_grad()
 def diagnose(found: Inversion, D: Discriminator | None) -> list[Finding]:
     """Returns what there is to say, the most telling first."""
-    return [
-        _reached(found),
-        *_camera(found),
-        _crop(found),
-        *_background(found.target),
-        _head(found),
-        _model(found),
-        *_judgement(found, D),
-    ]
+    kind = list(_judgement(found, D))
+    known = all(finding.good for finding in kind)
+    rest = [*_camera(found), _crop(found), *_background(found.target), _head(found), _model(found)]
+    return [_reached(found), *rest, *kind] if known else [*kind, _reached(found, known=False), *rest]
 
 
-def _reached(found: Inversion) -> Finding:
+def _reached(found: Inversion, known: bool = True) -> Finding:
+    """Says how well the pictures are met. known: whether they are of the network's kind; others mean nothing."""
     values = found.stages[-1].psnr
     text = "the pictures are met to " + ", ".join(f"{value:.1f}" for value in values) + " dB"
     good = min(values) >= GOOD_PSNR
+    if good and not known:
+        return Finding("pictures", False, f"{text}, as tuning bends a network to any picture")
     return Finding(
         "pictures", good, text if good else f"{text}; {GOOD_PSNR:g} and more look alike. The lines below say why"
     )
@@ -63,7 +61,10 @@ def _reached(found: Inversion) -> Finding:
 
 def _camera(found: Inversion) -> Iterator[Finding]:
     if found.misled:
-        text = "no head was found where it said, so that cameras were tried; --train-encoder makes another one"
+        text = (
+            "no head was found where it said, so that cameras were tried. The picture may be cropped otherwise than "
+            "those of the training, or show no head; if others fail too, --train-encoder makes another encoder"
+        )
         yield Finding("encoder", False, text)
     if found.strayed is not None:
         worst = max(found.strayed)
@@ -81,10 +82,12 @@ def _camera(found: Inversion) -> Iterator[Finding]:
             f"no other camera that was tried comes within {CLOSE_RIVAL - 1:.0%} of this one"
             if good
             else f"one {angle:.0f} degrees away met the pictures nearly as well ({share - 1:.0%} worse): it may be the "
-            "right one. More --starts decide that better, --camera=FILE settles it"
+            "right one. More --starts decide that better, an encoder too (--train-encoder)"
         )
         yield Finding("camera", good, text)
-    yaw, _ = yaw_pitch_degrees(found.cameras, found.G.geometry)
+    yaw, pitch = yaw_pitch_degrees(found.cameras, found.G.geometry)
+    where = ", ".join(f"{y:+.1f} and {p:+.1f}" for y, p in zip(yaw.tolist(), pitch.tolist(), strict=True))
+    yield Finding("angles", True, f"yaw and pitch of the camera: {where} degrees")
     if float(yaw.abs().min()) > SIDE_VIEW:
         text = (
             f"every picture is seen from the side (yaw {float(yaw[yaw.abs().argmin()]):+.0f} degrees): the other one is"
@@ -98,8 +101,8 @@ def _encoded_camera(found: Inversion, doubts: tuple[float, float]) -> Finding:
     moved = found.motion[:, :2].rad2deg().abs().amax(0).tolist()
     good = all(m <= 2 * doubt for m, doubt in zip(moved, doubts, strict=True))
     text = (
-        f"the encoder saw it, usually to {doubts[1]:.1f} degrees of yaw and {doubts[0]:.1f} of pitch; it would move "
-        f"by {moved[1]:.1f} and {moved[0]:.1f} if it might"
+        f"held where the encoder saw it, which errs by {doubts[1]:.1f} degrees of yaw and {doubts[0]:.1f} of pitch; it "
+        f"would move by {moved[1]:.1f} and {moved[0]:.1f} if it might"
     )
     advice = ": one of them errs. --encoder=none tries cameras instead, --camera=FILE settles it"
     return Finding("camera", good, text if good else text + advice)
@@ -114,7 +117,7 @@ def _crop(found: Inversion) -> Finding:
     size = float(larger[larger.abs().argmax()])
     good = offset <= OFF_CROP and abs(size) <= OFF_SIZE
     text = f"the head stands {offset:.1%} of the width from where training pictures have it, {size:+.1%} in size"
-    advice = ": crop the picture as those were (dataset_tool.py photos)"
+    advice = ": crop the picture as those were (dataset_tool.py import portraits)"
     return Finding("crop", good, text if good else text + advice)
 
 
@@ -141,8 +144,8 @@ def _model(found: Inversion) -> Finding:
     text = f"the network as it is meets the pictures to {min(latent):.1f} dB"
     if gained <= BENT:
         return Finding("model", True, f"{text}; tuning added {max(gained, 0.0):.1f}")
-    text += f", and had to be bent for {gained:.1f} dB more"
-    return Finding("model", False, f"{text}: it does not know this head, and views from elsewhere may be worse")
+    text += f", and tuning added {gained:.1f} on the side that they show"
+    return Finding("model", False, f"{text}: other sides are no better than before. More pictures of other sides help")
 
 
 def _judgement(found: Inversion, D: Discriminator | None) -> Iterator[Finding]:
@@ -161,4 +164,4 @@ def _judgement(found: Inversion, D: Discriminator | None) -> Iterator[Finding]:
     above = float((logits[:-1] < logits[-1]).float().mean())
     text = f"the discriminator finds the first picture more real than {above:.0%} of the network's own heads"
     good = above >= 0.05
-    yield Finding("kind", good, text if good else f"{text}: it is not of the kind that the network was trained on")
+    yield Finding("kind", good, text if good else f"{text}: it is no head of the kind that the network learnt from")

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gaussian import Splats, save_splats
+from gaussian import Gaussians, Splats, save_splats
+from gaussian.export import check_format
 from training.checkpoint import RECORDS, load_checkpoint, save_checkpoint
+from training.families.base import Generator
 from training.images import quantize
 from training.inversion.cameras import yaw_pitch_degrees
 from training.inversion.diagnosis import Finding
@@ -101,13 +103,30 @@ def save_film(path: Path, found: Inversion) -> Path:
     return film.target
 
 
-def save_splat_file(path: Path, found: Inversion) -> None:
-    """Writes the head's splats, without a background of their own, in the units of the data's labels."""
-    scene: Any = found.scene
-    geometry = found.G.geometry
-    scene = scene.foreground() if found.G.has_background else scene
+def _splats(G: Generator, scene: Any) -> Gaussians:
+    """Returns the splats of one head, without a background of their own, as the data's frontal camera sees them."""
+    scene = scene.foreground() if G.has_background else scene
     assert isinstance(scene, Splats)
-    splats = scene.as_gaussians(geometry.frontal().positions.to(found.cameras.device)[None])
+    return scene.as_gaussians(G.geometry.frontal().positions.to(scene.device)[None])
+
+
+@torch.no_grad()
+def require_formats(G: Generator, formats: Sequence[str]) -> None:
+    """Raises ValueError for the first format that cannot hold the splats of a network."""
+    if not G.makes_splats:
+        return
+    splats = _splats(G, G.synthesis(latents.frontal_ws(G, torch.zeros(1, G.z_dim), psi=0.0)))
+    for name in formats:
+        try:
+            check_format(name, splats, "y")
+        except ValueError as error:
+            raise ValueError(f"--formats={name}: {error}") from None
+
+
+def save_splat_file(path: Path, found: Inversion) -> None:
+    """Writes the head's splats in the units of the data's labels, in the format of the file's name."""
+    geometry = found.G.geometry
+    splats = _splats(found.G, found.scene)
     save_splats(path, splats.transformed(translation=geometry.origin, scale=geometry.world_scale))
 
 
@@ -118,6 +137,7 @@ def write_all(
     network: str,  # file of the checkpoint
     names: Sequence[str],  # of the pictures
     outdir: Path,
+    formats: Sequence[str] = ("ply",),  # of `gaussian.export.FORMATS`, for the splats
 ) -> list[Path]:
     """Writes everything into a folder and returns the files. Raises CheckpointError, OSError."""
     paths = [outdir / name for name in ("w.npz", "cameras.json")]
@@ -127,8 +147,9 @@ def write_all(
         paths.append(outdir / "network-tuned.pkl")
         save_tuned(paths[-1], network, found)
     if found.G.makes_splats:
-        paths.append(outdir / "head.ply")
-        save_splat_file(paths[-1], found)
+        for name in formats:
+            paths.append(outdir / f"head.{name}")
+            save_splat_file(paths[-1], found)
     pictures = {"fit.png": _png(comparison(found), 3), "views.png": _png(around(found), VIEWS)}
     for name, content in pictures.items():
         paths.append(outdir / name)
@@ -159,18 +180,19 @@ def build_page(record: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         f"<tr class={'good' if f['good'] else 'bad'}><td>{html.escape(f['what'])}<td>{html.escape(f['text'])}"
         for f in record["findings"]
     )
-    table = {
-        stage[
-            "name"
-        ]: f"{min(stage['psnr']):.2f} dB, {stage['seconds']:.1f} s ({stage['processor_seconds']:.1f} s of processors)"
-        for stage in stages
-    }
+    rows_of_stages = "".join(
+        f"<tr><td>{k} {stage['name']}<td>{min(stage['psnr']):.2f} dB<td>{stage['seconds']:.1f} s"
+        f"<td>{stage['processor_seconds']:.1f} s of processors"
+        for k, stage in enumerate(stages)
+    )
+    numbered = ", ".join(f"{k} {stage['name']}" for k, stage in enumerate(stages))
+    chart = line_chart("PSNR of the pictures, dB", series, numbered)
     sections = [
         f"<h1>Inversion of {html.escape(', '.join(record['pictures']))}</h1>",
         picture(pictures["fit.png"], "picture, what was found, difference times 4"),
         section("How good it is, and why not better", f"<table class=findings>{rows}</table>"),
-        section("From other sides", picture(pictures["views.png"], "above by the latent alone, below as it was found")),
-        section("Stage by stage", grid([line_chart("PSNR of the pictures, dB", series, "stage")]) + value_table(table)),
+        section("From other sides", picture(pictures["views.png"], "above before tuning, below after it")),
+        section("Stage by stage", f"{grid([chart])}<table>{rows_of_stages}</table>"),
         section("Settings", value_table(dict(record["settings"]))),
     ]
     return page("Inversion", sections, STYLE)

@@ -16,6 +16,7 @@ from training.inversion.fitting import Target
 LEAST_SHARE, MOST_SHARE = 0.01, 0.995  # of a picture that its mask may show
 LEAST_CONTRAST = 2 / 255  # standard deviation of the values of a picture, below which it shows nothing
 LEAST_PIXELS = 16
+MOST_COLOR = 0.05  # mean difference between the channels of a mask
 
 
 def read_target(
@@ -78,7 +79,7 @@ def _require_square(flag: str, file: Image.Image) -> None:
     if width != height:
         raise ValueError(
             f"{flag}: has {width} x {height} px, and a square is needed, cropped as the training pictures were "
-            "(dataset_tool.py photos does that)"
+            "(dataset_tool.py import portraits does that)"
         )
     if width < LEAST_PIXELS:
         raise ValueError(f"{flag}: has {width} px; at least {LEAST_PIXELS} are needed")
@@ -90,12 +91,14 @@ def _tensor(file: Image.Image) -> Tensor:
 
 
 def _read_mask(path: str, size: torch.Size) -> Tensor:
-    """Returns a mask [1, H, W] in 0..1. Raises ValueError if it is of another size, or shows nothing or everything."""
+    """Returns a mask [1, H, W] in 0..1. Raises ValueError for another size, for colours, and for nothing or all."""
     flag = f"--mask={path}"
     with _open(flag, path) as file:
         if (file.height, file.width) != tuple(size):
             raise ValueError(f"{flag}: has {file.width} x {file.height} px, its picture {size[1]} x {size[0]}")
-        mask = _tensor(file.convert("L"))
+        shown, mask = _tensor(file.convert("RGB")), _tensor(file.convert("L"))
+    if float((shown.amax(0) - shown.amin(0)).mean()) > MOST_COLOR:
+        raise ValueError(f"{flag}: is a picture in colours; legal is one that is white where the head is, else black")
     _require_content(flag, mask)
     if float(mask.mean()) > MOST_SHARE:
         raise ValueError(f"{flag}: covers the whole picture, so that nothing is background; leave --mask out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ MESHES, VOLUMES = ("obj", "ply", "glb"), ("mrc", "npz")
 LIBRARIES = {"skimage": "scikit-image", "trimesh": "trimesh", "mrcfile": "mrcfile"}  # module -> name for pip
 
 
-def require_libraries() -> None:
-    """Raises ValueError, with what to install, if a library of the extra `mesh` is missing."""
-    missing = [name for module, name in LIBRARIES.items() if importlib.util.find_spec(module) is None]
+def require_libraries(formats: Collection[str]) -> None:
+    """Raises ValueError, with what to install, if a library of the extra `mesh` is missing that formats need."""
+    needed = {module: name for module, name in LIBRARIES.items() if module != "mrcfile" or "mrc" in formats}
+    missing = [name for module, name in needed.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ValueError(f"extract_mesh.py needs {', '.join(missing)}: pip install {' '.join(missing)}")
 

@@ -108,6 +108,10 @@ class Studio:
         return found
 
     @torch.no_grad()
+    def kept(self, network: str) -> int | None:
+        """Returns how many heads the file of latents holds; None: there is no file, and seeds never end."""
+        return None if self.w_file is None else len(latents.load_ws(self.w_file, self.generator(network)))
+
     def ws(self, head: HeadChoice) -> Tensor:
         """Returns the ws [1, num_ws, w_dim] of a head; of a file, there may be block_ws of them.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,8 +102,10 @@ def look_at_angles(h: Tensor, v: Tensor, geometry: Geometry) -> Cameras:
     return geometry.orbit(h - math.pi / 2, torch.asin((1 - 2 * v / math.pi).clamp(-1, 1)))
 
 
-def read_cameras(path: str | Path, geometry: Geometry) -> Cameras:
+def read_cameras(path: str | Path, geometry: Geometry, pictures: Sequence[str] = ()) -> Cameras:
     """Reads cameras [F] from a file, one per frame, in model units.
+
+    pictures: files whose cameras are wanted; of a dataset.json with more labels than these, theirs are taken by name.
 
     The file is JSON: a list of labels of 25 numbers each (camera-to-world 4x4, then intrinsics 3x3 normalised by the
     image size, row by row), or a dataset.json, whose labels are taken in their order. Both in the units of the data
@@ -115,6 +119,8 @@ def read_cameras(path: str | Path, geometry: Geometry) -> Cameras:
     entries = content.get("labels") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{name}: no cameras; legal is [[25 numbers], ...], or a dataset.json with its labels")
+    if pictures and len(entries) > len(pictures) and all(_is_named(e) for e in entries):
+        entries = [_label_of(name, entries, picture) for picture in pictures]
     pairs = [e if _is_named(e) else (f"camera {i}", e) for i, e in enumerate(entries)]
     labels = require_labels(name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
     return geometry.normalize(Cameras.from_labels(torch.from_numpy(labels))).to(dtype=torch.float32)
@@ -124,6 +130,15 @@ def write_cameras(path: str | Path, cameras: Cameras, geometry: Geometry) -> Non
     """Writes cameras [F] in model units as a file that `read_cameras` reads."""
     labels = geometry.denormalize(cameras.to(dtype=torch.float64)).labels
     Path(path).write_text(json.dumps(labels.tolist()) + "\n")
+
+
+def _label_of(source: str, entries: Sequence[Any], picture: str) -> Any:
+    """Returns the entry of a dataset.json that names a picture as it lies in its set. Raises ValueError for none."""
+    where = Path(picture).resolve().as_posix()
+    found = [entry for entry in entries if f"/{where}".endswith(f"/{entry[0]}")]
+    if len(found) != 1:
+        raise ValueError(f"{source}: has {len(found)} label(s) for {picture}; a name like {entries[0][0]} is legal")
+    return found[0]
 
 
 def _is_named(entry: object) -> bool:

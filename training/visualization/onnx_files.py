@@ -61,7 +61,7 @@ def require_libraries() -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ValueError(f"ONNX files need the package {error.name}: pip install splatgan[onnx]") from None
+        raise ValueError(f"ONNX files need the package {error.name}: pip install onnx onnxscript") from None
 
 
 def save_onnx(stem: str | Path, G: Generator) -> list[Path]:

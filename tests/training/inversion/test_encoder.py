@@ -144,7 +144,7 @@ def test_an_inversion_begins_there_and_is_held(G, space, encoder, monkeypatch):
     assert float(away) < 0.2
     assert sum(steps) == SHORT.steps(G, encoded=True)
     (said,) = [finding for finding in diagnose(found, None) if finding.what == "camera"]
-    assert said.good and said.text.startswith("the encoder saw it, usually to ")
+    assert said.good and said.text.startswith("held where the encoder saw it, which errs by ")
     far = dataclasses.replace(found, motion=torch.full_like(found.motion, 0.9))
     assert [finding.good for finding in diagnose(far, None) if finding.what == "camera"] == [False]
     monkeypatch.setattr(inversion, "TRUSTED", 1.0)

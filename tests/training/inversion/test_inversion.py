@@ -13,7 +13,7 @@ from torch_utils import random
 from training import presets
 from training.checkpoint import load_discriminator, load_generator, run_info
 from training.families import family
-from training.inversion import inversion, tuning
+from training.inversion import diagnosis, inversion, tuning
 from training.inversion.cameras import Tracker, angle_between
 from training.inversion.diagnosis import diagnose
 from training.inversion.fitting import Fit, Fitter, Target, ramp
@@ -177,6 +177,19 @@ def test_splats_follow_the_picture_on_their_leash(G, space):
     (loose, far, made), (tight, near, _) = refined(0.0), refined(10.0)
     assert loose > tight > before - 0.1 and near < far
     assert isinstance(made, Gaussians) and made.level_sizes == scene.level_sizes and not made.means.requires_grad
+
+
+def test_pictures_of_another_kind_are_said_first_however_well_they_are_met(G, monkeypatch):
+    target, _ = head(G, G.geometry.orbit(torch.tensor([0.2])))
+    found = invert(G, None, target, None, dataclasses.replace(QUICK, tuning_steps=0))
+    monkeypatch.setattr(diagnosis, "GOOD_PSNR", 1.0)
+    first, *rest = diagnose(found, None)
+    assert (first.what, first.good) == ("pictures", True) and "kind" not in {finding.what for finding in rest}
+    kind = diagnosis.Finding("kind", False, "")
+    monkeypatch.setattr(diagnosis, "_judgement", lambda *_: iter([kind]))
+    first, second, *_ = diagnose(found, None)
+    assert first == kind and (second.what, second.good) == ("pictures", False)
+    assert "bends a network to any picture" in second.text
 
 
 def test_noise_is_no_head(G):

@@ -1,5 +1,6 @@
 """Tests the files of meshes and volumes by readers that are not ours."""
 
+import importlib.util
 import json
 import struct
 
@@ -119,7 +120,15 @@ def test_other_suffixes_are_refused_and_nothing_half_written_stays(tmp_path, mon
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
-    files.require_libraries()
+    files.require_libraries(["glb", "mrc"])
     monkeypatch.setitem(files.LIBRARIES, "no_such_module", "its-name")
     with pytest.raises(ValueError, match="needs its-name: pip install its-name"):
-        files.require_libraries()
+        files.require_libraries(["glb"])
+
+
+def test_mrcfile_is_wanted_for_mrc_alone(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mrcfile" else found(name))
+    files.require_libraries(["glb", "npz"])
+    with pytest.raises(ValueError, match="needs mrcfile: pip install mrcfile"):
+        files.require_libraries(["glb", "mrc"])
