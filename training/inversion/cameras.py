@@ -90,15 +90,12 @@ class Tracker:
     motion: Tensor  # [S, V, 7] from the start
     damping: Tensor  # [S, V]
     deviations: tuple[float, ...] = DEVIATIONS  # of the motions that are expected, 7
-    weight: float = 1.0  # of the prior
 
     @classmethod
-    def at(
-        cls, cameras: Cameras, geometry: Geometry, doubts: tuple[float, float] = DEVIATIONS[:2], weight: float = 1.0
-    ) -> Tracker:
+    def at(cls, cameras: Cameras, geometry: Geometry, doubts: tuple[float, float] = DEVIATIONS[:2]) -> Tracker:
         """Starts at cameras [S, V], of which pitch and yaw are known up to `doubts`, standard deviations in radians."""
         motion = cameras.positions.new_zeros(*cameras.shape, MOTIONS)
-        return cls(cameras, geometry, motion, motion.new_full(cameras.shape, 1.0), (*doubts, *DEVIATIONS[2:]), weight)
+        return cls(cameras, geometry, motion, motion.new_full(cameras.shape, 1.0), (*doubts, *DEVIATIONS[2:]))
 
     @property
     def cameras(self) -> Cameras:
@@ -122,7 +119,7 @@ class Tracker:
         seen = self._residuals(render, tried, targets)  # [S, V, 8, P]
         now = seen[:, :, 0]
         slopes = (seen[:, :, 1:] - seen[:, :, :1]) / steps[:, None]  # [S, V, 7, P]
-        prior = self.weight * ALIKE * (NOISE / self.motion.new_tensor(self.deviations)).square()  # [7]
+        prior = ALIKE * (NOISE / self.motion.new_tensor(self.deviations)).square()  # [7]
         normal = slopes @ slopes.mT + prior.diag()
         moment = (slopes @ now[..., None])[..., 0] + prior * self.motion
         damped = normal + self.damping[..., None, None] * torch.diag_embed(normal.diagonal(dim1=-2, dim2=-1))

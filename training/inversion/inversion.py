@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from torch import Tensor
 from gaussian import Cameras, Gaussians
 from gaussian.scene import Scene
 from training.families.base import Discriminator, Generator
-from training.inversion.cameras import Tracker, angle_between, grid_of_cameras
+from training.inversion.cameras import DEVIATIONS, Tracker, angle_between, grid_of_cameras
 from training.inversion.encoder import Encoder, Guess
 from training.inversion.fitting import Fit, Fitter, Target
 from training.inversion.latents import LatentSpace, measure_latents
@@ -28,9 +27,6 @@ PITCH_RANGE = 0.25  # radians
 CHECK_STEPS = 12  # of a camera that was held, to see whether it would rather be elsewhere
 LEAST_EXPLAINED = 0.35  # share of a picture's variance below which it shows no head that the network could make
 STRETCHES = (1.0, 1.5)  # of an encoder's latents, which lie nearer to the mean than those that they stand for
-# Weight of the prior on the cameras of an encoder. What a network cannot make of a picture moves the camera for the
-# wrong reasons: fitting errs more than the encoder does, and other views suffer most.
-TRUSTED = 256.0
 Report = Callable[[str, int], object]  # is told a stage and how many of its steps were done
 
 
@@ -68,7 +64,7 @@ class Settings:
     splat_leash: float = 0.01  # weight of the splats' squared changes
     symmetry: float = 0.5  # weight of the mirror images of pictures from the side
     features: bool = True  # whether the discriminator's features are compared
-    moves_camera: bool = True  # whether a camera that was found moves along with the one w
+    moves_camera: bool = True  # whether a camera that was tried moves along with the one w; an encoder's is held
 
     def steps(self, G: Generator, encoded: bool = False) -> int:
         """Returns the steps of all stages together that there are for a generator, with an encoder if `encoded`."""
@@ -187,7 +183,7 @@ def invert(
         if cameras is not None:
             strayed = _angles(fit.tracker, _freed(fitter, fit))
         elif guess is not None:
-            motion = _freed(fitter, fit).motion[0]
+            motion = _freed(fitter, fit, guess.doubts).motion[0]
     finally:
         if features is not None:
             features.release()
@@ -210,7 +206,8 @@ def _found(
     """Searches, and fits the latent that is found; returns it with what `_begin` chose from. Raises NoHeadError."""
     fit, rivals = _begin(fitter, cameras, guess, settings, report)
     clock.note("search", fitter, fitter.G, fitter.scene(fit.coordinates), fit.tracker.cameras[0])
-    fit = _descend(fitter, fit, settings, cameras is None and settings.moves_camera, clock, report)
+    moves = settings.moves_camera and cameras is None and guess is None  # fitting errs more than an encoder does
+    fit = _descend(fitter, fit, settings, moves, clock, report)
     _require_heads(fitter, fit)
     return fit, rivals
 
@@ -219,17 +216,15 @@ def _begin(
     fitter: Fitter, cameras: Cameras | None, guess: Guess | None, settings: Settings, report: Report
 ) -> tuple[Fit, list[tuple[float, float]]]:
     """Returns one trial, and all that it was chosen from as (loss, degrees from the chosen one)."""
-    G, given = fitter.G, cameras is not None
+    G = fitter.G
     heads, known = fitter.candidates(settings.heads), guess.cameras if guess and cameras is None else cameras
     if guess is not None:
         heads = torch.cat([heads, torch.stack([stretch * guess.coordinates for stretch in STRETCHES])[:, None]])
     cells = _cells(G) if known is None else known
     fit = fitter.search(heads, cells, known is not None, settings.starts, lambda n: report("search", n))
-    if guess is not None and not given:
-        fit = dataclasses.replace(fit, tracker=Tracker.at(fit.tracker.start, G.geometry, guess.doubts, TRUSTED))
     if len(fit.losses) > 1:
         fit = fitter.descend(
-            fit, settings.start_steps, settings.rate, settings.prior, 0.0, settings.moves_camera and not given,
+            fit, settings.start_steps, settings.rate, settings.prior, 0.0, settings.moves_camera and known is None,
             lambda n: report("starts", n),
         )  # fmt: skip
     best = int(fit.losses.argmin())
@@ -276,9 +271,9 @@ def _require_heads(fitter: Fitter, fit: Fit) -> None:
             raise NoHeadError(i, max(share, 0.0))
 
 
-def _freed(fitter: Fitter, fit: Fit) -> Tracker:
+def _freed(fitter: Fitter, fit: Fit, doubts: tuple[float, float] = DEVIATIONS[:2]) -> Tracker:
     """Returns cameras that were held after they could move for some steps, the head held."""
-    free = Tracker.at(fit.tracker.cameras, fitter.G.geometry)
+    free = Tracker.at(fit.tracker.cameras, fitter.G.geometry, doubts)
     return fitter.track(Fit(fit.coordinates, free, fit.losses), CHECK_STEPS).tracker
 
 

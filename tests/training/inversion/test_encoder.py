@@ -136,26 +136,25 @@ def test_backgrounds_of_masked_pictures_do_not_matter(G, space, encoder):
     torch.testing.assert_close(one.cameras.labels, other.cameras.labels, atol=1e-3, rtol=0)
 
 
-def test_an_inversion_begins_there_and_is_held(G, space, encoder, monkeypatch):
+def test_an_inversion_begins_there_and_is_held(G, space, encoder):
     target, _ = picture(G, space, 0.3)
     guess, steps = encoder.guess(target, G.geometry), []
     found = invert(G, None, target, None, SHORT, encoder=encoder, report=lambda _, n: steps.append(n))
-    away = angle_between(found.cameras, guess.cameras, G.geometry)
-    assert float(away) < 0.2
+    torch.testing.assert_close(found.cameras.labels, guess.cameras.labels)
+    assert float(found.motion.abs().max()) > 0  # that it would make if it might
     assert sum(steps) == SHORT.steps(G, encoded=True)
     (said,) = [finding for finding in diagnose(found, None) if finding.what == "camera"]
     assert said.good and said.text.startswith("held where the encoder saw it, which errs by ")
     far = dataclasses.replace(found, motion=torch.full_like(found.motion, 0.9))
     assert [finding.good for finding in diagnose(far, None) if finding.what == "camera"] == [False]
-    monkeypatch.setattr(inversion, "TRUSTED", 1.0)
-    free = invert(G, None, target, None, SHORT, encoder=encoder)
-    assert float(angle_between(free.cameras, guess.cameras, G.geometry)) > 2 * float(away)
 
 
 def test_another_crop_is_noticed_although_the_camera_is_held(G, space, encoder, monkeypatch):
     monkeypatch.setattr(diagnosis, "OFF_CROP", 0.03)
-    target, _ = picture(G, space, 0.3)
-    moved_by = [x.roll(3, dims=3) for x in (target.images, target.masks)]  # of 32 px
+    target, truth = picture(G, space, 0.3)
+    sure = dataclasses.replace(encoder.guess(target, G.geometry), cameras=truth, doubts=(0.03, 0.03))
+    monkeypatch.setattr(encoder, "guess", lambda *_: sure)
+    moved_by = [x.roll(2, dims=3) for x in (target.images, target.masks)]  # of 32 px
     for seen, good in ((target, True), (Target(*moved_by, target.background), False)):
         found = invert(G, None, seen, None, SHORT, encoder=encoder)
         (crop,) = [finding for finding in diagnose(found, None) if finding.what == "crop"]
