@@ -9,6 +9,7 @@ Prints one row a run and writes learning.json, learning-curve.png and learning-h
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from metrics import swd
 from torch_utils import random
 from torch_utils.distributed import usable_cores
 from training.checkpoint import SNAPSHOT_PATTERN, load_generator, read_progress
-from training.data.synthetic.synthesize import render_heads
+from training.data.synthetic.synthesize import render_cars, render_heads
 from training.dataset import ImageDataset
 from training.families.base import Generator
 from training.images import composite, quantize
@@ -33,6 +34,7 @@ from training.visualization.grids import save_image_grid
 COUNT = 2000  # images of each set behind an swd
 BINS = 5  # of the data's yaw, equal counts
 IDENTITIES = 64
+KINDS = {"heads": render_heads, "cars": render_cars}  # of identities that a run is compared with
 BATCH = 50
 BARS = {
     "way": (0.80, "at least", "share of the way from 0 kimg to the real-against-real floor"),
@@ -75,7 +77,7 @@ def mean_swd(a: Tensor, b: swd.PatchDescriptors) -> float:
 class Reference:
     """Holds what every run is measured against, from the data alone."""
 
-    def __init__(self, dataset: ImageDataset, identity_seed: int):
+    def __init__(self, dataset: ImageDataset, identity_seed: int, kind: str = "heads"):
         self.dataset = dataset
         self.labels = torch.from_numpy(dataset.labels)
         count = min(COUNT, len(dataset) // 2)
@@ -87,7 +89,7 @@ class Reference:
         self.mean_image = mean_swd(everything.expand(count, -1, -1, -1), self.set)
         camera = dataset.geometry.frontal().reshape(1).expand(IDENTITIES)
         images, masks, depth = (
-            torch.as_tensor(part) for part in render_heads(identity_seed, range(IDENTITIES), camera, dataset.resolution)
+            torch.as_tensor(part) for part in KINDS[kind](identity_seed, range(IDENTITIES), camera, dataset.resolution)
         )
         self.heads = quantize(composite(images, masks, torch.ones(IDENTITIES, 3)))
         self.diversity = pairwise_rms(self.heads)
@@ -183,14 +185,15 @@ def passes(name: str, value: float) -> bool:
 
 
 @torch.no_grad()
-def save_turning_heads(path: Path, runs: list[Path]) -> None:
-    """Draws two identities of each run, one a row, at seven yaws from -1 to 1 rad."""
+def save_turns(path: Path, runs: list[Path], kind: str) -> None:
+    """Draws two identities of each run, one a row, at seven yaws: from -1 to 1 rad, or all around for cars."""
+    yaws = torch.linspace(-1, 1, 7) if kind == "heads" else torch.arange(7) * (2 * math.pi / 7)
     rows = []
     for run in runs:
         _, newest = snapshots_of(run)[-1]
         G = load_generator(newest)
         z = random.normal(0, "benchmark/frontal", range(2), (G.z_dim,))
-        cameras = G.geometry.orbit(torch.linspace(-1, 1, 7)).reshape(1, 7).expand(2, 7)
+        cameras = G.geometry.orbit(yaws).reshape(1, 7).expand(2, 7)
         ws = G.mapping(z, G.geometry.frontal().reshape(1).expand(2))
         rows.append(G.render(G.synthesis(ws), cameras).image.flatten(0, 1))
     save_image_grid(torch.cat(rows), path, 7, factor=2)
@@ -235,10 +238,11 @@ def report(reference: Reference, results: list[dict[str, Any]]) -> str:
 @click.option("--data", required=True, help="the data set that the runs were trained on")
 @click.option("--outdir", default="docs/images", show_default=True, type=click.Path(path_type=Path))
 @click.option("--identity-seed", default=1000, show_default=True, help="of the synthesised identities to compare with")
-def main(runs: tuple[Path, ...], data: str, outdir: Path, identity_seed: int) -> None:
+@click.option("--kind", default="heads", show_default=True, type=click.Choice(list(KINDS)), help="that the data shows")
+def main(runs: tuple[Path, ...], data: str, outdir: Path, identity_seed: int, kind: str) -> None:
     """Judge RUNS; exit status 1 if any misses a bar."""
     torch.set_num_threads(usable_cores())
-    reference = Reference(ImageDataset(data), identity_seed)
+    reference = Reference(ImageDataset(data), identity_seed, kind)
     results = [judge(run, reference) for run in runs]
     print(report(reference, results))
     outdir.mkdir(parents=True, exist_ok=True)
@@ -253,7 +257,7 @@ def main(runs: tuple[Path, ...], data: str, outdir: Path, identity_seed: int) ->
     }
     (outdir / "learning.json").write_text(json.dumps(record, indent=1) + "\n")
     save_curve(outdir / "learning-curve.png", reference, results)
-    save_turning_heads(outdir / "learning-heads.png", list(runs))
+    save_turns(outdir / "learning-heads.png", list(runs), kind)
     sys.exit(0 if all(all(r["passed"].values()) for r in results) else 1)
 
 
