@@ -26,7 +26,7 @@ from training.dataset import ImageDataset
 from training.families.base import Discriminator, Generator
 from training.inversion.diagnosis import diagnose
 from training.inversion.encoder import Encoder, EncoderConfig, default_path, read_encoder, save_encoder
-from training.inversion.encoder_training import encoder_config, read_pictures
+from training.inversion.encoder_training import CHECKED, encoder_config, read_pictures
 from training.inversion.encoder_training import train_encoder as trained_encoder
 from training.inversion.files import require_formats, write_all
 from training.inversion.inversion import NoHeadError, Report, Settings, invert
@@ -198,7 +198,7 @@ def _train(G: Generator, background: tuple[float, float, float], steps: int, dat
     config, pictures = encoder_config(G, space, background, steps), None
     if data is not None:
         pictures = read_pictures(ImageDataset(data), config, G.geometry)
-        config = replace(config, pictures=len(pictures.angles))
+        config = replace(config, pictures=len(pictures.angles) - CHECKED)
     dnnlib.make_folder(file.parent)
     with _bar(config.heads + config.steps, "heads") as report:
         encoder = trained_encoder(G, space, config, report, pictures)

@@ -31,7 +31,7 @@ from training.visualization.video import checkpoint_info
 MOST_PIXELS = 64
 HELD_OUT, CHECKED = 2**20, 200  # the first head that is held out, and how many of them there are
 MOST_PICTURES = 12_000  # labelled ones that are learnt from
-LEAST_PICTURES = 2 * CHECKED  # of a labelled set, half of which is held out
+LEAST_PICTURES = 2 * CHECKED  # of a labelled set, CHECKED of which are held out
 AT_ONCE, READ_AT_ONCE = 8, 256  # heads; pictures
 YAW_REACH = 1.2  # of the yaws that the network learnt from
 RATE, WARM_UP = 1e-3, 50  # of Adam; steps in which it grows

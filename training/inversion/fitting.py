@@ -107,7 +107,8 @@ class Fitter:
         distance = pyramid_l1(rgb[:, pictures:].flatten(0, 1), images.repeat(len(rgb), 1, 1, 1))
         if masks is not None:
             flipped = masks.flip(-1).repeat(len(rgb), 1, 1, 1)
-            distance = distance + 0.1 * mask_distance(alpha[:, pictures:].flatten(0, 1), flipped)
+            weight = self.similarity.weights.mask
+            distance = distance + weight * mask_distance(alpha[:, pictures:].flatten(0, 1), flipped)
         return total + (weights * distance.unflatten(0, weights.shape)).mean(1)
 
     def candidates(self, heads: int) -> Tensor:
