@@ -100,6 +100,11 @@ def test_several_pictures_with_given_cameras(checkpoint_path, pictures, tmp_path
     assert Image.open(tmp_path / "fit.png").size == (3 * 192, 2 * 192)
 
 
+def load_cameras(path, names, G):
+    """The yaws of the pictures, in radians."""
+    return read_cameras(path, G.geometry, names).yaw_pitch(G.geometry)[0].tolist()
+
+
 def test_a_dataset_json_gives_the_cameras_of_the_pictures_that_it_names(checkpoint_path, pictures, tmp_path):
     (first, second), cameras = pictures
     labels = json.loads(Path(cameras).read_text())
@@ -110,6 +115,9 @@ def test_a_dataset_json_gives_the_cameras_of_the_pictures_that_it_names(checkpoi
     record = json.loads((tmp_path / "out" / "inversion.json").read_text())
     assert record["yaw_deg"] == pytest.approx([np.rad2deg(-0.2)], abs=0.01)
     assert {path.name for path in (tmp_path / "out").glob("head.*")} == {"head.spz", "head.ply"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": named[1:]}))  # as many as pictures, in another order
+    both = load_cameras(tmp_path / "dataset.json", [first, second], load_generator(checkpoint_path))
+    assert both == pytest.approx([0.3, -0.2], abs=1e-4)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": named[:1] * 2}))
     result = run(*options, f"--image={second}", code=1)
     assert "has 0 label(s) for" in result.output

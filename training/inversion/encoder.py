@@ -71,10 +71,10 @@ class Encoder(nn.Module):
         return middle + angles * angles.new_tensor([(high - low) / 2, PITCH_SCALE]), coordinates
 
     @torch.no_grad()
-    def angles(self, images: Tensor) -> Tensor:
-        """Returns angles [N, 2] of images: the mean of those of pictures and mirror images, which errs less."""
-        angles: Tensor = self(images)[0]
-        return (angles + self(images.flip(3))[0] * angles.new_tensor([-1.0, 1.0])) / 2
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` does; the angles are means of those of pictures and mirror images, which err less."""
+        angles, coordinates = self(images)
+        return (angles + self(images.flip(3))[0] * angles.new_tensor([-1.0, 1.0])) / 2, coordinates
 
     @torch.no_grad()
     def guess(self, target: Target, geometry: Geometry) -> Guess:
@@ -84,8 +84,8 @@ class Encoder(nn.Module):
             behind = images.new_tensor(self.config.background) - target.background
             images = images + (1 - target.masks) * behind[:, None, None]
         images = images.clamp(0, 1)
-        coordinates = self(images)[1]
-        cameras = geometry.orbit(*self.angles(images).double().unbind(1)).to(device=images.device, dtype=torch.float32)
+        angles, coordinates = self.read(images)
+        cameras = geometry.orbit(*angles.double().unbind(1)).to(device=images.device, dtype=torch.float32)
         return Guess(coordinates.mean(0), cameras, (self.errors["pitch"], self.errors["yaw"]))
 
 

@@ -91,7 +91,7 @@ def read_pictures(data: ImageDataset, config: EncoderConfig, geometry: Geometry)
     The last 200 are there to be held out. Raises ValueError for a set of fewer than 400.
     """
     if len(data) < LEAST_PICTURES:
-        raise ValueError(f"--data: {len(data)} pictures; an encoder needs at least {LEAST_PICTURES}")
+        raise ValueError(f"--data: {data.name} has {len(data)} pictures; an encoder needs at least {LEAST_PICTURES}")
     rows = np.linspace(0, len(data) - 1, min(len(data), MOST_PICTURES + CHECKED)).round().astype(np.int64)
     behind, images = torch.tensor(config.background), []
     for some in np.array_split(rows, -(-len(rows) // READ_AT_ONCE)):
@@ -175,7 +175,7 @@ def measured_errors(
     angles, coordinates = encoder(changed(samples.images.to(G.device) / 255, config, HELD_OUT))
     off = angles.cpu() - samples.angles
     if pictures is not None:
-        off = encoder.angles(pictures.images.to(G.device) / 255).cpu() - pictures.angles
+        off = encoder.read(pictures.images.to(G.device) / 255)[0].cpu() - pictures.angles
     yaw, pitch = off.square().mean(0).sqrt().tolist()
     weights = space.axes.square().sum(1)
     truth = samples.coordinates.to(coordinates)

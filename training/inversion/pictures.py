@@ -16,7 +16,7 @@ from training.inversion.fitting import Target
 LEAST_SHARE, MOST_SHARE = 0.01, 0.995  # of a picture that its mask may show
 LEAST_CONTRAST = 2 / 255  # standard deviation of the values of a picture, below which it shows nothing
 LEAST_PIXELS = 16
-MOST_COLOR = 0.05  # mean difference between the channels of a mask
+MOST_COLOR = 0.05  # mean difference between the channels of a mask; grey has 0
 
 
 def read_target(

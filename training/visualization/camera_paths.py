@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def look_at_angles(h: Tensor, v: Tensor, geometry: Geometry) -> Cameras:
 def read_cameras(path: str | Path, geometry: Geometry, pictures: Sequence[str] = ()) -> Cameras:
     """Reads cameras [F] from a file, one per frame, in model units.
 
-    pictures: files whose cameras are wanted; of a dataset.json with more labels than these, theirs are taken by name.
+    pictures: files whose cameras are wanted; the labels of a dataset.json are then taken by name, not in order.
 
     The file is JSON: a list of labels of 25 numbers each (camera-to-world 4x4, then intrinsics 3x3 normalised by the
     image size, row by row), or a dataset.json, whose labels are taken in their order. Both in the units of the data
@@ -119,7 +120,7 @@ def read_cameras(path: str | Path, geometry: Geometry, pictures: Sequence[str] =
     entries = content.get("labels") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{name}: no cameras; legal is [[25 numbers], ...], or a dataset.json with its labels")
-    if pictures and len(entries) > len(pictures) and all(_is_named(e) for e in entries):
+    if pictures and all(_is_named(e) for e in entries):
         entries = [_label_of(name, entries, picture) for picture in pictures]
     pairs = [e if _is_named(e) else (f"camera {i}", e) for i, e in enumerate(entries)]
     labels = require_labels(name, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
@@ -134,7 +135,7 @@ def write_cameras(path: str | Path, cameras: Cameras, geometry: Geometry) -> Non
 
 def _label_of(source: str, entries: Sequence[Any], picture: str) -> Any:
     """Returns the entry of a dataset.json that names a picture as it lies in its set. Raises ValueError for none."""
-    where = Path(picture).resolve().as_posix()
+    where = Path(os.path.abspath(picture)).as_posix()
     found = [entry for entry in entries if f"/{where}".endswith(f"/{entry[0]}")]
     if len(found) != 1:
         raise ValueError(f"{source}: has {len(found)} label(s) for {picture}; a name like {entries[0][0]} is legal")

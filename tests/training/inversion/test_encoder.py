@@ -87,7 +87,7 @@ def test_labelled_pictures_are_read_as_the_network_saw_them(G, config, labelled,
     orbit = G.geometry.orbit(*samples.angles.double().unbind(1))
     assert float(angle_between(orbit.to(dtype=torch.float32), cameras, G.geometry).max()) < 0.1
     monkeypatch.setattr(encoder_training, "LEAST_PICTURES", 97)
-    with pytest.raises(ValueError, match="--data: 96 pictures; an encoder needs at least 97"):
+    with pytest.raises(ValueError, match="has 96 pictures; an encoder needs at least 97"):
         encoder_training.read_pictures(labelled, config, G.geometry)
 
 
