@@ -79,7 +79,7 @@ demo: setup
 	  left=$$(($(STARTED) + $(DEMO_TRAINED_BY) - $$(date +%s))); \
 	  minutes=$$(python -c "print(round(min($(DEMO_MINUTES), max($$left, 60) / 60), 2))"); \
 	fi; \
-	step python train.py --data=$(DEMO_DATA)/64 --outdir=$(DEMO_OUT)/training --preset=cgs-control-tiny --recon=0 --background=white --gamma=1 --set=generator.low_pass=0.05 --seed=$(DEMO_SEED) --minutes=$$minutes --metrics=none; \
+	step python train.py --data=$(DEMO_DATA)/64 --outdir=$(DEMO_OUT)/training --preset=cgs-control-tiny --recon=0 --seed=$(DEMO_SEED) --minutes=$$minutes --metrics=none; \
 	network=$$(ls -t $(DEMO_OUT)/training/*/network-snapshot-*.pkl | head -n 1); \
 	step python calc_metrics.py --network=$$network --data=$(DEMO_DATA)/64 --metrics=$$metric; \
 	step python gen_videos.py --outdir=$(DEMO_OUT) --trunc=0.7 --seeds=0-3 --grid=2x2 --network=$$network --w-frames=$$frames --enlarge=3; \

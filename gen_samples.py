@@ -65,6 +65,7 @@ PICTURES = group(
     "Pictures",
     option("--yaws", metavar="LIST", show_default=f"{DEFAULT_COLUMNS} across the data's range",
            help="degrees, + towards world +x"),
+    option("--pitch", type=click.FloatRange(-89, 89), default=0.0, help="degrees of all cameras, + from above"),
     option("--radius", type=click.FloatRange(min=0, min_open=True), show_default="the data's",
            help="distance of the cameras from the centre, in the generator's units"),
     option("--show", default="image", metavar="LIST", type=ChoiceList(video.PANELS),
@@ -234,8 +235,8 @@ def main(
     network: str, outdir: str, device: str,
     seeds: str, classes: str | None, seed: int | None, num_ids: int | None, w_file: str | None, w_out: str | None,
     trunc: float, direction: str | None,
-    yaws: str | None, radius: float | None, show: tuple[str, ...], images: bool, resolution: int | None, enlarge: int,
-    background: str | None,
+    yaws: str | None, pitch: float, radius: float | None, show: tuple[str, ...], images: bool,
+    resolution: int | None, enlarge: int, background: str | None,
     splats: str, formats: tuple[str, ...], up: str,
     **looks: Any,
 ) -> None:  # fmt: skip
@@ -260,7 +261,7 @@ def main(
         _require_memory(len(names), len(angles), resolution or G.resolution)
         scene = view(G.synthesis(ws.to(G.device)))  # so that what is written is what is shown
         to_write = splat_choice.splats(G, scene)
-        cameras = geometry.orbit(angles).to(G.device).reshape(1, -1).expand(len(names), -1)
+        cameras = geometry.orbit(angles, math.radians(pitch)).to(G.device).reshape(1, -1).expand(len(names), -1)
         output = Output(f"{dnnlib.make_folder(outdir) / Path(network).stem}", names, enlarge)
         written = []
         for kind in show:

@@ -116,7 +116,8 @@ DATA = group(
     option("--validate/--no-validate", default=True, help="decode every image of a new or changed set before training"),
     field("--mirror", "mirror", type=bool, help="flip image, mask and camera of every second sample"),
     option("--background", metavar=launch.BACKGROUNDS, default="auto",
-           help="behind real and generated images, numbers in 0..1; auto: random with masks, white without"),
+           help="behind real and generated images, numbers in 0..1; auto: the preset's colour, else random with masks "
+           "and white without"),
     option("--cond", type=bool, default=True, callback=_only_true, expose_value=False,
            help="the discriminator is told the cameras; nothing else is legal"),
 )

@@ -33,6 +33,7 @@ from training.visualization.grids import save_image_grid
 
 COUNT = 2000  # images of each set behind an swd
 BINS = 5  # of the data's yaw, equal counts
+SECTORS = 8  # of things seen from all around, likewise
 IDENTITIES = 64
 KINDS = {"heads": render_heads, "cars": render_cars}  # of identities that a run is compared with
 BATCH = 50
@@ -42,6 +43,7 @@ BARS = {
     "diversity": (0.50, "at least", "pairwise pixel RMS over that of synthesised identities"),
     "outer_yaw": (2.00, "at most", "swd of the outer yaw bins over the middle one's (the worse of two)"),
     "relief": (0.50, "at least", "median frontal depth relief over that of synthesised identities"),
+    "facing": (1.00, "at least", "share of eight yaw sectors that are nearest to the data's from the same side"),
 }
 
 
@@ -79,6 +81,7 @@ class Reference:
 
     def __init__(self, dataset: ImageDataset, identity_seed: int, kind: str = "heads"):
         self.dataset = dataset
+        self.all_around = kind == "cars"
         self.labels = torch.from_numpy(dataset.labels)
         count = min(COUNT, len(dataset) // 2)
         order = random.permutation(0, "benchmark/reals", 0, len(dataset))
@@ -95,10 +98,17 @@ class Reference:
         self.diversity = pairwise_rms(self.heads)
         self.relief = depth_relief(depth[:, 0], masks[:, 0] > 127)
 
-    def yaw_bins(self) -> list[np.ndarray]:
+    def yaw_bins(self, count: int = BINS) -> list[np.ndarray]:
         """Returns the items of each bin, of equal count, from the most negative yaw to the most positive."""
         yaw, _ = Cameras.from_labels(self.labels).yaw_pitch(self.dataset.geometry)
-        return np.array_split(np.argsort(yaw.numpy(), kind="stable"), BINS)
+        return np.array_split(np.argsort(yaw.numpy(), kind="stable"), count)
+
+    def sectors(self, G: Generator) -> np.ndarray:
+        """Returns the distances [SECTORS, SECTORS] of what is generated in one sector of yaw to the data in each."""
+        bins = self.yaw_bins(SECTORS)
+        parts = [swd.describe(reals(self.dataset, items)) for items in bins]
+        made = [swd.describe(fakes(G, self.labels[items])) for items in bins]
+        return np.array([[swd.distance(one, part)["mean"] for part in parts] for one in made])
 
 
 def pairwise_rms(images: Tensor) -> float:
@@ -151,13 +161,16 @@ def judge(run: Path, reference: Reference) -> dict[str, Any]:
         bins.append(mean_swd(fakes(G, reference.labels[items]), part))
     images, relief = frontal(G, reference.dataset.geometry)
     start, end = curve[0]["swd2k"], curve[-1]["swd2k"]
-    figures = {
+    figures: dict[str, float] = {
         "way": (start - end) / (start - reference.floor),
         "of_mean_image": end / reference.mean_image,
         "diversity": pairwise_rms(images) / reference.diversity,
         "outer_yaw": max(bins[0], bins[-1]) / bins[BINS // 2],
         "relief": relief / reference.relief,
     }
+    sectors = reference.sectors(G) if reference.all_around else np.zeros((0, 0))
+    if len(sectors):
+        figures["facing"] = float((sectors.argmin(axis=1) == np.arange(SECTORS)).mean())
     ticks = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert G.info is not None
     return {
@@ -169,6 +182,7 @@ def judge(run: Path, reference: Reference) -> dict[str, Any]:
         "peak_gib": max(t["timing"]["cpu_peak_gib"] for t in ticks),
         "swd2k": end,
         "yaw_bins": bins,
+        "sectors": sectors.tolist(),
         "figures": figures,
         "passed": {name: passes(name, value) for name, value in figures.items()},
         "curve": curve,
@@ -227,9 +241,14 @@ def report(reference: Reference, results: list[dict[str, Any]]) -> str:
             f"({result['sec_per_kimg']:.1f} s/kimg), peak {result['peak_gib']:.2f} GiB; swd2k "
             f"{result['curve'][0]['swd2k']:.1f} -> {result['swd2k']:.1f}"
         )
-        for name, (bar, way, meaning) in BARS.items():
+        for name, value in result["figures"].items():
+            bar, way, meaning = BARS[name]
             verdict = "pass" if result["passed"][name] else "FAIL"
-            lines.append(f"    {verdict}  {name:14s} {result['figures'][name]:.3f} ({way} {bar:g}): {meaning}")
+            lines.append(f"    {verdict}  {name:14s} {value:.3f} ({way} {bar:g}): {meaning}")
+        if result["sectors"]:
+            away = np.roll(np.array(result["sectors"]), -SECTORS // 2, axis=1)
+            own, other = np.diagonal(np.array(result["sectors"])), np.diagonal(away)
+            lines.append(f"    swd to the data of the same sector {own.round(1)}, of the opposite one {other.round(1)}")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from docs.build import FIGURES, main
 
 MADE_FROM_TRAINED_NETWORKS = {
     "heads-demo",
+    "cars-tiny",
     "heads-tiny",
     "heads-pigan",
     "heads-epigraf",

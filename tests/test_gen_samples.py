@@ -1,6 +1,7 @@
 """Tests gen_samples.py: the grids, the exported splats, the ws, and the published flags."""
 
 import dataclasses
+import math
 
 import numpy as np
 import plyfile
@@ -98,7 +99,7 @@ def test_export_is_in_the_labels_own_units(checkpoint_path, geometry):
 
 def test_published_flags_draw_the_published_latents(checkpoint_path, tmp_path):
     flags = ["--pkl", str(checkpoint_path), "--truncation_psi=0.6", "--num_ids=2", "--seed=7", f"--save_dir={tmp_path}"]
-    result = CliRunner().invoke(main, [*flags, "--device=cpu", "--radius=3.5"])
+    result = CliRunner().invoke(main, [*flags, "--device=cpu", "--radius=3.5", "--pitch=20"])
     assert result.exit_code == 0, result.output
     assert (tmp_path / f"{STEM}-seed0007-1.ply").exists()
     G = load_generator(checkpoint_path)
@@ -106,7 +107,7 @@ def test_published_flags_draw_the_published_latents(checkpoint_path, tmp_path):
     scene = G.synthesis(G.mapping(z, psi=0.6))
     torch.testing.assert_close(load_ply(tmp_path / f"{STEM}-seed0007-1.ply").means[0], scene.means[1])
     farther = type(G.geometry)(**{**vars(G.geometry), "radius": 3.5})
-    camera = farther.orbit(torch.tensor([-0.6])).reshape(1, 1)
+    camera = farther.orbit(torch.tensor([-0.6]), math.radians(20)).reshape(1, 1)
     expected = quantize(G.render(scene.scene(0), camera).image)[0, 0].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"{STEM}-samples.png"))[:32, :32], expected)
 

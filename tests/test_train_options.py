@@ -54,7 +54,7 @@ def test_dry_run_says_what_the_networks_cost_and_where_gamma_comes_from(heads):
     said = invoke(f"--data={heads}", "--preset=micro", "--dry-run").stderr
     assert re.search(r"Generator +0\.3 M parameters, 0\.0166 GFLOP a scene", said), said
     assert re.search(r"Discriminator +0\.9 M parameters, 0\.0884 GFLOP an image of 32 px", said), said
-    assert "2, the weight of R1, from preset micro" in said
+    assert "0.5, the weight of R1, from preset micro" in said
     assert "from the command line" in invoke(f"--data={heads}", "--preset=micro", "--gamma=3", "--dry-run").stderr
 
 
@@ -89,7 +89,7 @@ def test_published_command(published_run):
     assert "16 samples a step = 1 process x 4 accumulation rounds x 4 at once, 3 views a scene" in output
     assert "minibatch standard deviation over 1 x 4 samples" in output
     assert re.search(r"Index list +all 16 labelled images \(ffhq_default", output)
-    assert re.search(r"Background +random", output) and re.search(r"rasterizer (cpu|torch)", output)
+    assert re.search(r"Background +white", output) and re.search(r"rasterizer (cpu|torch)", output)
     assert (folder / "log.txt").read_text().startswith("Preset")
     assert (folder / "cameras.png").stat().st_size > 1000  # the yaw/pitch histogram
 
@@ -177,7 +177,7 @@ def test_every_other_option_at_once(heads, tmp_path):
         ("--batch=8", "batch_gpu", 8),  # the preset's 16 shrinks
         ("--gpus=4", "batch_gpu", 4),
         ("--background=black", "background", "black"),
-        ("--background=auto", "background", "random"),
+        ("--background=auto", "background", "white"),
     ],
 )
 def test_an_option_sets_its_field(heads, argument, place, value):
@@ -292,7 +292,7 @@ def test_without_masks_the_background_is_white_and_a_warning_says_so(bare, tmp_p
 
 def test_a_run_that_goes_on_without_masks_gives_up_random_backgrounds(bare, heads):
     """Published weights were trained over random backgrounds; their record says so to any data."""
-    base = launch.resolve_config(ImageDataset(heads), str(heads), 1)
+    base = launch.resolve_config(ImageDataset(heads), str(heads), 1, background="random")
     assert base.background == "random"
     assert launch.resolve_config(ImageDataset(heads), str(heads), 1, base=base).background == "random"
     assert launch.resolve_config(ImageDataset(bare), str(bare), 1, base=base).background == "white"

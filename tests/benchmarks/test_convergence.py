@@ -23,12 +23,12 @@ def test_runs_are_every_combination_and_seeds_come_last():
 
 
 def test_options_of_a_run():
-    """`micro` has a gamma of 2 and learning rates of 0.002."""
+    """`micro` has a gamma of 0.5 and learning rates of 0.002."""
     assert Job("logistic+R1", "normal", 0).options("micro") == [
-        "--objective=logistic", "--r1-gamma=2", "--r2-gamma=0", "--glr=0.002", "--dlr=0.002",
+        "--objective=logistic", "--r1-gamma=0.5", "--r2-gamma=0", "--glr=0.002", "--dlr=0.002",
     ]  # fmt: skip
     assert Job("relativistic+R1+R2", "hostile", 0).options("micro") == [
-        "--objective=relativistic", "--r1-gamma=0.2", "--r2-gamma=0.2", "--glr=0.008", "--dlr=0.008",
+        "--objective=relativistic", "--r1-gamma=0.05", "--r2-gamma=0.05", "--glr=0.008", "--dlr=0.008",
     ]  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_a_run_from_its_first_image_to_its_verdict(tmp_path):
     assert run["seed"] == 7 and run["converged"] is False and len(run["swd"]) == 2 and run["diversity"] >= 0
     made = json.loads((tmp_path / "sweep" / "00000-relativistic-R1-R2-hostile-7/training_options.json").read_text())
     assert made["g_lr"] == 0.008 and made["objective"]["loss"] == "relativistic"
-    assert made["objective"]["gamma"] == made["objective"]["r2_gamma"] == 0.2
+    assert made["objective"]["gamma"] == made["objective"]["r2_gamma"] == 0.05
     before = result.output
     again = CliRunner().invoke(main, arguments)  # nothing is trained or judged twice
     assert again.output == before and len(list((tmp_path / "sweep").glob("00*"))) == 1

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch_utils import block_ops, convolution, native_ops, ops
 from training.networks import base
 from training.networks.base import Conditioning, DiscriminatorOutput
+from training.networks.camera_code import camera_code, code_dim
 from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork, WeightAndBias, scaled_parameters
 
 FINAL_RESOLUTION = 4
@@ -37,13 +38,14 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
     channels: tuple[int, ...]  # features at resolution, resolution/2, ..., 4
     embedding_dim: int = 512  # numbers that the camera label becomes
     mapping_depth: int = 8  # layers of the camera mapping; 0: the logit does not depend on the camera
+    direction_octaves: int = 0  # of the direction of view that it is told beside the label, see camera_code.py
     minibatch_std_group: int = 4  # samples that share a statistic; 1 turns it off (then it is a constant)
     num_fp16_blocks: int = 4  # blocks that run in float16 when low_dtype is float16; bfloat16 runs in all
     conv_clamp: float | None = None  # bound of activations; keeps float16 finite (published: 256, in every type)
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
 
     def __post_init__(self) -> None:
-        for name, least in (("embedding_dim", 1), ("mapping_depth", 0)):
+        for name, least in (("embedding_dim", 1), ("mapping_depth", 0), ("direction_octaves", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"discriminator.{name}={getattr(self, name)} must be {least} or more")
         if not self.mapping_depth and self.embedding_dim != 1:
@@ -274,7 +276,8 @@ class Discriminator(base.Discriminator):
             inner, outer = config.channels[-2:]
             self.b8_pose = DiscriminatorBlock(inner, outer, False, clamp, keys)
         if config.mapping_depth:
-            self.mapping = MappingNetwork(0, CAMERA_DIM, config.embedding_dim, config.mapping_depth)
+            told = code_dim(config.direction_octaves)
+            self.mapping = MappingNetwork(0, told, config.embedding_dim, config.mapping_depth)
         self.b4 = Epilogue(config.channels[-1], config.embedding_dim, clamp, keys)
 
     def freezable(self) -> list[nn.Module]:
@@ -335,7 +338,10 @@ class Discriminator(base.Discriminator):
         """Returns logits [N, 1] of 4x4 features x [N, C, 4, 4]."""
         full = self.b4.out.weight.dtype
         x = x.to(full, memory_format=torch.contiguous_format)
-        embedding = self.mapping(camera=labels.to(full)) if self.config.mapping_depth else x.new_ones(())
+        if self.config.mapping_depth:
+            embedding = self.mapping(camera=camera_code(labels.to(full), self.config.direction_octaves))
+        else:
+            embedding = x.new_ones(())
         y: Tensor = self.b4(x, embedding, num_groups, scaled)
         return y
 

@@ -278,8 +278,8 @@ def test_a_file_goes_on_in_a_new_folder_with_changes_listed_and_recorded(heads, 
     source = whole / "network-snapshot-000000_00000072.pkl"
     output = run(heads, tmp_path, f"--resume={source}", "--gamma=3")
     run_dir = tmp_path / "00000-micro"
-    assert "Changed     objective.gamma: 2.0 -> 3.0" in output
-    assert json.loads((run_dir / "resumes.jsonl").read_text())["changed"] == ["objective.gamma: 2.0 -> 3.0"]
+    assert "Changed     objective.gamma: 0.5 -> 3.0" in output
+    assert json.loads((run_dir / "resumes.jsonl").read_text())["changed"] == ["objective.gamma: 0.5 -> 3.0"]
     assert json.loads((run_dir / "training_options.json").read_text())["objective"]["gamma"] == 3.0
     assert [line["nimg"] for line in statistics(run_dir)] == [80]
 

@@ -98,7 +98,7 @@ def test_r1_is_lazy_and_halved(make):
     _, _, objective, micro = make()
     objective.D.requires_grad_(True)
     (loss,) = objective.r1_losses(micro, AT_REST_OF_BLUR)
-    torch.testing.assert_close(loss.total, 2.0 / 2 * 16 * loss.report["Loss/D/r1_penalty"])
+    torch.testing.assert_close(loss.total, 0.5 / 2 * 16 * loss.report["Loss/D/r1_penalty"])
     rates = objective.learning_rates(objective.config.stage_at(0))
     assert rates["G"] == 0.002 and rates["D"] == pytest.approx(0.002 * 16 / 17)
 

@@ -1,0 +1,61 @@
+"""Tests the camera code of the discriminator: the features of a direction, and what they change."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from gaussian import Geometry
+from training.networks.camera_code import LENGTH, camera_code, code_dim
+from training.networks.discriminator import Discriminator, DiscriminatorConfig
+from training.networks.layers import CAMERA_DIM, MappingNetwork
+
+CONFIG = DiscriminatorConfig.sized(16, channel_base=128, channel_max=16, mapping_depth=2)
+
+
+def labels_at(geometry: Geometry, *degrees: float) -> torch.Tensor:
+    return geometry.orbit(torch.tensor(degrees).deg2rad()).labels
+
+
+def test_the_code_is_the_label_and_sines_and_cosines_of_where_the_camera_looks(geometry):
+    labels = labels_at(dataclasses.replace(geometry, pivot=geometry.centre), 0.0, 30.0, -90.0)
+    code = camera_code(labels, 2)
+    assert code.shape == (3, code_dim(2)) == (3, CAMERA_DIM + 12)
+    torch.testing.assert_close(code[:, :CAMERA_DIM], labels, rtol=0, atol=0)
+    for row, degrees in zip(code, (0.0, 30.0, -90.0), strict=True):
+        yaw = math.radians(degrees)
+        axis = torch.tensor([-math.sin(yaw), 0.0, -math.cos(yaw)])  # from the camera to the middle
+        angles = torch.cat([math.pi / 2 * axis, math.pi * axis])
+        torch.testing.assert_close(
+            row[CAMERA_DIM:] / LENGTH, torch.cat([angles.sin(), angles.cos()]), rtol=0, atol=1e-6
+        )
+    assert camera_code(labels, 0) is labels
+
+
+@pytest.mark.parametrize("degrees", [10.0, 30.0])
+def test_directions_tell_cameras_apart_from_the_first_step(geometry, degrees):
+    labels = labels_at(geometry, -degrees, degrees)
+    similar = []
+    for octaves in (0, 4):
+        torch.manual_seed(0)
+        code = camera_code(labels, octaves)
+        mapped = MappingNetwork(0, code_dim(octaves), 128, 4)(camera=code)
+        similar.append(torch.cosine_similarity(*mapped, dim=0).item())
+    assert similar[1] < similar[0] - 0.1
+
+
+def test_a_discriminator_reads_the_code(geometry):
+    """Its mapping has inputs for the features, and its logits are those of the mapping of the code."""
+    torch.manual_seed(0)
+    D = Discriminator(dataclasses.replace(CONFIG, direction_octaves=3))
+    assert D.mapping.embed.weight.shape[1] == code_dim(3)
+    x, labels = torch.randn(4, CONFIG.channels[-1], 4, 4), labels_at(geometry, -40.0, 0.0, 15.0, 200.0)
+    scaled = D.scaled_layers(CONFIG.block_resolutions)
+    expected = D.b4(x, D.mapping(camera=camera_code(labels, 3)), 1, scaled)
+    torch.testing.assert_close(D.logits(x, labels, 1, scaled), expected, rtol=0, atol=0)
+
+
+def test_octaves_are_counted_from_nothing():
+    with pytest.raises(ValueError, match=r"discriminator\.direction_octaves=-1 must be 0 or more"):
+        dataclasses.replace(CONFIG, direction_octaves=-1)
