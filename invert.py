@@ -200,6 +200,8 @@ def _train(G: Generator, background: tuple[float, float, float], steps: int, dat
         pictures = read_pictures(ImageDataset(data), config, G.geometry)
         config = replace(config, pictures=len(pictures.angles) - CHECKED)
     dnnlib.make_folder(file.parent)
+    shown = f"{config.heads:,} heads" + (f" and {config.pictures:,} pictures" if pictures is not None else "")
+    click.echo(f"Training an encoder on {shown}, in {config.steps:,} steps", err=True)
     with _bar(config.heads + config.steps, "heads") as report:
         encoder = trained_encoder(G, space, config, report, pictures)
     save_encoder(file, encoder)

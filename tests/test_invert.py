@@ -1,6 +1,7 @@
 """Tests invert.py: its files, and what reads them. What it finds: tests/training/inversion/."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,7 @@ def test_an_encoder_is_trained_kept_beside_the_network_and_used(checkpoint_path,
     monkeypatch.setattr(encoder.EncoderConfig.__init__, "__defaults__", tuple(64 if v == 6000 else v for v in short))
     result = run(f"--network={network}", "--train-encoder", "--encoder-steps=60")
     assert result.stdout == f"{tmp_path / 'net-encoder.pt'}\n" and "The encoder is off by" in result.stderr
+    assert re.search(r"^Training an encoder on \d+ heads, in 60 steps\n", result.stderr)
     options = (f"--network={network}", f"--image={pictures[0][0]}")
     result = run(*options, f"--outdir={tmp_path / 'a'}")
     assert f"Begins where {tmp_path / 'net-encoder.pt'} says" in result.stderr
