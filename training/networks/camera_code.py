@@ -1,7 +1,7 @@
 """Spells the direction of a camera out for a discriminator that has little time to learn to read its label.
 
 A label is a pose and intrinsics in one row of 25 numbers, and most of its length is the same for all cameras: between
-two that look at a head from 30 degrees to its left and to its right, the cosine is 0.91 (distance 2.7, fx 4.26). A
+two that look at a head from 30 degrees to its left and to its right, the cosine is 0.90 (distance 2.7, fx 4.26). A
 discriminator with a projection that starts there hardly tells them apart. Sines and cosines of the direction of view,
 as in positional encoding (Mildenhall et al. 2020), tell them apart from the first step on.
 """
@@ -16,11 +16,12 @@ from training.networks.layers import CAMERA_DIM
 
 FEATURES_PER_OCTAVE = 6  # a sine and a cosine of each component of a direction
 LENGTH = 4.0  # of each pair of a sine and a cosine: together they outweigh the label
+MOST_OCTAVES = 16  # beyond, float32 has no phase left
 FORWARD = slice(2, 11, 4)  # where a label has the camera's axis of view: the third column of cam2world
 
 
 def code_dim(octaves: int) -> int:
-    """Returns how many numbers `camera_code` gives."""
+    """Returns how many numbers `with_direction` gives."""
     return CAMERA_DIM + FEATURES_PER_OCTAVE * octaves
 
 
@@ -30,7 +31,7 @@ def _frequencies(octaves: int, dtype: torch.dtype, device: torch.device) -> Tens
     return (math.pi * 2.0 ** torch.arange(-1, octaves - 1, dtype=dtype, device=device))[:, None]
 
 
-def camera_code(labels: Tensor, octaves: int) -> Tensor:
+def with_direction(labels: Tensor, octaves: int) -> Tensor:
     """Returns labels [N, 25] with 6 `octaves` features of their direction of view behind them: [N, 25 + 6 octaves]."""
     if not octaves:
         return labels

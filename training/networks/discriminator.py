@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch_utils import block_ops, convolution, native_ops, ops
 from training.networks import base
 from training.networks.base import Conditioning, DiscriminatorOutput
-from training.networks.camera_code import camera_code, code_dim
+from training.networks.camera_code import MOST_OCTAVES, code_dim, with_direction
 from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork, WeightAndBias, scaled_parameters
 
 FINAL_RESOLUTION = 4
@@ -45,11 +45,19 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
     published_keys: bool = True  # own the tensors of published checkpoints that no formula reads
 
     def __post_init__(self) -> None:
-        for name, least in (("embedding_dim", 1), ("mapping_depth", 0), ("direction_octaves", 0)):
+        for name, least in (("embedding_dim", 1), ("mapping_depth", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"discriminator.{name}={getattr(self, name)} must be {least} or more")
         if not self.mapping_depth and self.embedding_dim != 1:
             raise ValueError(f"discriminator.embedding_dim={self.embedding_dim} must be 1 without a camera mapping")
+        if not 0 <= self.direction_octaves <= MOST_OCTAVES:
+            raise ValueError(
+                f"discriminator.direction_octaves={self.direction_octaves} must be 0 or more, at most {MOST_OCTAVES}"
+            )
+        if self.direction_octaves and not self.mapping_depth:
+            raise ValueError(
+                f"discriminator.direction_octaves={self.direction_octaves}: nothing reads the camera; must be 0"
+            )
         if self.resolution < 8 or self.resolution & (self.resolution - 1):
             raise ValueError(f"resolution={self.resolution} must be a power of two, 8 or more")
         if len(self.channels) != len(self.block_resolutions) + 1:
@@ -276,9 +284,18 @@ class Discriminator(base.Discriminator):
             inner, outer = config.channels[-2:]
             self.b8_pose = DiscriminatorBlock(inner, outer, False, clamp, keys)
         if config.mapping_depth:
-            told = code_dim(config.direction_octaves)
-            self.mapping = MappingNetwork(0, told, config.embedding_dim, config.mapping_depth)
+            self.mapping = self.camera_mapping()
         self.b4 = Epilogue(config.channels[-1], config.embedding_dim, clamp, keys)
+
+    def camera_mapping(self) -> MappingNetwork:
+        """Returns a new mapping of what `embedding` tells it."""
+        config = self.config
+        return MappingNetwork(0, code_dim(config.direction_octaves), config.embedding_dim, config.mapping_depth)
+
+    def embedding(self, labels: Tensor) -> Tensor:
+        """Returns the embedding [N, embedding_dim] of camera labels [N, 25]."""
+        y: Tensor = self.mapping(camera=with_direction(labels, self.config.direction_octaves))
+        return y
 
     def freezable(self) -> list[nn.Module]:
         """Returns the layers in the order in which Freeze-D (Mo et al. 2020) counts them: from the image downwards."""
@@ -338,10 +355,7 @@ class Discriminator(base.Discriminator):
         """Returns logits [N, 1] of 4x4 features x [N, C, 4, 4]."""
         full = self.b4.out.weight.dtype
         x = x.to(full, memory_format=torch.contiguous_format)
-        if self.config.mapping_depth:
-            embedding = self.mapping(camera=camera_code(labels.to(full), self.config.direction_octaves))
-        else:
-            embedding = x.new_ones(())
+        embedding = self.embedding(labels.to(full)) if self.config.mapping_depth else x.new_ones(())
         y: Tensor = self.b4(x, embedding, num_groups, scaled)
         return y
 

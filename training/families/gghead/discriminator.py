@@ -18,7 +18,7 @@ from torch_utils import ops
 from training.networks import discriminator as stylegan2
 from training.networks.base import Conditioning, DiscriminatorOutput
 from training.networks.discriminator import ConvLayer, DiscriminatorBlock, Epilogue, ScaledLayers
-from training.networks.layers import CAMERA_DIM, MappingNetwork
+from training.networks.layers import CAMERA_DIM
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class DiscriminatorConfig(stylegan2.DiscriminatorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.direction_octaves and not self.pose_conditioning:
+            raise ValueError(
+                f"discriminator.direction_octaves={self.direction_octaves}: nothing reads the camera; must be 0"
+            )
         if self.image_channels < 3:
             raise ValueError(f"discriminator.image_channels={self.image_channels} must be 3 or more")
         if self.first_resolution and self.first_resolution not in self.block_resolutions:
@@ -87,7 +91,7 @@ class Discriminator(stylegan2.Discriminator):
                 block = DiscriminatorBlock(inner, outer, first, clamp, keys, config.image_channels)
             self.add_module(f"b{resolution}", block)
         if config.pose_conditioning:
-            self.mapping = MappingNetwork(0, CAMERA_DIM, config.embedding_dim, config.mapping_depth)
+            self.mapping = self.camera_mapping()
         self.b4 = Epilogue(config.channels[-1], config.embedding_dim if config.pose_conditioning else 1, clamp, keys)
 
     def outputs(self, images: Tensor, conditioning: Conditioning, num_groups: int | None = None) -> DiscriminatorOutput:
@@ -116,7 +120,7 @@ class Discriminator(stylegan2.Discriminator):
         x = self._features(images, conditioning.fade, scaled).to(full, memory_format=torch.contiguous_format)
         if not config.pose_conditioning:
             return DiscriminatorOutput(self.b4(x, x.new_ones(len(x), 1), groups, scaled))
-        return DiscriminatorOutput(self.b4(x, self.mapping(camera=labels.to(full)), groups, scaled))
+        return DiscriminatorOutput(self.b4(x, self.embedding(labels.to(full)), groups, scaled))
 
     def _features(self, images: Tensor, fade: float, scaled: ScaledLayers) -> Tensor:
         """Returns the features [N, C, 4, 4] in the type of the last block."""
