@@ -158,6 +158,7 @@ def main(preset: str, heads: int, frames: int, against: str | None, rounds: int,
         work()
         processor, wall = ((now - then) / frames * 1e3 for now, then in zip(turns.clocks(), start, strict=True))
         print(f"    {wall:9.1f}  {processor:9.1f}  {PARTS[name]}")
+    print(f"peak memory of the process: {memory.peaks(torch.device('cpu'))['cpu_peak_gib']:.2f} GiB")
 
 
 if __name__ == "__main__":

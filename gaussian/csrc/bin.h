@@ -14,6 +14,7 @@ struct Scratch {
   Buffer<uint64_t> keys, keys_other;
   std::vector<int> chunk_count;
   Buffer<uint32_t> cursor;
+  Buffer<int32_t> marks;   // [tiles down + 1][tiles across + 1]
   // blending
   Buffer<float> cull;      // [groups of 16][CULL_FIELDS][16]
   Buffer<uint32_t> hit_position;
@@ -50,7 +51,7 @@ inline void project_and_sort(const Problem& p, const View& view, const SceneStat
                              const Team& team, Scratch& scratch, ImageState& image) {
   const int chunks = div_up(p.splats, CHUNK), padded = padded_splats(p), stride = color_stride(p);
   image.records.ensure(padded);
-  image.range_x.ensure(padded), image.range_y.ensure(padded), image.seen.ensure(padded);
+  image.ranges.ensure(padded), image.seen.ensure(padded);
   float* wide_colors = image.colors.ensure(static_cast<size_t>(p.splats) * stride);
   uint64_t* keys = scratch.keys.ensure(p.splats);
   scratch.chunk_count.assign(chunks, 0);
@@ -95,16 +96,38 @@ SPLAT_INLINE void for_tiles(const TileRange& r, int across, const Visit& visit) 
     for (int x = r.x0; x <= r.x1; ++x) visit(y * across + x, 1u);
 }
 
+constexpr int AHEAD_RANKS = 24;  // splats in depth order whose ranges are fetched before they are needed
+
+// Counts the splats of each tile into count [tiles]. Corners of the ranges are marked in a table with one row and one
+// column more than the tiles, and sums over rows and columns make counts of the marks: large splats cost no more than
+// small ones, and the scene's order, in which memory is read, is as good as any.
+inline void count_pairs(const Problem& p, const ImageState& image, Buffer<int32_t>& marks, uint32_t* count) {
+  const int across = tiles_x(p), down = tiles_y(p), stride = across + 1;
+  int32_t* mark = marks.ensure(static_cast<size_t>(stride) * (down + 1));
+  std::fill(mark, mark + static_cast<size_t>(stride) * (down + 1), 0);
+  for (int i = 0; i < p.splats; ++i) {
+    if (!image.seen[i]) continue;
+    const TileRange r = image.ranges[i];
+    int32_t *first = mark + r.y0 * stride, *behind = mark + (r.y1 + 1) * stride;
+    ++first[r.x0], --first[r.x1 + 1], --behind[r.x0], ++behind[r.x1 + 1];
+  }
+  for (int y = 0; y < down; ++y) {
+    int32_t sum = 0;
+    for (int x = 0; x < across; ++x) {
+      sum += mark[y * stride + x];
+      count[y * across + x] = static_cast<uint32_t>(sum) + (y ? count[(y - 1) * across + x] : 0u);
+    }
+  }
+}
+
 // Fills tile_begin and tile_splats, and for a backward first_pair and position_of.
 inline void bin(const Problem& p, Scratch& scratch, ImageState& image) {
   const int across = tiles_x(p), count = tiles(p);
   uint32_t* begin = image.tile_begin.ensure(count + 1);
   uint32_t* cursor = scratch.cursor.ensure(count);
-  const uint32_t *order = image.order.data(), *range_x = image.range_x.data(), *range_y = image.range_y.data();
-  std::fill(cursor, cursor + count, 0u);
-  for (int rank = 0; rank < image.visible; ++rank)
-    for_tiles(TileRange(range_x[order[rank]], range_y[order[rank]]), across,
-              [&](int tile, uint32_t is_one) { cursor[tile] += is_one; });
+  const uint32_t* order = image.order.data();
+  const TileRange* ranges = image.ranges.data();
+  count_pairs(p, image, scratch.marks, cursor);
   uint32_t sum = 0;
   for (int t = 0; t < count; ++t) {
     begin[t] = sum;
@@ -113,10 +136,14 @@ inline void bin(const Problem& p, Scratch& scratch, ImageState& image) {
   }
   begin[count] = sum;
   uint32_t* splats = image.tile_splats.ensure(sum);
+  auto fetch_ahead = [&](int rank) {
+    __builtin_prefetch(&ranges[order[std::min(rank + AHEAD_RANKS, image.visible - 1)]]);
+  };
   if (!p.keep) {
     for (int rank = 0; rank < image.visible; ++rank) {
+      fetch_ahead(rank);
       const uint32_t splat = order[rank];
-      for_tiles(TileRange(range_x[splat], range_y[splat]), across, [&](int tile, uint32_t is_one) {
+      for_tiles(ranges[splat], across, [&](int tile, uint32_t is_one) {
         splats[cursor[tile]] = splat;
         cursor[tile] += is_one;
       });
@@ -127,9 +154,10 @@ inline void bin(const Problem& p, Scratch& scratch, ImageState& image) {
   uint32_t* position_of = image.position_of.ensure(sum);
   uint32_t pairs = 0;
   for (int rank = 0; rank < image.visible; ++rank) {
+    fetch_ahead(rank);
     const uint32_t splat = order[rank];
     first_pair[rank] = pairs;
-    for_tiles(TileRange(range_x[splat], range_y[splat]), across, [&](int tile, uint32_t is_one) {
+    for_tiles(ranges[splat], across, [&](int tile, uint32_t is_one) {
       splats[cursor[tile]] = splat;
       position_of[pairs] = cursor[tile] - begin[tile];
       cursor[tile] += is_one, pairs += is_one;

@@ -8,7 +8,7 @@ namespace splat {
 // The first floats of a Record.
 enum CullField { CULL_U, CULL_V, CULL_EX, CULL_EY, CULL_SLOPE, CULL_SLOPE_X, CULL_LOG2_OPACITY, CULL_FIELDS };
 constexpr float CULL_SLACK = 0.02f;   // log2 units; the blend tests each pixel exactly
-constexpr int AHEAD = 2 * LANES;      // splats of a tile whose records are fetched before they are needed
+constexpr int AHEAD = 4 * LANES;      // splats of a tile whose records are fetched before they are needed
 constexpr int CULL_BATCH = 4;         // vectors of splats culled before their survivors are blended
 
 struct BlockPixels {

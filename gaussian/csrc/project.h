@@ -192,12 +192,13 @@ inline int project(const Problem& p, const View& view, const SceneState& scene, 
     auto tile_of = [](F low_end, F high_end) {  // of lanes that are not seen: anything
       return (to_int(low_end) >> TILE_BITS) | (to_int(high_end) >> TILE_BITS << 16);
     };
-    store(image.range_x.data() + i, tile_of(max(x0, F{}), min(x1, all(last_x))));
-    store(image.range_y.data() + i, tile_of(max(y0, F{}), min(y1, all(last_y))));
-    alignas(64) uint32_t z[LANES];  // positive floats order like their bits
+    alignas(64) uint32_t x[LANES], y[LANES], z[LANES];  // positive floats order like their bits
+    store(x, tile_of(max(x0, F{}), min(x1, all(last_x))));
+    store(y, tile_of(max(y0, F{}), min(y1, all(last_y))));
     store(reinterpret_cast<float*>(z), o.z);
     for (; seen; seen &= seen - 1) {
       const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(seen));
+      image.ranges[i + lane] = TileRange(x[lane], y[lane]);
       keys[count++] = static_cast<uint64_t>(z[lane]) << 32 | (static_cast<uint32_t>(i) + lane);
     }
   }

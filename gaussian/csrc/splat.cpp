@@ -137,13 +137,49 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
   });
 }
 
+// Lends image states. With a backward every image keeps its own; without one, images are drawn one over the other, in
+// memory that is still near the core.
+class ImageLender {
+ public:
+  ImageLender(const Problem& p, State& state, int threads) : keep_(p.keep), state_(state) {
+    const size_t images = static_cast<size_t>(p.scenes) * p.views;
+    const size_t needed = keep_ ? images : std::min<size_t>(images, threads);
+    while (state.images.size() < needed) state.images.emplace_back(new ImageState);
+    for (size_t i = 0; !keep_ && i < needed; ++i) free_.push_back(state.images[i].get());
+  }
+  template <class Use>
+  void lend(int index, const Use& use) {
+    if (keep_) return use(*state_.images[index]);
+    ImageState* image = take();
+    use(*image);
+    std::lock_guard<std::mutex> guard(mutex_);
+    free_.push_back(image);
+  }
+
+ private:
+  ImageState* take() {
+    std::lock_guard<std::mutex> guard(mutex_);
+    ImageState* image = free_.back();
+    free_.pop_back();
+    return image;
+  }
+
+  const bool keep_;
+  State& state_;
+  std::mutex mutex_;
+  std::vector<ImageState*> free_;
+};
+
 template <int CHANNELS>
 void forward(const Problem& p, State& state, const Team& team, const Planes& out) {
   const int images = p.scenes * p.views;
   activate_scenes(p, team, state);
   const bool by_image = images >= team.threads;
+  ImageLender lender(p, state, team.threads);
   auto render = [&](int i) {
-    render_image<CHANNELS>(p, i, *state.scenes[i / p.views], *state.images[i], by_image ? ALONE : team, out);
+    lender.lend(i, [&](ImageState& image) {
+      render_image<CHANNELS>(p, i, *state.scenes[i / p.views], image, by_image ? ALONE : team, out);
+    });
   };
   if (by_image) {
     team.loop(images, render);
@@ -161,7 +197,7 @@ void sum_rows(const Problem& p, const ImageState& image, int first, int end, con
   const int across = tiles_x(p);
   for (int rank = first; rank < end; ++rank) {
     const uint32_t splat = image.order[rank];
-    const TileRange range(image.range_x[splat], image.range_y[splat]);
+    const TileRange range = image.ranges[splat];
     const uint32_t* position = image.position_of.data() + image.first_pair[rank];
     F total[VECTORS] = {};
     for (int y = range.y0; y <= range.y1; ++y)
@@ -288,7 +324,6 @@ void* splat_forward(const splat::Problem* problem, float* rgb, float* alpha, flo
     const Problem& p = *problem;
     std::unique_ptr<State> state = take_state();
     while (state->scenes.size() < static_cast<size_t>(p.scenes)) state->scenes.emplace_back(new SceneState);
-    while (state->images.size() < static_cast<size_t>(p.scenes) * p.views) state->images.emplace_back(new ImageState);
     TeamLease lease(globals->threads, p.threads);
     const Planes out = {rgb, alpha, depth};
     (p.channels <= 3 ? forward<3> : p.channels <= 9 ? forward<9> : forward<16>)(p, *state, lease.team(), out);

@@ -81,7 +81,7 @@ class Buffer {
   size_t capacity_ = 0;
 };
 
-// The tiles that a splat may reach, bounds inclusive, as projection packs them: low and high 16 bits.
+// The tiles that a splat may reach, bounds inclusive. Projection packs them: low and high 16 bits.
 struct TileRange {
   uint16_t x0, x1, y0, y1;
   TileRange(uint32_t x, uint32_t y)
@@ -124,7 +124,7 @@ struct ImageState {
   int visible;
   Buffer<Record> records;      // [N], in the scene's order: neighbours in a hierarchy are neighbours in memory
   Buffer<float> colors;        // [N][padded channels], when there are more than three
-  Buffer<uint32_t> range_x, range_y;  // [N], of TileRange
+  Buffer<TileRange> ranges;     // [N], undefined where the splat is not seen
   Buffer<uint8_t> seen;         // [N], whether the splat is visible; what it has above is undefined where it is not
   Buffer<uint32_t> order;       // [visible], splats front to back
   Buffer<uint32_t> tile_begin;  // [tiles + 1]; a tile's list is followed by one free entry
@@ -137,8 +137,8 @@ struct ImageState {
   ~ImageState() { delete[] hits; }
   uint32_t tile_size(int tile) const { return tile_begin[tile + 1] - tile_begin[tile] - 1; }
   size_t bytes() const {
-    size_t total = hits_size * sizeof(TileHits) + records.bytes() + colors.bytes() + range_x.bytes() + range_y.bytes() +
-                   seen.bytes() + order.bytes() + tile_begin.bytes() + tile_splats.bytes() + first_pair.bytes() +
+    size_t total = hits_size * sizeof(TileHits) + records.bytes() + colors.bytes() + ranges.bytes() + seen.bytes() +
+                   order.bytes() + tile_begin.bytes() + tile_splats.bytes() + first_pair.bytes() +
                    position_of.bytes();
     for (int tile = 0; tile < hits_size; ++tile) total += hits[tile].position.bytes() + hits[tile].mask.bytes();
     return total;

@@ -114,7 +114,7 @@ def render_frames(
     if moving:
         chunk = min(chunk, max(1, NUMBERS_PER_CALL // (heads * G.scene_numbers)))
     else:
-        scene = G.synthesis(ws)
+        scene = G.synthesis(ws).map(Tensor.contiguous)  # once; a rasteriser would copy it in every call
     if "depth" in look.show and look.depth_range is None:
         look = dataclasses.replace(look, depth_range=_film_depth_range(G, ws, cameras, look.view))
     for start in range(0, len(cameras), chunk):
