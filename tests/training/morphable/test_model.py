@@ -12,6 +12,7 @@ import torch
 
 from training.morphable.head import EXPRESSION, IDENTITY, UNIT, procedural_head
 from training.morphable.model import MODEL_BLOCKS, harmonics, read_model, write_model
+from training.morphable.models import FOLDER, morphable_model
 
 
 def moved(block: str, name: str, coefficient: float) -> torch.Tensor:
@@ -126,3 +127,22 @@ def test_the_procedural_head_is_the_one_of_its_recipe() -> None:
         assert float(getattr(model, name).double().abs().sum()) == pytest.approx(expected, rel=1e-5), name
     assert model.landmarks[:20:3].tolist() == [2060, 11778, 12393, 12463, 12217, 7541, 1115]
     assert float(model.factors["illumination"].sum()) == pytest.approx(1.227684, rel=1e-5)
+
+
+def test_a_model_that_has_moved_is_found_in_the_folder_named_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = tmp_path / "there" / "model.npz", tmp_path / "here" / "model.npz"
+    for path in (there, here):
+        path.parent.mkdir()
+    write_model(here, procedural_head())
+    monkeypatch.delenv(FOLDER, raising=False)
+    with pytest.raises(ValueError, match=rf"^--controls={there}: no such file; .* in {FOLDER}$"):
+        morphable_model(str(there), flag="--controls")
+    monkeypatch.setenv(FOLDER, str(here.parent))
+    assert morphable_model(str(there)).key == read_model(here).key
+    with pytest.raises(ValueError, match=r"holds the model .* and abc is needed"):
+        morphable_model(str(there), key="abc")
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    with pytest.raises(ValueError, match=rf"^--morphable={there} and {tmp_path}/model.npz: no such files; "):
+        morphable_model(str(there))
