@@ -138,10 +138,15 @@ def _background(background: Tensor | None, scene: Gaussians, shape: tuple[int, i
         raise ValueError(f"background must broadcast to {list(shape)}, got {list(background.shape)}") from None
 
 
+def check_low_pass(low_pass: float, name: str = "low_pass") -> None:
+    """Raises ValueError, with the name, unless a low pass is one that splats can have."""
+    if not 0 < low_pass < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {low_pass}")
+
+
 def _low_pass(low_pass: float, backend: str) -> dict[str, Any]:
     """Returns the options that tell a back end of another low pass. Raises ValueError for one that it cannot have."""
-    if not 0 < low_pass < math.inf:
-        raise ValueError(f"low_pass must be positive and finite, got {low_pass}")
+    check_low_pass(low_pass)
     if low_pass == LOW_PASS:
         return {}
     if backend == "diff-gaussian-rasterization":

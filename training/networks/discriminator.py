@@ -54,7 +54,7 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
             raise ValueError(
                 f"discriminator.direction_octaves={self.direction_octaves} must be 0 or more, at most {MOST_OCTAVES}"
             )
-        if self.direction_octaves and not self.mapping_depth:
+        if self.direction_octaves and not self.reads_cameras:
             raise ValueError(
                 f"discriminator.direction_octaves={self.direction_octaves}: nothing reads the camera; must be 0"
             )
@@ -67,6 +67,11 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
             )
         if self.minibatch_std_group < 1:
             raise ValueError(f"minibatch_std_group={self.minibatch_std_group} must be 1 or more")
+
+    @property
+    def reads_cameras(self) -> bool:
+        """Tells whether anything in the network follows the cameras of images."""
+        return self.mapping_depth > 0
 
     @classmethod
     def published(cls, resolution: int) -> Self:

@@ -9,6 +9,7 @@ import torch
 from gaussian import Geometry
 from training import presets
 from training.families.gghead import discriminator as gghead
+from training.families.gsgan import discriminator as gsgan
 from training.networks.base import Conditioning
 from training.networks.camera_code import LENGTH, code_dim, with_direction
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
@@ -83,3 +84,11 @@ def test_gghead_reads_directions_too(geometry):
     turned = labels_at(geometry, 40.0)
     logits = [D.outputs(images, Conditioning(some)).logits for some in (labels, turned)]
     assert not torch.equal(*logits)
+
+
+def test_gsgan_s_embedding_of_cameras_reads_directions_too(geometry):
+    torch.manual_seed(0)
+    config = presets.resolve("gsgan-tiny", data="").discriminator.changed(direction_octaves=2)
+    D, labels = gsgan.Discriminator(config), labels_at(geometry, 10.0, 40.0)
+    expected = D.aux_branch_camera(with_direction(labels, 2))
+    torch.testing.assert_close(D.embed_cameras(labels), expected, rtol=0, atol=0)

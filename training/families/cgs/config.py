@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gaussian.gaussians import LOW_PASS
+from gaussian.rendering import check_low_pass
 from training.control.blocks import Blocks
 from training.families import base
 from training.families.cgs import hierarchy
@@ -48,8 +49,7 @@ class GeneratorConfig(base.GeneratorConfig):
         for name in ("resolution", "z_dim", "w_dim", "num_points", "first_blocks", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be 1 or more")
-        if not 0 < self.low_pass < math.inf:
-            raise ValueError(f"generator.low_pass={self.low_pass} must be finite and greater than 0")
+        check_low_pass(self.low_pass, "generator.low_pass")
         if self.map_depth < 0:
             raise ValueError(f"generator.map_depth={self.map_depth} must be 0 or more")
         if not self.map_depth and self.z_dim != self.w_dim:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+from gaussian.gaussians import LOW_PASS
+from gaussian.rendering import check_low_pass
 from gaussian.spherical_harmonics import NUM_COEFFICIENTS
 from training.families import base
 from training.families.gghead import template
@@ -38,6 +40,7 @@ class GeneratorConfig(base.GeneratorConfig):
     position_range: float = 0.25  # largest distance of a splat from its anchor along each axis, world units
     log_scale_offset: float = -5.0  # added to the raw ln of a splat's size,
     largest_log_scale: float = -3.0  # which stays below this, softly
+    low_pass: float = LOW_PASS  # square pixels that splats are wider by in an image, see `gaussian.render`
     background_channels: int = 0  # channels of a backdrop image that the network makes as well: 0 or 3
     exact_backdrop: bool = False  # blend it exactly; published runs let some white through at soft edges
     initial_maps: float = 1.0  # standard deviation of the first weights of the layers that make the maps
@@ -55,6 +58,7 @@ class GeneratorConfig(base.GeneratorConfig):
             raise ValueError("generator.first_samples and generator.refined_nimg need each other")
         if self.sh_degree not in range(len(NUM_COEFFICIENTS)):
             raise ValueError(f"generator.sh_degree={self.sh_degree}: legal are 0 to {len(NUM_COEFFICIENTS) - 1}")
+        check_low_pass(self.low_pass, "generator.low_pass")
         if self.background_channels not in (0, 3):
             raise ValueError(f"generator.background_channels={self.background_channels}: legal are 0 and 3")
         if not self.position_range > 0:

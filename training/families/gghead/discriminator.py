@@ -32,15 +32,16 @@ class DiscriminatorConfig(stylegan2.DiscriminatorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.direction_octaves and not self.pose_conditioning:
-            raise ValueError(
-                f"discriminator.direction_octaves={self.direction_octaves}: nothing reads the camera; must be 0"
-            )
         if self.image_channels < 3:
             raise ValueError(f"discriminator.image_channels={self.image_channels} must be 3 or more")
         if self.first_resolution and self.first_resolution not in self.block_resolutions:
             legal = ", ".join(map(str, self.block_resolutions))
             raise ValueError(f"discriminator.first_resolution={self.first_resolution}: legal are {legal}")
+
+    @property
+    def reads_cameras(self) -> bool:
+        """Tells whether anything in the network follows the cameras of images."""
+        return self.pose_conditioning and super().reads_cameras
 
     @property
     def starts_at(self) -> int:

@@ -159,7 +159,8 @@ class Generator(base.Generator):
         finite, size = not self.training, resolution or self.resolution
         backdrop = getattr(scene, "backdrop", None)
         behind = background if backdrop is None else None
-        rendering = render(scene, cameras, size, behind, check_finite=finite, backend=self.rasterizer)
+        wider = self.config.low_pass
+        rendering = render(scene, cameras, size, behind, check_finite=finite, backend=self.rasterizer, low_pass=wider)
         return rendering if backdrop is None else with_backdrop(rendering, backdrop, self.config.exact_backdrop)
 
     def render_uv(self, scene: UvGaussians, cameras: Cameras, resolution: int, opaque: bool = False) -> Tensor:
@@ -174,8 +175,9 @@ class Generator(base.Generator):
         scene = scene.to(dtype=torch.float32)
         finite = not self.training
         return render(
-            scene, cameras, resolution, white, colors=values, check_finite=finite, backend=self.rasterizer
-        ).rgb
+            scene, cameras, resolution, white, colors=values, check_finite=finite, backend=self.rasterizer,
+            low_pass=self.config.low_pass,
+        ).rgb  # fmt: skip
 
 
 def _grids(config: GeneratorConfig) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from gaussian.gaussians import LOW_PASS
+from gaussian.rendering import check_low_pass
 from training.families import base
 from training.networks import color
 from training.networks.point_encoding import POINT_ENCODINGS
@@ -70,6 +72,7 @@ class GeneratorConfig(base.GeneratorConfig):
     scale_bias: float = (
         0.0  # of the heads of log scales at the start; 0 (published) makes a first child rho * 2 smaller
     )
+    low_pass: float = LOW_PASS  # square pixels that splats are wider by in an image, see `gaussian.render`
     color_rule: str = "published"  # or "inward": black splats still learn to be brighter, see networks/color.py
     start: str = "published"  # or "surface": how it looks before it has learnt anything, see networks/start.py
     conventions: Conventions = field(default_factory=Conventions)
@@ -80,6 +83,7 @@ class GeneratorConfig(base.GeneratorConfig):
         for name in ones:
             if getattr(self, name) < 1:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be 1 or more")
+        check_low_pass(self.low_pass, "generator.low_pass")
         for name in ("background_points", "background_nimg"):
             if getattr(self, name) < 0:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be 0 or more")

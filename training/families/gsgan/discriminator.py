@@ -14,6 +14,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from training.networks import discriminator as stylegan2
+from training.networks.camera_code import code_dim, with_direction
 from training.networks.discriminator import (
     FINAL_RESOLUTION,
     PUBLISHED_CLAMP,
@@ -21,7 +22,7 @@ from training.networks.discriminator import (
     ScaledLayers,
     channel_counts,
 )
-from training.networks.layers import CAMERA_DIM, FullyConnected, scaled_parameters
+from training.networks.layers import FullyConnected, scaled_parameters
 
 PUBLISHED_RESOLUTIONS = (256, 512)
 
@@ -45,6 +46,11 @@ class DiscriminatorConfig(stylegan2.DiscriminatorConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"discriminator.{name}={getattr(self, name)} must be 1 or more")
 
+    @property
+    def reads_cameras(self) -> bool:
+        """Tells whether anything in the network follows the cameras of images: the pose's embedding does."""
+        return True
+
     @classmethod
     def published(cls, resolution: int) -> Self:
         """Returns the published discriminator for 256 or 512 pixels."""
@@ -67,7 +73,7 @@ class Discriminator(stylegan2.Discriminator):
             self.b8_pose = DiscriminatorBlock(inner, outer, False, config.conv_clamp, filter_key=False)
         branch = functools.partial(_two_layers, width=config.pose_width, out_features=config.pose_features)
         self.aux_branch_feat = branch(outer * FINAL_RESOLUTION**2)
-        self.aux_branch_camera = branch(CAMERA_DIM)
+        self.aux_branch_camera = branch(code_dim(config.direction_octaves))
 
     def scaled_layers(self, resolutions: Sequence[int]) -> ScaledLayers:
         """Scales and casts the weights of all blocks, that of the poses among them."""
@@ -83,7 +89,8 @@ class Discriminator(stylegan2.Discriminator):
 
     def embed_cameras(self, labels: Tensor) -> Tensor:
         """Returns the embeddings [N, pose_features] of camera labels [N, 25]."""
-        embedded: Tensor = self.aux_branch_camera(labels.to(self.b4.out.weight.dtype))
+        told = with_direction(labels.to(self.b4.out.weight.dtype), self.config.direction_octaves)
+        embedded: Tensor = self.aux_branch_camera(told)
         return embedded
 
 

@@ -168,7 +168,10 @@ class Generator(base.Generator):
         finite = not self.training
         size = resolution or self.resolution
         seen = seen_by(cameras, self.config.conventions)
-        return render(scene, seen, size, background, colors=colors, check_finite=finite, backend=self.rasterizer)
+        return render(
+            scene, seen, size, background, colors=colors, check_finite=finite, backend=self.rasterizer,
+            low_pass=self.config.low_pass,
+        )  # fmt: skip
 
 
 def _hemisphere(count: int) -> Tensor:

@@ -201,15 +201,6 @@ def test_synthesis_refuses_what_is_not_a_ws(shape):
         awake().mapping(torch.randn(3, 1, 24))
 
 
-def test_the_low_pass_is_the_config_s(geometry):
-    cameras = geometry.orbit(torch.zeros(1, 1))
-    narrow, wide = (awake(TINY.changed(low_pass=x)) for x in (0.01, 2.0))
-    scene = narrow.synthesis(narrow.mapping(latents(1)))
-    assert wide.eval().render(scene, cameras).alpha.sum() > narrow.eval().render(scene, cameras).alpha.sum()
-    with pytest.raises(ValueError, match=r"generator\.low_pass=0 must be finite and greater than 0"):
-        TINY.changed(low_pass=0)
-
-
 def test_without_layers_a_w_is_the_latent_at_unit_mean_square():
     G, z = awake(TINY.changed(w_dim=TINY.z_dim, map_depth=0)), latents()
     torch.testing.assert_close(G.mapping(z)[:, 0], z / z.square().mean(1, keepdim=True).sqrt())
