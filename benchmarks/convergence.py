@@ -11,6 +11,7 @@ and a run that was judged is not judged again. Writes --json, --plot and a table
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import queue
@@ -153,7 +154,7 @@ def run_job(job: Job, core: int, pinned: Pinned, sweep: Sweep) -> dict[str, Any]
         write_whole(run_dir / VERDICT, json.dumps({"diverged": True}) + "\n")
     else:
         judge = [sys.executable, "-m", "benchmarks.convergence", f"--outdir={sweep.outdir}", f"--judge={run_dir}"]
-        code = pinned.run([*judge, f"--data={sweep.data}"], core, log)
+        code = pinned.run([*judge, f"--data={sweep.data}", f"--floor={sweep.floor!r}"], core, log)
         if pinned.stopped:
             return None
         if code:
@@ -161,8 +162,8 @@ def run_job(job: Job, core: int, pinned: Pinned, sweep: Sweep) -> dict[str, Any]
     return sweep.verdict(job)
 
 
-def judge(run_dir: Path, data: str) -> dict[str, Any]:
-    """Returns way and diversity of a run that is trained."""
+def judge(run_dir: Path, data: str, floor: float) -> dict[str, Any]:
+    """Returns way and diversity of a run that is trained; floor: swd of real images against real ones."""
     torch.set_num_threads(1)
     reference = Reference(ImageDataset(data), IDENTITY_SEED)
     (_, first), *_, (nimg, last) = snapshots_of(run_dir)
@@ -174,8 +175,8 @@ def judge(run_dir: Path, data: str) -> dict[str, Any]:
     return {
         "kimg": nimg / 1000,
         "swd": distances,
-        "floor": reference.floor,
-        "way": (distances[0] - distances[1]) / (distances[0] - reference.floor),
+        "floor": floor,
+        "way": (distances[0] - distances[1]) / (distances[0] - floor),
         "diversity": pairwise_rms(images) / reference.diversity,
     }
 
@@ -197,6 +198,11 @@ class Sweep:
     preset: str
     data: str
     kimg: float
+
+    @functools.cached_property
+    def floor(self) -> float:
+        """Swd of real images against real ones: once for all runs."""
+        return Reference(ImageDataset(self.data), IDENTITY_SEED).floor
 
     def verdict(self, job: Job) -> dict[str, Any] | None:
         """Returns what was found of a run that is judged; None for another. Raises ValueError for another length."""
@@ -303,6 +309,7 @@ def save_plot(path: Path, rows: Sequence[tuple[Job, dict[str, Any]]]) -> None:
 @click.option("--cores", help="list of the cores to use; default: those of this process")
 @click.option("--list", "list_only", is_flag=True, help="print the runs and how far they are, and do nothing else")
 @click.option("--judge", "run_dir", hidden=True, type=click.Path(path_type=Path))  # a process of its own calls it
+@click.option("--floor", type=float, hidden=True)  # likewise
 @click.option("--json", "out", type=click.Path(path_type=Path), help="file for the figures")
 @click.option("--plot", type=click.Path(path_type=Path), help="picture of the runs")
 def main(
@@ -315,13 +322,15 @@ def main(
     cores: str | None,
     list_only: bool,
     run_dir: Path | None,
+    floor: float | None,
     out: Path | None,
     plot: Path | None,
 ) -> None:
     """Train, judge and count."""
     try:
         if run_dir is not None:
-            write_whole(run_dir / VERDICT, json.dumps(judge(run_dir, str(data))) + "\n")
+            assert floor is not None
+            write_whole(run_dir / VERDICT, json.dumps(judge(run_dir, str(data), floor)) + "\n")
             return
         config = presets.resolve(preset, data="")
         folder = data or str(outdir / "heads" / str(config.resolution))

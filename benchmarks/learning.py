@@ -8,6 +8,7 @@ Prints one row a run and writes learning.json, learning-curve.png and learning-h
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -85,11 +86,8 @@ class Reference:
         self.labels = torch.from_numpy(dataset.labels)
         count = min(COUNT, len(dataset) // 2)
         order = random.permutation(0, "benchmark/reals", 0, len(dataset))
-        self.items, others = order[:count], order[count : 2 * count]
+        self.items, self.others = order[:count], order[count : 2 * count]
         self.set = swd.describe(reals(dataset, self.items))
-        self.floor = mean_swd(reals(dataset, others), self.set)
-        everything = reals(dataset, np.arange(len(dataset))).float().mean(0).round().to(torch.uint8)
-        self.mean_image = mean_swd(everything.expand(count, -1, -1, -1), self.set)
         camera = dataset.geometry.frontal().reshape(1).expand(IDENTITIES)
         images, masks, depth = (
             torch.as_tensor(part) for part in KINDS[kind](identity_seed, range(IDENTITIES), camera, dataset.resolution)
@@ -97,6 +95,17 @@ class Reference:
         self.heads = quantize(composite(images, masks, torch.ones(IDENTITIES, 3)))
         self.diversity = pairwise_rms(self.heads)
         self.relief = depth_relief(depth[:, 0], masks[:, 0] > 127)
+
+    @functools.cached_property
+    def floor(self) -> float:
+        """Distance of as many other real images."""
+        return mean_swd(reals(self.dataset, self.others), self.set)
+
+    @functools.cached_property
+    def mean_image(self) -> float:
+        """Distance of the mean of all images."""
+        mean = reals(self.dataset, np.arange(len(self.dataset))).float().mean(0).round().to(torch.uint8)
+        return mean_swd(mean.expand(len(self.items), -1, -1, -1), self.set)
 
     def yaw_bins(self, count: int = BINS) -> list[np.ndarray]:
         """Returns the items of each bin, of equal count, from the most negative yaw to the most positive."""
