@@ -201,7 +201,7 @@ class Sweep:
 
     @functools.cached_property
     def floor(self) -> float:
-        """Swd of real images against real ones: once for all runs."""
+        """Returns the swd of real images against real ones, measured once for all runs."""
         return Reference(ImageDataset(self.data), IDENTITY_SEED).floor
 
     def verdict(self, job: Job) -> dict[str, Any] | None:
@@ -329,7 +329,8 @@ def main(
     """Train, judge and count."""
     try:
         if run_dir is not None:
-            assert floor is not None
+            if floor is None:
+                raise ValueError("--judge: needs --floor, the swd of real images against real ones")
             write_whole(run_dir / VERDICT, json.dumps(judge(run_dir, str(data), floor)) + "\n")
             return
         config = presets.resolve(preset, data="")

@@ -98,12 +98,12 @@ class Reference:
 
     @functools.cached_property
     def floor(self) -> float:
-        """Distance of as many other real images."""
+        """Returns the distance of as many other real images."""
         return mean_swd(reals(self.dataset, self.others), self.set)
 
     @functools.cached_property
     def mean_image(self) -> float:
-        """Distance of the mean of all images."""
+        """Returns the distance of the mean of all images."""
         mean = reals(self.dataset, np.arange(len(self.dataset))).float().mean(0).round().to(torch.uint8)
         return mean_swd(mean.expand(len(self.items), -1, -1, -1), self.set)
 

@@ -138,7 +138,7 @@ void render_image(const Problem& p, int index, const SceneState& scene, ImageSta
 }
 
 // Lends image states. With a backward every image keeps its own; without one, images are drawn one over the other, in
-// memory that is still near the core.
+// memory that is still near the core. A thread whose use fails stops, so that nobody waits for what it did not return.
 class ImageLender {
  public:
   ImageLender(const Problem& p, State& state, int threads) : keep_(p.keep), state_(state) {

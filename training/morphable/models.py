@@ -39,10 +39,10 @@ def block_sizes(name: str, flag: str = "--morphable") -> dict[str, int]:
 
 def _read(name: str, flag: str) -> MorphableModel:
     path, folder = Path(name), os.environ.get(FOLDER, "")
-    if path.exists():
+    if os.path.exists(path):  # Path's own method raises for a name that is too long
         return _read_once(path, flag)
     moved = Path(folder) / path.name
-    if folder and moved.is_file():
+    if folder and os.path.isfile(moved):
         return _read_once(moved, flag)
     looked = f"{name} and {moved}: no such files" if folder else f"{name}: no such file"
     raise ValueError(f"{flag}={looked}; if the model has moved, name its folder in {FOLDER}")

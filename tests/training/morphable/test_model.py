@@ -139,6 +139,8 @@ def test_a_model_that_has_moved_is_found_in_the_folder_named_for_it(
     monkeypatch.delenv(FOLDER, raising=False)
     with pytest.raises(ValueError, match=rf"^--controls={there}: no such file; .* in {FOLDER}$"):
         morphable_model(str(there), flag="--controls")
+    with pytest.raises(ValueError, match=r"^--morphable=x{300}\.npz: no such file; "):
+        morphable_model("x" * 300 + ".npz")
     monkeypatch.setenv(FOLDER, str(here.parent))
     assert morphable_model(str(there)).key == read_model(here).key
     with pytest.raises(ValueError, match=r"holds the model .* and abc is needed"):

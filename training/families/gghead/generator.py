@@ -159,8 +159,9 @@ class Generator(base.Generator):
         finite, size = not self.training, resolution or self.resolution
         backdrop = getattr(scene, "backdrop", None)
         behind = background if backdrop is None else None
-        wider = self.config.low_pass
-        rendering = render(scene, cameras, size, behind, check_finite=finite, backend=self.rasterizer, low_pass=wider)
+        rendering = render(
+            scene, cameras, size, behind, check_finite=finite, backend=self.rasterizer, low_pass=self.config.low_pass
+        )
         return rendering if backdrop is None else with_backdrop(rendering, backdrop, self.config.exact_backdrop)
 
     def render_uv(self, scene: UvGaussians, cameras: Cameras, resolution: int, opaque: bool = False) -> Tensor:
