@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 import itertools
 import json
 import os
@@ -14,7 +18,6 @@ from typing import Any
 import click
 import torch
 
-import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from metrics.measuring import estimate

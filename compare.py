@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 import json
 import os
 import sys
@@ -13,7 +17,6 @@ from typing import Any
 import click
 import torch
 
-import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from torch_utils import distributed, launcher

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +14,6 @@ from typing import Any
 import click
 import torch
 
-import dnnlib
 from dnnlib.command import in_a_folder, version
 from training.checkpoint import (
     RECORDS,

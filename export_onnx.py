@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 from pathlib import Path
 
 import click
 import torch
 
-import dnnlib
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
 from training.checkpoint import CheckpointError, load_generator
 from training.visualization import onnx_files

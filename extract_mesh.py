@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +20,6 @@ from click.core import ParameterSource
 from torch import Tensor
 from tqdm import tqdm
 
-import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
 from gaussian import Density
 from torch_utils import distributed

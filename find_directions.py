@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 from pathlib import Path
 
 import click
 import torch
 
-import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, in_a_folder, option, version
 from torch_utils import distributed
 from training.checkpoint import CheckpointError, load_generator

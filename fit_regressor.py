@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +15,6 @@ import click
 import torch
 from tqdm import tqdm
 
-import dnnlib
 from dnnlib.command import CONTEXT, GroupedCommand, option, version
 from training.control.fitting import explained, fit
 from training.control.regressor import RegressorConfig, default_path, save_regressor

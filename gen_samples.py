@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -15,7 +19,6 @@ import torch
 from click.core import ParameterSource
 from torch import Tensor
 
-import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, in_a_folder, option, version
 from gaussian import Gaussians, Scene, Splats, save_splats
 from gaussian.export import FORMATS, check_format

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,6 @@ import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
-import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
 from gaussian import Cameras
 from torch_utils import distributed, memory

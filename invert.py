@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dnnlib  # before torch, whose threads wait as it says
+
+# isort: split
+
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +17,6 @@ import torch
 from click.core import ParameterSource
 from tqdm import tqdm
 
-import dnnlib
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
 from gaussian import Cameras
 from gaussian.export import FORMATS

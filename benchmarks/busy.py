@@ -4,7 +4,8 @@
     python -m benchmarks.busy --steps=0                       # two small loops alone, seconds
 
 Every case is a process of its own, since OpenMP reads its environment once. A thread that waits for others can spin,
-which is fast where every thread has a core, or sleep, which is fast where others want the cores.
+which is fast where every thread has a core, or sleep, which is fast where others want the cores. `dnnlib/waiting.py`
+says what the scripts ask for.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from typing import Any
 
 import click
 
-from dnnlib import ROOT
+from dnnlib import ROOT, waiting
 from torch_utils.distributed import usable_cores
 
 LOOPS, LOOP, SIDE = 60, 200_000, 384  # of a row of numbers, and a product of two squares: under a millisecond each
 SPIN_BY_DEFAULT = "300000"  # rounds, as GNU OpenMP has it where it is told nothing
 CASES = {  # name -> environment of the process
     "spin": {"GOMP_SPINCOUNT": SPIN_BY_DEFAULT},
-    "spin 20000": {"GOMP_SPINCOUNT": "20000"},
+    "as the scripts": dict(waiting.ENVIRONMENT),
     "spin 2000": {"GOMP_SPINCOUNT": "2000"},
     "sleep": {"OMP_WAIT_POLICY": "passive"},
     "one thread": {"OMP_NUM_THREADS": "1"},
@@ -49,6 +50,9 @@ def child(preset: str, batch: int, steps: int) -> dict[str, float]:
     """Returns wall and processor seconds of two small loops over all threads, and of a step, in this process."""
     import torch
 
+    from torch_utils import memory
+
+    memory.keep_freed_memory()  # as the training loop does
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", usable_cores())))
     row, square = torch.ones(LOOP), torch.randn(SIDE, SIDE)
     pair = timed(lambda _: (row.mul_(1.0), square @ square), LOOPS)
@@ -65,7 +69,7 @@ def _step(preset: str, batch: int, steps: int) -> tuple[float, float]:
     from training import presets
     from training.samples import SampleStream
 
-    config = replace(presets.resolve(preset, data=""), batch=batch, batch_gpu=batch, stages=(), precision="fp32")
+    config = replace(presets.resolve(preset, data=""), batch=batch, batch_gpu=batch, stages=())
     labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
     torch.manual_seed(0)
     step = make_step(config, labels, torch.device("cpu"))
@@ -76,7 +80,7 @@ def _step(preset: str, batch: int, steps: int) -> tuple[float, float]:
 
 def measure(case: str, arguments: list[str]) -> dict[str, Any]:
     """Runs `child` in a process with the environment of a case."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
+    kept = {k: v for k, v in os.environ.items() if k not in (*waiting.ASKED, "OMP_NUM_THREADS")}
     command = [sys.executable, "-m", "benchmarks.busy", "--child", *arguments]
     done = subprocess.run(command, env=kept | CASES[case], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

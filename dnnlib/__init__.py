@@ -7,6 +7,7 @@ from dnnlib.options import parse_color, parse_flag, parse_grid, parse_ints
 from dnnlib.paths import ROOT, make_folder, require_place
 from dnnlib.stopping import stoppable
 from dnnlib.version import __version__
+from dnnlib.waiting import wait_briefly
 
 __all__ = [
     "ROOT",
@@ -25,4 +26,7 @@ __all__ = [
     "parse_ints",
     "require_place",
     "stoppable",
+    "wait_briefly",
 ]
+
+wait_briefly()  # here, since every script imports this package before torch
