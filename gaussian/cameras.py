@@ -23,6 +23,11 @@ LABEL_WIDTH = 25  # 4x4 cam2world and 3x3 intrinsics, both row-major
 Vector = Tensor | Sequence[float]
 
 
+def pixel_centres(count: int, like: Tensor) -> Tensor:
+    """Returns where the centres of an edge's pixels are, in units of the image: [count]."""
+    return (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) / count
+
+
 @dataclass(frozen=True)
 class Cameras:
     """Holds pinhole cameras of any leading shape. Raises ValueError if the shapes do not fit."""
@@ -158,17 +163,23 @@ class Cameras:
         xy = (local @ self.intrinsics[..., :2, :].transpose(-1, -2)) / z[..., None]
         return xy, z
 
+    def rays(self, u: Tensor, v: Tensor) -> Tensor:
+        """Returns the rays (x, y, 1) in camera axes, [..., H, W, 3], through places u [W] and v [H] of the image.
+
+        Places are in units of the image, from its left and top edges.
+        """
+        (fx, skew, cx), (_, fy, cy) = (self.intrinsics[..., i, :, None, None].unbind(-3) for i in (0, 1))
+        y = (v[:, None] - cy) / fy  # [..., H, 1]
+        x = (u - cx - skew * y) / fx  # [..., H, W]
+        return torch.stack([x, y.expand_as(x), torch.ones_like(x)], dim=-1)
+
     def unproject(self, depth: Tensor) -> Tensor:
         """Returns the world points [..., H, W, 3] that depth [..., H, W] (camera z) shows at the pixels' centres.
 
         The leading shapes are equal. It inverts `project`.
         """
-        height, width = depth.shape[-2:]
-        u, v = ((torch.arange(n, dtype=depth.dtype, device=depth.device) + 0.5) / n for n in (width, height))
-        (fx, skew, cx), (_, fy, cy) = (self.intrinsics[..., i, :, None, None].unbind(-3) for i in (0, 1))
-        y = (v[:, None] - cy) / fy  # [..., H, 1]
-        x = (u - cx - skew * y) / fx  # [..., H, W]
-        local = torch.stack([x, y.expand_as(x), torch.ones_like(x)], dim=-1) * depth[..., None]
+        u, v = (pixel_centres(n, depth) for n in (depth.shape[-1], depth.shape[-2]))
+        local = self.rays(u, v) * depth[..., None]
         turn, shift = self.cam2world[..., None, :3, :3], self.cam2world[..., None, None, :3, 3]
         return local @ turn.transpose(-1, -2) + shift
 

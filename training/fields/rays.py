@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gaussian import Cameras, SceneRecord
+from gaussian.cameras import pixel_centres
 
 GRIDS = ("centres", "corners")
 JITTERS = ("centred", "inside", "onward")
@@ -49,21 +50,17 @@ def camera_rays(cameras: Cameras, resolution: int | tuple[int, int], grid: str =
     height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     if min(height, width) < 1 + (grid == "corners"):
         raise ValueError(f"images of {height} x {width} px have no grid of {grid}")
-    u, v = (_places(n, grid, cameras) for n in (width, height))
-    (fx, skew, cx), (_, fy, cy) = (cameras.intrinsics[..., i, :, None, None].unbind(-3) for i in (0, 1))  # [B, V, 1, 1]
-    y = (v[:, None] - cy) / fy  # [B, V, H, 1]
-    x = (u - cx - skew * y) / fx  # [B, V, H, W]
-    local = torch.stack([x, y.expand_as(x), torch.ones_like(x)], dim=-1).flatten(2, 3)  # [B, V, H W, 3]
+    places = pixel_centres if grid == "centres" else _pixel_corners
+    local = cameras.rays(*(places(n, cameras.intrinsics) for n in (width, height))).flatten(2, 3)  # [B, V, H W, 3]
     cosines = 1 / local.norm(dim=-1)  # [B, V, H W]
     directions = (local * cosines[..., None]) @ cameras.cam2world[..., :3, :3].transpose(-1, -2)
     origins = cameras.positions[:, :, None].expand_as(directions)
     return Rays(origins.flatten(1, 2), directions.flatten(1, 2), cosines.flatten(1))
 
 
-def _places(count: int, grid: str, like: Cameras) -> Tensor:
-    """Returns where the pixels of an edge are, in units of the image: [count]."""
-    index = torch.arange(count, dtype=like.dtype, device=like.device)
-    return (index + 0.5) / count if grid == "centres" else index / (count - 1)
+def _pixel_corners(count: int, like: Tensor) -> Tensor:
+    """Returns places from the image's one edge to the other, in units of the image: [count]."""
+    return torch.arange(count, dtype=like.dtype, device=like.device) / (count - 1)
 
 
 def stratified(

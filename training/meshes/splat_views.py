@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gaussian import Cameras, Gaussians, Splats, render
+from gaussian.cameras import pixel_centres
 from gaussian.rotations import quats_to_matrices
 from training.families.base import Generator
 from training.images import quantize
@@ -111,7 +112,8 @@ def median_depth(splats: Gaussians, cameras: Cameras, resolution: int, backend: 
     kept = (rough.flatten(2).gather(2, row * resolution + column) - z).abs() < 1.5 * width
     planes = depth_planes(splats, cameras)  # [B, V, N, 3]
     count, *total = shown(torch.cat([torch.ones_like(planes[..., :1]), planes], dim=-1) * kept[..., None]).unbind(2)
-    across, down = _pixel_rays(cameras, resolution)
+    places = pixel_centres(resolution, cameras.intrinsics)
+    across, down, _ = cameras.rays(places, places).unbind(-1)
     depth = (total[0] + total[1] * across + total[2] * down) / count.clamp(min=1e-6)
     depth = torch.where(count > LEAST_SHARE, depth, rough)
     reach = 1.5 * width[..., None]
@@ -133,10 +135,3 @@ def depth_planes(splats: Gaussians, cameras: Cameras) -> Tensor:
     slope = -(z**2) * pull / (local**2).sum(-1, keepdim=True).clamp(min=1e-12)
     slope = slope * (STEEPEST * z / slope.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
     return torch.cat([z - (slope * middle[..., :2] / z).sum(-1, keepdim=True), slope], dim=-1)
-
-
-def _pixel_rays(cameras: Cameras, resolution: int) -> tuple[Tensor, Tensor]:
-    """Returns x [B, V, 1, W] and y [B, V, H, 1] of the rays (x, y, 1) through the pixels' middles."""
-    places = (torch.arange(resolution, device=cameras.device) + 0.5) / resolution
-    fx, cx, fy, cy = (cameras.intrinsics[..., i, j, None] for i, j in ((0, 0), (0, 2), (1, 1), (1, 2)))
-    return ((places - cx) / fx)[..., None, :], ((places - cy) / fy)[..., None]

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gaussian import Cameras, Geometry
+from gaussian.cameras import pixel_centres
 from training.images import quantize
 
 HISTOGRAM_BIN_DEGREES = 2.5
@@ -95,25 +96,16 @@ def depth_range(depth: Tensor, alpha: Tensor) -> tuple[float, float] | None:
     return float(values[cut]), float(values[-1 - cut])
 
 
-def color_normals(depth: Tensor, alpha: Tensor, intrinsics: Tensor, background: Tensor | None = None) -> Tensor:
+def color_normals(depth: Tensor, alpha: Tensor, cameras: Cameras, background: Tensor | None = None) -> Tensor:
     """Colours the surface's direction, from depth: red points right, green up, blue at the camera.
 
     Neighbouring solid pixels span the surface; one at its rim uses the side that it has.
-    depth, alpha: [N, 1, H, W] as `Rendering` holds them; intrinsics [N, 3, 3]; background as in `color_depth`.
+    depth, alpha: [N, 1, H, W] as `Rendering` holds them; cameras [N]; background as in `color_depth`.
     Returns uint8 [N, 3, H, W].
     """
     z, solid = mean_depth(depth, alpha)
-    height, width = z.shape[-2:]
-    x = (torch.arange(width, device=z.device) + 0.5) / width - intrinsics[:, 0, 2, None]  # [N, W]
-    y = (torch.arange(height, device=z.device) + 0.5) / height - intrinsics[:, 1, 2, None]  # [N, H]
-    points = torch.cat(
-        [
-            z * (x / intrinsics[:, 0, 0, None])[:, None, None, :],
-            z * (y / intrinsics[:, 1, 1, None])[:, None, :, None],
-            z,
-        ],
-        dim=1,
-    )  # [N, 3, H, W] in camera axes
+    rays = cameras.rays(*(pixel_centres(n, z) for n in (z.shape[-1], z.shape[-2])))
+    points = rays.movedim(-1, 1) * z  # [N, 3, H, W] in camera axes
     normals = torch.linalg.cross(_slope(points, solid, 3), _slope(points, solid, 2), dim=1)
     # The cross product of right and down points into the scene, along camera z; the normal comes towards the camera.
     normals = -torch.nn.functional.normalize(normals, dim=1)

@@ -89,7 +89,7 @@ def render_panels(G: Generator, scene: Scene, cameras: Cameras, look: Look) -> T
             near, far = look.depth_range or (None, None)
             panel = color_depth(depth, alpha, near, far, background)
         else:
-            panel = color_normals(depth, alpha, cameras.intrinsics.flatten(0, 1), background)
+            panel = color_normals(depth, alpha, cameras.reshape(-1), background)
         panels.append(panel)
     joined = panels[0] if len(panels) == 1 else torch.cat(panels, dim=-1)
     return joined.unflatten(0, tuple(cameras.shape))
