@@ -68,13 +68,21 @@ def depth_smoothness(depth: Tensor, mask: Tensor) -> Tensor:
     return steps.flatten(1).mean(1) + (steps * beside).flatten(1).sum(1) / (beside.flatten(1).sum(1) + 1e-8)
 
 
-def landmarks(found: Tensor, asked: Tensor, lifted: Tensor, places: Tensor, inner: slice = slice(17, None)) -> Tensor:
+def landmarks(
+    found: Tensor,
+    asked: Tensor,
+    lifted: Tensor,
+    places: Tensor,
+    inner: slice = slice(17, None),
+    last: float = 255.0,
+) -> Tensor:
     """Returns the mean absolute errors of landmarks in the image, and of the inner ones in space, [b].
 
-    found, asked: [b, L, 2] in the image; lifted, places: [b, L, 3], those found at the depth that the image has there
-    (`lift_landmarks`), and those of the surface. inner: leaves out the outline of the face, which slides along it.
+    found, asked: [b, L, 2] in the image, 0 to `last` across it; what is found beyond counts as on its edge.
+    lifted, places: [b, L, 3], those found at the depth that the image has there (`lift_landmarks`), and those of the
+    surface. inner: leaves out the outline of the face, which slides along it.
     """
-    flat = (found - asked).abs().flatten(1).mean(1)
+    flat = (found.clamp(0, last) - asked).abs().flatten(1).mean(1)
     return flat + (lifted - places)[:, inner].abs().flatten(1).mean(1)
 
 

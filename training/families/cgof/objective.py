@@ -189,7 +189,8 @@ class CgofObjective(PiganObjective):
         right, down, ahead = (cameras.cam2world[:, None, :3, i] for i in range(3))
         middle = unit * cameras.positions[:, None] + ahead
         lifted = middle + local[..., :1] * right + local[..., 1:2] * down - local[..., 2:] * ahead
-        return losses.landmarks(flat[0], flat[1], lifted, unit * asked, slice(self.G.surface.morphable.outline, None))
+        inner = slice(self.G.surface.morphable.outline, None)
+        return losses.landmarks(flat[0], flat[1], lifted, unit * asked, inner, LANDMARK_UNITS)
 
     def warp_values(self, micro: MicroBatch, at: StepContext) -> Tensor:
         """Returns what the volume warp finds of every `warp_every`th sample, [b]: so many times, and 0 of the others.
@@ -212,7 +213,7 @@ class CgofObjective(PiganObjective):
         numbers: Any = at.draws
         rays = camera_rays(cameras, size, G.config.grid).cosines.shape[1]
         chosen = draw(numbers, "warp", rays, G.config.samples).map(lambda t: t[::every])
-        traced = G.trace_with(after, cameras, size, chosen, 1.0)
+        traced = G.trace_with(after, cameras, size, chosen, G.share(at.nimg))
         with torch.no_grad():
             vertices = [G.surface.vertices(field.shape) for field in fields]
             found = G.surface.drawn(vertices[1], cameras[:, 0], size)

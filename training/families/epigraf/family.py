@@ -25,7 +25,7 @@ OPTIONS = (
     Option(("--bg-model",), "generator.backdrop", "what is painted behind the cube: none, plane, sphere"),
     Option(("--camera-cond",), "generator.camera_conditioning", "tell the generator the camera"),
     Option(("--camera-cond-spoof-p",), "objective.swap_probability", "probability, in the end, that it is another's"),
-    Option(("--swap-fade-kimg",), "objective.swap_fade_kimg", "kimg over which that rises from 0"),
+    Option(("--swap-fade-kimg",), "objective.swap_fade_kimg", "kimg over which the probability goes there from 1"),
     *STYLEGAN2_DISCRIMINATOR,
     Option(("--patch-resolution",), "discriminator.patch_resolution", "pixels of a patch", least=8),
     Option(("--disc-camera",), "discriminator.camera", "what D is told of the camera: none, raw, fourier"),

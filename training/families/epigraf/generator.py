@@ -76,7 +76,8 @@ class Generator(base.Generator):
     ) -> Tensor:
         """Maps latents z [B, z_dim] to ws [B, num_ws, w_dim], pulled towards the mean w by psi (0: the mean itself).
 
-        cameras: [B]; None stands for the mean pose of the data. The mean w is that of the class, if there are classes.
+        cameras: [B]; None stands for `mean_camera_pose`, which is the data's in published networks, and the front in
+            ours. The mean w is that of the class, if there are classes.
         """
         code = None
         if self.config.camera_conditioning:

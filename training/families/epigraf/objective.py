@@ -19,7 +19,7 @@ from training.families.epigraf import patches, poses
 from training.families.epigraf.discriminator import CAMERA_CODES, dropped
 from training.families.epigraf.patches import PatchLaw
 from training.families.posed import PosedConfig
-from training.families.swapping import told_cameras
+from training.families.swapping import swap_probability, told_cameras
 from training.samples import MicroBatch, RunConfig
 
 
@@ -40,14 +40,14 @@ class EpigrafObjectiveConfig(BlurredConfig, PosedConfig):
     patch_support: tuple[float, ...] = (0.25, 1.0)  # scales of the law "discrete"
     anneal_kimg: float = 10000.0  # thousands of images over which the law changes
     strided_windows: bool = False  # samples share a window that share a minibatch statistic, not consecutive ones
-    swap_probability: float = 0.5  # that a scene is made for another sample's camera, in the end; 0 at the start
-    swap_fade_kimg: float = 1000.0  # thousands of images over which it rises to that
+    swap_probability: float = 0.5  # that the mapping is told another sample's camera, in the end; 1 at the start
+    swap_fade_kimg: float = 1000.0  # thousands of images over which it falls to that
     use_labels: bool = True  # tell both networks the classes of images, where the data have any
 
     @property
     def whole_step(self) -> bool:
         """Whether losses look at the cameras of all samples of a step: they do, for swaps."""
-        return self.swap_probability > 0
+        return self.swap_probability > 0 or self.swap_fade_kimg > 0
 
     @property
     def tells_classes(self) -> bool:
@@ -185,7 +185,7 @@ class EpigrafObjective(BlurredObjective):
         assert at.nimg is not None and at.draws is not None
         if not self.config.generator.camera_conditioning or micro.whole is None:
             return micro
-        share = patches.faded(at.nimg, 0.0, self.settings.swap_probability, self.settings.swap_fade_kimg * 1000)
+        share = swap_probability(at.nimg, self.settings.swap_probability, self.settings.swap_fade_kimg * 1000)
         whole = micro.whole
         return dataclasses.replace(
             micro,

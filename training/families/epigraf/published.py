@@ -103,11 +103,14 @@ def generator_config(shapes: Shapes, settings: Settings, resolution: int) -> Gen
     unsupported = {
         "dataset.last_back": settings.get("dataset.last_back", False, bool),
         "tri_plane.has_view_cond": settings.get("tri_plane.has_view_cond", False, bool),
+        "dataset.white_back with a background model": (sphere or painted > 3 * features)
+        and settings.get("dataset.white_back", False, bool),
         "a camera radius that is not 1": settings.get(f"{CAMERA}radius", 1.0, int, float) != 1,
     }
     if wrong := [name for name, value in unsupported.items() if value]:
         raise ValueError(f"its settings are not supported: {listed(wrong)}")
     widths = lengths(shapes, r"synthesis\.bg_model\.blocks\.[01]\.conv1\.bias", 0)
+    most = max(widths, default=0)  # the second block is narrower only where the base says so
     return GeneratorConfig(
         resolution,
         z_dim=commonest(lengths(shapes, r"mapping\.fc0\.weight", 1), "mapping.fc0.weight") - (w_dim if told else 0),
@@ -129,7 +132,8 @@ def generator_config(shapes: Shapes, settings: Settings, resolution: int) -> Gen
         backdrop="sphere" if sphere else "plane" if painted > 3 * features else "none",
         backdrop_samples=settings.get("bg_model.num_steps", plain.backdrop_samples, int),
         backdrop_start=float(settings.get("bg_model.start", 1.0, int, float)),
-        backdrop_max=max(widths, default=plain.backdrop_max),
+        backdrop_base=plain.backdrop_base if min(widths, default=0) == most else 8 * min(widths),
+        backdrop_max=most or plain.backdrop_max,
         camera_conditioning=camera,
         camera_dropout=float(settings.get("camera_cond_drop_p", 0.0, int, float)),
         num_classes=condition - (2 if camera else 0),
@@ -169,11 +173,12 @@ def discriminator_config(shapes: Shapes, settings: Settings) -> DiscriminatorCon
     pattern = rf"b{resolution}\.conv0\.(?:weight|bias)"
     top = commonest(lengths(shapes, pattern, 0), f"b{resolution}.conv0.bias")
     width = commonest(lengths(shapes, r"b4\.conv\.(?:weight|bias)", 0), "b4.conv.bias")
-    told = commonest(lengths(shapes, r"head_mapping\.embed\.weight", 1), "head_mapping.embed.weight")
     patch = any(name.startswith("scalar_enc.") for name in shapes)
     fourier = any(name.startswith("head_mapping.camera_scalar_enc.") for name in shapes)
     raw = not fourier and settings.get("camera_cond", False, bool)
     camera = "fourier" if fourier else "raw" if raw else "none"
+    widths = lengths(shapes, r"head_mapping\.embed\.weight", 1)
+    told = commonest(widths, "head_mapping.embed.weight") if widths or patch or camera != "none" else 0
     flat = settings.get("num_additional_start_blocks", None, int)
     pixels = resolution >> flat if flat is not None and 0 <= flat < 8 else settings.get("patch.resolution", 64, int)
     return DiscriminatorConfig(
@@ -181,7 +186,7 @@ def discriminator_config(shapes: Shapes, settings: Settings) -> DiscriminatorCon
         patch_resolution=pixels,
         channel_base=top * resolution,
         channel_max=width,
-        mapping_depth=count_entries(shapes, r"head_mapping\.fc(\d+)\.\w+"),
+        mapping_depth=count_entries(shapes, r"head_mapping\.fc(\d+)\.\w+") or DiscriminatorConfig.mapping_depth,
         patch_conditioning=patch,
         camera=camera,
         camera_dropout=float(settings.get("camera_cond_drop_p", 0.0, int, float)),
@@ -306,6 +311,8 @@ class EpigrafPublished(PublishedFormat):
             "ray_start": generator.ray_start,
             "ray_end": generator.ray_end,
             "num_additional_start_blocks": discriminator.flat_blocks,
+            "disc_camera_cond": discriminator.camera != "none",
+            "disc_camera_cond_raw": discriminator.camera == "raw",
         }
         return content | converted(
             networks,

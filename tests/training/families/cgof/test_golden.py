@@ -138,6 +138,14 @@ def test_landmarks() -> None:
     check(10 * losses.landmarks(found, asked, lifted, places).mean(), GOLDEN["landmarks_3d"], EXACT, relative=True)
 
 
+def test_landmarks_beyond_the_image_count_as_on_its_edge() -> None:
+    found = torch.tensor([[[-9.0, 300.0]]], requires_grad=True)
+    asked, lifted, places = torch.tensor([[[4.0, 250.0]]]), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3)
+    value = losses.landmarks(found, asked, lifted, places, slice(0, None))
+    value.sum().backward()
+    assert value.item() == (4 + 5) / 2 and not found.grad.any()
+
+
 def test_volume_warp() -> None:
     golden, size, G = GOLDEN["warp_64px"], 64, generator()
     z = noise((2, 411), 6000).double()

@@ -65,6 +65,26 @@ def test_published_averages() -> None:
     assert settings.ema_halflife_kimg == 20 and settings.ema_rampup == 0.05
 
 
+# ---------------------------------------------------------------- cameras that the mapping is told
+
+
+@pytest.mark.parametrize("final", [0.0, 0.5])
+def test_mappings_are_told_other_cameras_at_first_and_fewer_later(final: float) -> None:
+    config = run_config(
+        generator=generator_config(camera_conditioning=True),
+        objective={"swap_probability": final, "swap_fade_kimg": 0.4},
+    )
+    shares = []
+    for nimg in (0, 200, 400):
+        step, micros = make_step(config, nimg)
+        other = 0
+        for micro in micros:
+            told = step.objective.prepared(micro, StepContext(nimg=nimg, draws=micro.draws)).g_told
+            other += int((told.labels != micro.g_cameras[:, 0].labels).any(1).sum())
+        shares.append(other / config.batch)
+    assert shares[0] == 1 and shares[2] < 1 and (final or not shares[2])
+
+
 # ---------------------------------------------------------------- windows of a step
 
 

@@ -11,7 +11,9 @@ from tests.training.families.epigraf.golden import CAMERAS, EXACT, FOCAL, WINDOW
 from tests.training.families.hashes import noise
 from training import losses
 from training.families.epigraf import patches, poses
+from training.families.epigraf.objective import EpigrafObjectiveConfig
 from training.families.epigraf.patches import PatchLaw
+from training.families.swapping import swap_probability
 
 LAWS = "schedules_and_laws"
 FULL = torch.tensor([[1.0, 0.0, 0.0]])
@@ -51,7 +53,7 @@ def test_published_windows() -> None:
 
 
 def test_published_schedule() -> None:
-    law = PatchLaw()
+    law, settings = PatchLaw(), EpigrafObjectiveConfig()
     for row in entry(f"{LAWS}/by_kimg"):
         nimg = int(row["kimg"] * 1000)
         assert law.beta_at(nimg) == pytest.approx(row["beta"], abs=1e-7)
@@ -62,6 +64,10 @@ def test_published_schedule() -> None:
             row["uniform_min_scale_res512"], abs=1e-6
         )
         assert patches.faded(nimg, 1.0, 0.0, 5e6) == pytest.approx(row["nerf_noise_std"], abs=1e-6)
+        swaps = swap_probability(nimg, settings.swap_probability, settings.swap_fade_kimg * 1000)
+        assert swaps == pytest.approx(row["gpc_spoof_p"], abs=1e-6)
+        blur = losses.blur_sigma_at(nimg, settings.blur_sigma, settings.blur_fade_kimg * 1000)
+        assert blur == pytest.approx(row["blur_sigma"], abs=1e-6)
 
 
 def test_the_mean_scale_of_the_law() -> None:

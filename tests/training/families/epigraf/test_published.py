@@ -78,14 +78,18 @@ def test_networks_compute_what_the_modules_compute(published) -> None:
     ("generator", "discriminator"),
     [
         ({"backdrop": "sphere"}, {"camera": "fourier"}),
+        ({"backdrop": "sphere", "backdrop_base": 64, "backdrop_max": 16}, {"camera": "raw"}),
         ({"backdrop": "plane"}, {"num_classes": 5}),
-        ({"num_classes": 7}, {}),
+        ({"num_classes": 7}, {"patch_conditioning": False}),
         ({"plane_resolution": 32, "map_depth": 3, "feature_dim": 6}, {"channel_max": 4}),
     ],
 )
 def test_other_members(generator: dict, discriminator: dict, tmp_path: Path) -> None:
     modules = writer.networks(0, generator, discriminator)
-    record = read_published(writer.write(tmp_path / "a.pkl", modules))
+    settings = copy.deepcopy(writer.SETTINGS)
+    settings["dataset"]["white_back"] = "backdrop" not in generator
+    settings["model"]["discriminator"]["camera_cond"] = discriminator.get("camera") == "raw"
+    record = read_published(writer.write(tmp_path / "a.pkl", modules, settings))
     for name, module in modules.items():
         assert same(record[name], module.state_dict()), name
     for name, value in {**generator}.items():
@@ -169,6 +173,12 @@ def test_settings_that_make_another_function_are_refused(
         read_published(writer.write(tmp_path / "a.pkl", writer.networks(), settings))
 
 
+@pytest.mark.parametrize("backdrop", ["sphere", "plane"])
+def test_white_over_a_painted_background_is_refused(backdrop: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not supported: dataset\.white_back with a background"):
+        read_published(writer.write(tmp_path / "a.pkl", writer.networks(0, {"backdrop": backdrop})))
+
+
 def test_references_that_go_in_circles_end(tmp_path: Path) -> None:
     settings = copy.deepcopy(writer.SETTINGS)
     settings["dataset"] = "${model.generator.dataset}"
@@ -188,6 +198,7 @@ def test_conversion_both_ways(published, tmp_path: Path) -> None:
     convert(tmp_path / "ours.pkl", tmp_path / "back.pkl", "--to=published")
     content = torch.load(tmp_path / "back.pkl", weights_only=True)
     assert content["cube_scale"] == 0.475 and content["num_additional_start_blocks"] == 1
+    assert content["disc_camera_cond"] is content["disc_camera_cond_raw"] is False
     assert content["fov"] == pytest.approx(30)
     assert same(content["D"], modules["D"].state_dict())
     names = {layout.published_name(name): tensor for name, tensor in modules["G"].state_dict().items()}
