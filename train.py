@@ -29,6 +29,7 @@ from training.runs.plan import Plan, make_plan
 from training.runs.resume import nothing_left, open_run
 from training.runs.retention import Retention, parse_keep
 from training.runs.startup import cost_lines
+from training.runs.their_options import REFUSED, SAME
 from training.runs.train_command import DEFAULT_OUTDIR, Request, TrainCommand, field, read_settings
 from training.runs.transfer import LEAST_SHARE, read_weights
 from training.safety import rank_check
@@ -44,11 +45,6 @@ USER_ERRORS = (
     CheckpointError, Collapsed, Diverged, MeasureFailed, OutOfMemory, RanksDiffer, metrics.MetricUnavailable,
     ValueError, OSError,
 )  # fmt: skip
-
-REFUSED = {
-    "--g-num-fp16-res": "the published code reads it and never uses it; --precision covers the generator too",
-    "--start-pe": "the published code reads it and never uses it; the points' encoding goes by the preset",
-}
 
 
 def _only_true(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -301,7 +297,7 @@ def say_nothing_left(plan: Plan) -> None:
 @MACHINE
 @TRYING_OUT
 @version
-@refuse(REFUSED)
+@refuse(REFUSED, SAME)
 def main(settings: dict[str, Any], **choices: Any) -> None:
     """Train a 3D GAN on posed images.
 

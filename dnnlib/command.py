@@ -132,22 +132,33 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     ctx.exit()
 
 
-def refuse(reasons: Mapping[str, str]) -> Decorator:
-    """Returns a decorator that refuses options of other programs, given as "--name" -> reason, with a usage error."""
+def refuse(reasons: Mapping[str, str], same: Mapping[str, str]) -> Decorator:
+    """Returns a decorator that refuses options of other programs with a usage error.
+
+    reasons: "--name" -> what to do instead; same: "--name" -> the value that asks for nothing else, which is taken.
+    """
 
     def declare(function: Command) -> Command:
         for name, reason in reasons.items():
-            function = click.option(
-                name, hidden=True, expose_value=False, metavar="ANY", callback=_refusal(name, reason)
-            )(function)
+            refusal = _refusal(name, reason, same.get(name))
+            function = click.option(name, hidden=True, expose_value=False, metavar="ANY", callback=refusal)(function)
         return function
 
     return declare
 
 
-def _refusal(name: str, reason: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
+def _refusal(name: str, reason: str, same: str | None) -> Callable[[click.Context, click.Parameter, str | None], None]:
     def callback(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            raise click.UsageError(f"{name} is refused: {reason}", ctx)
+        if value is None or (same is not None and _equal(value, same)):
+            return
+        besides = "" if same is None else f"={value}"
+        raise click.UsageError(f"{name}{besides} is refused: {reason}", ctx)
 
     return callback
+
+
+def _equal(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one.casefold() == other.casefold()

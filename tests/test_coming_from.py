@@ -88,6 +88,7 @@ def replaced(system: str, arguments: str, place: Path) -> list[str]:
     if "--preset=" in arguments:  # the family's smallest member
         arguments = re.sub(r"--preset=(\w+)-\w+", r"--preset=\1-tiny", arguments).replace("SET.zip", "FFHQC/64")
     arguments = re.sub(r"--seeds=0-\d+", "--seeds=0-3", arguments).replace("--grid=4x2", "--grid=2x2")
+    arguments = arguments.replace("--init-from=PKL", "--init-from=PKL --init-share=0")  # of a network of another size
     arguments = arguments.replace("=PKL", f"={system}-PKL" if system in SMALL else "=PKL")
     words = shlex.split(re.sub(r"(SET|FFHQ_512)\.zip", "FFHQC/32", arguments).replace("convert IN", "convert FFHQC/32"))
     return [re.sub(r"(=|^)((?:[\w-]+-)?PKL|FFHQC/\d+)$", lambda m: f"{m[1]}{place / m[2]}", word) for word in words]

@@ -54,7 +54,7 @@ def decode(
         means=anchors + config.position_range * position.tanh(),
         log_scales=log_scales(scale, config.log_scale_offset, config.largest_log_scale),
         quats=quaternions(2 * math.pi * rotation.tanh()),
-        opacity_logits=opacities(opacity).clamp(LEAST_OPACITY, 1 - LEAST_OPACITY).logit(),
+        opacity_logits=_limited(opacities(opacity)).logit(),
         sh=harmonics(color).unflatten(-1, (config.sh_coefficients, 3)),
         raw=raw,
         uv=uv.expand(len(raw), -1, -1),
@@ -70,6 +70,11 @@ def log_scales(raw: Tensor, offset: float = -5.0, largest: float = -3.0) -> Tens
 def opacities(raw: Tensor) -> Tensor:
     """Returns opacities that overshoot 0 and 1 by a thousandth; rasterisers drop and limit them there."""
     return (1 + 2 * OVERSHOOT) * raw.sigmoid() - OVERSHOOT
+
+
+def _limited(values: Tensor) -> Tensor:
+    """Returns opacities that have a logit. Those beyond pass gradients on as if they were not limited."""
+    return values + (values.clamp(LEAST_OPACITY, 1 - LEAST_OPACITY) - values).detach()
 
 
 def harmonics(raw: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from training.families.base import Conditioning, StepContext
 from training.families.blurred import BlurredConfig, BlurredObjective, check_finite
-from training.families.gghead.decoding import UvGaussians
+from training.families.gghead.decoding import UvGaussians, opacities
 from training.families.swapping import swap_probability, told_cameras
 from training.samples import MicroBatch, RunConfig
 
@@ -123,7 +123,7 @@ class GgHeadObjective(BlurredObjective):
             return {}
         terms = {}
         if settings.beta_weight:
-            terms["beta"] = (settings.beta_weight, beta(scene.opacities()))
+            terms["beta"] = (settings.beta_weight, beta(opacities(scene.raw_parts()["opacity"])))
         if settings.tv_weight:
             uv = self.G.render_uv(scene, micro.g_cameras, micro.resolution, settings.tv_opaque)  # type: ignore[operator]
             terms["tv_uv"] = (settings.tv_weight, uv_total_variation(uv[:, 0]))
@@ -138,10 +138,9 @@ def mean_norm(raw: Tensor, order: int = 2) -> Tensor:
     return torch.linalg.vector_norm(raw, ord=order, dim=-1).mean(1)
 
 
-def beta(opacities: Tensor) -> Tensor:
-    """Averages log(0.1 + a) + log(1.1 - a) over opacities [B, N, 1], so that 0 and 1 give 0: [B]."""
-    values = (0.1 + opacities).log() + (1.1 - opacities).log() + BETA_AT_ENDS
-    return values.mean(dim=(1, 2))
+def beta(values: Tensor) -> Tensor:
+    """Averages log(0.1 + a) + log(1.1 - a) over opacities a [B, N, 1], so that 0 and 1 give 0: [B]."""
+    return ((0.1 + values).log() + (1.1 - values).log() + BETA_AT_ENDS).mean(dim=(1, 2))
 
 
 def uv_total_variation(rendered: Tensor, pooled: bool = False) -> Tensor:

@@ -1,6 +1,7 @@
 """Lists the members of GGHead in one table. The published values hold from 256 px up; the stages are one run each.
 
-Published runs are continued by hand with other options; here a run has stages. The map keeps its 256 texels.
+Published runs are continued by hand with other options; here a run has stages. The map keeps its 256 texels. AFHQ's
+run starts from the weights of FFHQ's second stage (--init-from), and is of that stage to its end.
 
     from kimg   0: 256 px, 256 x 256 samples of the template
              6400: 512 px, 512 x 512 samples, and the terms that make a surface of the splats
@@ -20,11 +21,12 @@ STAGES = ((256, 0), (512, 6_400_000), (1024, 25_000_000))  # pixels, images seen
 SAMPLES = (256, 512)  # of the template, of the first stage and of the others
 TV_WEIGHT, BETA_WEIGHT = 100.0, 1.0  # of the second stage and later
 BATCH, BATCH_GPU, G_LR, D_LR = 32, 8, 0.0025, 0.002
+NO_RAMPUP = 1e6  # the average has its half-life from the second step on
 
 
 def _published(resolution: int, total_kimg: float) -> Preset:
     grows = resolution > STAGES[0][0]
-    refined = STAGES[1][1]
+    refined = STAGES[1][1]  # images seen
     stages = tuple(Stage(start, size, BATCH, BATCH_GPU, G_LR, D_LR) for size, start in STAGES if size <= resolution)
     return Preset(
         generator=GeneratorConfig(
@@ -51,6 +53,18 @@ def _published(resolution: int, total_kimg: float) -> Preset:
     )  # fmt: skip
 
 
+def _fine_tuned(grown: Preset, total_kimg: float) -> Preset:
+    """Returns the last stage of a preset alone, without the schedules of a start."""
+    return Preset(
+        generator=grown.generator.changed(first_samples=0, refined_nimg=0),
+        discriminator=grown.discriminator,
+        objective=grown.objective.changed(
+            surface_from_kimg=0.0, swap_fade_kimg=0.0, blur_sigma=0.0, ema_rampup=NO_RAMPUP
+        ),
+        run=RunFields(**{**grown.run, "total_kimg": total_kimg, "stages": ()}),
+    )
+
+
 PRESETS = {
     "gghead-tiny": Preset(
         generator=GeneratorConfig(
@@ -70,5 +84,5 @@ PRESETS = {
     "gghead-ffhq256": _published(256, total_kimg=6_400),
     "gghead-ffhq512": _published(512, total_kimg=25_000),
     "gghead-ffhq1024": _published(1024, total_kimg=27_000),
-    "gghead-afhq512": _published(512, total_kimg=30_000),
 }  # fmt: skip
+PRESETS["gghead-afhq512"] = _fine_tuned(PRESETS["gghead-ffhq512"], total_kimg=5_000)

@@ -175,6 +175,21 @@ def test_norms_have_no_gradient_at_zero():
     assert torch.equal(raw.grad, torch.zeros_like(raw))
 
 
+@pytest.mark.parametrize("raw", [-12.0, -8.0, -1.0, 3.0, 7.0, 12.0])
+def test_splats_that_overshoot_still_learn(raw):
+    """Published rasterisers take 1.002 sigmoid(raw) - 0.001 as it is: up to 1.001, and with its gradient."""
+    config = GeneratorConfig(64)
+    numbers = torch.zeros(1, 1, sum(config.attributes))
+    numbers[..., -1] = raw
+    numbers.requires_grad_(True)
+    scene = decoding.decode(numbers, torch.zeros(1, 3), torch.zeros(1, 2), config)
+    shown = scene.opacities()
+    assert 0 < shown.item() < 1 and abs(shown.item() - float(decoding.opacities(torch.tensor(raw)))) < 1.1e-3
+    slope = torch.autograd.grad(shown.sum(), numbers)[0][..., -1]
+    sigmoid = torch.tensor(raw).sigmoid()
+    torch.testing.assert_close(slope, (1.002 * sigmoid * (1 - sigmoid)).expand(1, 1), rtol=0.1, atol=0)
+
+
 def test_the_beta_term_draws_to_both_ends():
     values = beta(torch.tensor([0.0, 1.0, 0.5]).view(3, 1, 1))
     torch.testing.assert_close(values, torch.tensor([0.0, 0.0, 1.186]), rtol=0, atol=1e-3)
