@@ -19,7 +19,8 @@ import click
 import torch
 
 import metrics
-from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
+from dnnlib.command import CONTEXT, GroupedCommand, group, option, refuse, version
+from dnnlib.numbers import SEED
 from metrics.measuring import estimate
 from torch_utils import distributed, launcher
 from training.averages import parse_lengths
@@ -44,6 +45,12 @@ FILES = group(
     option("--outdir", metavar="DIR", show_default="beside the network", help="where the .jsonl files go"),
 )
 
+REFUSED = {  # options of the published script -> what to do instead
+    "--mirror": "the images are measured as they are, as published: its metrics never mirror them",
+    "--verbose": "every metric prints its line",
+    "--save-images": "gen_samples.py --images writes pictures",
+}
+
 METRICS = group(
     "Metrics",
     option("--metrics", metavar="LIST", show_default="those of the checkpoint", help="comma-separated"),
@@ -51,7 +58,7 @@ METRICS = group(
            help="Inception weights for FID and kin"),
     option("--detector-vgg", metavar=WEIGHTS, show_default="that of the checkpoint, or $SPLATGAN_DETECTOR_VGG",
            help="VGG-16 weights for pr<N>k3_full"),
-    option("--seed", type=FROM_0, default=0, help="latents and cameras follow from it"),
+    option("--seed", type=SEED, default=0, help="latents and cameras follow from it"),
     option("--cache/--no-cache", default=True, help="keep statistics of real images"),
 )
 
@@ -88,6 +95,7 @@ class Request:
 @METRICS
 @MACHINE
 @version
+@refuse(REFUSED, {"--mirror": "False", "--verbose": "True", "--save-images": "False"})
 def main(**options: Any) -> None:
     """Compute metrics of a trained generator.
 
@@ -157,10 +165,12 @@ def _device(name: str) -> torch.device:
     if distributed.is_launched():
         raise click.ClickException(f"--device={name} names one device; with --gpus, auto, cpu and cuda are legal")
     try:
+        if torch.device(name).type not in ("cpu", "cuda"):
+            raise RuntimeError
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
         legal = "auto, cpu, cuda and cuda:N are legal"
-        raise click.ClickException(f"--device={name}: this PyTorch has no such device; {legal}") from None
+        raise click.ClickException(f"--device={name}: there is no such device here; {legal}") from None
     return torch.device(name)
 
 

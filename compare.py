@@ -19,6 +19,7 @@ import torch
 
 import metrics
 from dnnlib.command import CONTEXT, GroupedCommand, group, option, version
+from dnnlib.numbers import SEED, FloatRange
 from torch_utils import distributed, launcher
 from training.comparison import compute, equal_time, systems
 from training.comparison.page import build_page
@@ -40,7 +41,7 @@ SYSTEMS = group(
     option("--networks", metavar="PKL,...", help="checkpoints, ours or published"),
     option("--runs", metavar="DIR,...", help="run folders, of each the newest checkpoint"),
     option("--train", metavar="PRESET,...", help="presets to train first, each for --minutes, in --outdir/runs"),
-    option("--minutes", type=click.FloatRange(min=0, min_open=True),
+    option("--minutes", type=FloatRange(min=0, min_open=True),
            help="that each preset of --train trains; what was interrupted goes on"),
     option("--names", metavar="NAME,...", show_default="of the run folders, files and presets",
            help="what the systems are called"),
@@ -64,7 +65,7 @@ PROTOCOL = group(
     option("--detector", metavar=WEIGHTS, show_default="$SPLATGAN_DETECTOR", help="Inception weights for FID and kin"),
     option("--detector-vgg", metavar=WEIGHTS, show_default="$SPLATGAN_DETECTOR_VGG",
            help="VGG-16 weights for pr<N>k3_full"),
-    option("--seed", type=FROM_0, default=0, help="latents and cameras of the metrics follow from it"),
+    option("--seed", type=SEED, default=0, help="latents and cameras of the metrics follow from it"),
     option("--seeds", metavar="LIST", default="0-3", help="one head each in the pictures: 0-3,7"),
     option("--background", metavar="auto|own|white|black|R,G,B", default="auto",
            help="behind reals and fakes; auto: one that suits all networks; own: of each network's training"),

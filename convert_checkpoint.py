@@ -15,6 +15,7 @@ import click
 import torch
 
 from dnnlib.command import in_a_folder, version
+from dnnlib.numbers import FINITE
 from training.checkpoint import (
     RECORDS,
     CheckpointError,
@@ -65,7 +66,7 @@ def _list(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
               metavar="[splatgan|published]",
               help="our checkpoint, or the tensors of the published layout (for torch.load)")  # fmt: skip
 @click.option("--ema-only", is_flag=True, help="keep the averaged generator alone: enough for pictures and metrics")
-@click.option("--ema", "ema_kimg", type=float, metavar="KIMG",
+@click.option("--ema", "ema_kimg", type=FINITE, metavar="KIMG",
               help="make the average of this half-life, which train.py --ema kept, the one that is shown")  # fmt: skip
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list,
               help="print the published networks that are known, and where they are, and exit")  # fmt: skip

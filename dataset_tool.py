@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import dnnlib
 from dnnlib.command import in_a_folder, version
+from dnnlib.numbers import SEED, FloatRange
 from training.data.synthetic.spread_options import spread_options
 
 if TYPE_CHECKING:  # imported by the commands that use them: --help waits for no torch
@@ -41,7 +42,7 @@ def main(ctx: click.Context) -> None:
 @click.option("--kind", default="heads", metavar="heads|expressions|cars", help="What it shows; see docs/data.md.")
 @click.option("--num", required=True, type=click.IntRange(min=1), help="Number of images.")
 @click.option("--resolution", default=64, type=click.IntRange(min=4), help="Width and height of an image in pixels.")
-@click.option("--seed", default=0, type=click.IntRange(min=0), help="The same seed gives the same set.")
+@click.option("--seed", default=0, type=SEED, help="The same seed gives the same set.")
 @spread_options
 @click.option("--samples", default=2, type=click.IntRange(min=2), help="Rays per pixel and axis.")
 @click.option("--workers", type=click.IntRange(min=1), show_default="the number of cores", help="Processes.")
@@ -166,7 +167,7 @@ _dest = click.option(
     "--dest", required=True, type=click.Path(path_type=Path), help="New folder, or new file that ends in .zip."
 )
 _size = click.option(
-    "--resolution", type=click.IntRange(min=4), show_default="of the pictures", help="Width and height in pixels."
+    "--resolution", type=click.IntRange(4, 16_384), show_default="of the pictures", help="Width and height in pixels."
 )
 _crop = click.option("--crop", type=Crop(), help="Cut out the middle square, or a square box; intrinsics follow.")
 
@@ -194,15 +195,15 @@ def _photo_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--mask-command", metavar="CMD", help="Masks of photos: a program, folders {in} and {out}."),
         click.option(
             "--focal",
-            type=click.FloatRange(min=0.2),
+            type=FloatRange(min=0.2),
             help="Focal length of all photos in longer sides (35 mm equivalent over 36).",
             show_default="the crop's, as in EG3D",
         ),
-        click.option("--zoom", type=click.FloatRange(0.3, 2.0), default=1.0, help="Size of heads over EG3D's."),
-        click.option("--shift", type=click.FloatRange(-0.5, 0.5), default=0.0, help="Heads lower by so many heights."),
-        click.option("--tilt", type=click.FloatRange(-45, 45), default=0.0, help="Degrees that level faces look up."),
-        click.option("--max-yaw", type=click.FloatRange(0, 90), default=60.0, help="Skip photos turned further."),
-        click.option("--max-enlarge", type=click.FloatRange(min=0.1), default=2.0, help="Skip photos enlarged more."),
+        click.option("--zoom", type=FloatRange(0.3, 2.0), default=1.0, help="Size of heads over EG3D's."),
+        click.option("--shift", type=FloatRange(-0.5, 0.5), default=0.0, help="Heads lower by so many heights."),
+        click.option("--tilt", type=FloatRange(-45, 45), default=0.0, help="Degrees that level faces look up."),
+        click.option("--max-yaw", type=FloatRange(0, 90), default=60.0, help="Skip photos turned further."),
+        click.option("--max-enlarge", type=FloatRange(min=0.1), default=2.0, help="Skip photos enlarged more."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -237,9 +238,7 @@ _GOES_WITH = {"images": ("colmap",), "distortion": ("colmap", "transforms"), "fo
     show_default="undistort",
     help="Of lenses: resample such pictures to a pinhole's, or end with an error.",
 )
-@click.option(
-    "--fov", type=click.FloatRange(0.1, 170), show_default="12", help="Degrees that an EpiGRAF set's cameras see."
-)
+@click.option("--fov", type=FloatRange(0.1, 170), show_default="12", help="Degrees that an EpiGRAF set's cameras see.")
 @_photo_options
 @click.pass_context
 def import_(
@@ -365,10 +364,10 @@ def show_cameras(path: str, out: str, point: tuple[float, float, float] | None, 
     help="List to write: <root>/<name>.json beside dataset.json is found by its name.",
 )
 @click.option("--num", type=click.IntRange(min=1), show_default="the number of images", help="Length of the list.")
-@click.option("--bin-degrees", default=5.0, type=click.FloatRange(min=0.1), help="Width of a bin of yaw and pitch.")
+@click.option("--bin-degrees", default=5.0, type=FloatRange(min=0.1), help="Width of a bin of yaw and pitch.")
 @click.option("--max-repeat", default=32, type=click.IntRange(min=1), help="Of one image.")
 @click.option("--scores", type=click.Path(exists=True, dir_okay=False), help="JSON of image names and weights.")
-@click.option("--seed", default=0, type=click.IntRange(min=0), help="Of the rounding.")
+@click.option("--seed", default=0, type=SEED, help="Of the rounding.")
 def rebalance(
     path: str, out: str, num: int | None, bin_degrees: float, max_repeat: int, scores: str | None, seed: int
 ) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
+from dnnlib.numbers import FINITE
 from gaussian import Density
 from torch_utils import distributed
 from training.checkpoint import CheckpointError, load_generator
@@ -71,7 +72,7 @@ HEADS = group(
     option("--class", "classes", metavar="LIST", show_default="drawn from the seed",
            help="of a network of classes: every seed in each of these, 1,2,5-10"),
     option("--w-file", metavar="NPZ", help="heads from a file of gen_samples.py --w-out, in place of seeds"),
-    option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
+    option("--trunc", "--truncation-psi", "trunc", type=FINITE, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
 )
 
 SURFACE = group(
@@ -81,7 +82,7 @@ SURFACE = group(
     option("--level", type=Level(), default="auto", show_default="auto",
            help="of radiance fields, the density of the surface, per unit of the data's labels; auto: the one whose "
            "surface lies closest to where the data's cameras lose half of their light"),
-    option("--views", type=click.IntRange(min=4), show_default=str(DEFAULT_VIEWS),
+    option("--views", type=click.IntRange(4, 10_000), show_default=str(DEFAULT_VIEWS),
            help="of splats, cameras all around whose depths are fused"),
     option("--pieces", type=click.IntRange(min=1), show_default="all",
            help="keep so many connected pieces, those with the largest surface"),

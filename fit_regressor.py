@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from dnnlib.command import CONTEXT, GroupedCommand, option, version
+from dnnlib.numbers import SEED
 from training.control.fitting import explained, fit
 from training.control.regressor import RegressorConfig, default_path, save_regressor
 from training.morphable.head import EXPRESSION, IDENTITY, TEXTURE
@@ -44,7 +45,7 @@ def table(errors: Mapping[str, Mapping[str, Sequence[float]]], names: Mapping[st
 @option("--dest", metavar="FILE", show_default="the cache, by the model's content", help="where the network is kept")
 @option("--pictures", type=AT_LEAST_1, default=RegressorConfig.pictures, help="renders that it learns from")
 @option("--steps", type=AT_LEAST_1, default=RegressorConfig.steps, help="steps of training")
-@option("--seed", type=click.IntRange(min=0), default=0, help="the same seed gives the same network")
+@option("--seed", type=SEED, default=0, help="the same seed gives the same network")
 @version
 @click.pass_context
 def main(ctx: click.Context, morphable: str, dest: str | None, pictures: int, steps: int, seed: int) -> None:

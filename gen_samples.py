@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from torch import Tensor
 
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, in_a_folder, option, version
+from dnnlib.numbers import FINITE, SEED, FloatRange
 from gaussian import Gaussians, Scene, Splats, save_splats
 from gaussian.export import FORMATS, check_format
 from gaussian.ply import UPS
@@ -54,12 +55,12 @@ HEADS = group(
            help="one head per seed: 0-3,7; a network whose mapping is told a camera is told the data's frontal one"),
     option("--class", "classes", metavar="LIST", show_default="drawn from the seed",
            help="of a network of classes: every seed in each of these, 1,2,5-10"),
-    option("--seed", type=FROM_0, show_default=str(PUBLISHED_SEED),
+    option("--seed", type=SEED, show_default=str(PUBLISHED_SEED),
            help="with --num-ids: all heads from one seed, drawn as by the published sample script"),
-    option("--num-ids", type=AT_LEAST_1, show_default=str(PUBLISHED_IDS), help="how many"),
+    option("--num-ids", type=click.IntRange(1, 1_000_000), show_default=str(PUBLISHED_IDS), help="how many"),
     option("--w-file", metavar="NPZ", help="heads from such a file, in place of seeds"),
     option("--w-out", metavar="NPZ", callback=in_a_folder, help="also keep the heads' ws in this file"),
-    option("--trunc", "--truncation-psi", "trunc", type=float, default=0.8, help="psi: 0 the mean head, 1 as drawn"),
+    option("--trunc", "--truncation-psi", "trunc", type=FINITE, default=0.8, help="psi: 0 the mean head, 1 as drawn"),
     option("--direction", metavar="FILE[:NAME]:AMOUNT",
            help="move the heads along a direction of find_directions.py, so many standard deviations"),
 )
@@ -68,8 +69,8 @@ PICTURES = group(
     "Pictures",
     option("--yaws", metavar="LIST", show_default=f"{DEFAULT_COLUMNS} across the data's range",
            help="degrees, + towards world +x"),
-    option("--pitch", type=click.FloatRange(-89, 89), default=0.0, help="degrees of all cameras, + from above"),
-    option("--radius", type=click.FloatRange(min=0, min_open=True), show_default="the data's",
+    option("--pitch", type=FloatRange(-89, 89), default=0.0, help="degrees of all cameras, + from above"),
+    option("--radius", type=FloatRange(min=0, min_open=True), show_default="the data's",
            help="distance of the cameras from the centre, in the generator's units"),
     option("--show", default="image", metavar="LIST", type=ChoiceList(video.PANELS),
            help=f"a grid each, of {','.join(video.PANELS)}"),

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
+from dnnlib.numbers import FINITE, FloatRange
 from gaussian import Cameras
 from torch_utils import distributed, memory
 from training.checkpoint import CheckpointError, load_generator
@@ -25,7 +26,7 @@ from training.visualization import grids, latents, video
 from training.visualization.camera_paths import PATHS, breathing, camera_path, read_cameras
 from training.visualization.control import POSE, Control
 from training.visualization.latents import Heads
-from training.visualization.look_options import ABOVE_0, LOOKS
+from training.visualization.look_options import LOOKS
 from training.visualization.sweeps import Sweep
 
 AT_LEAST_1 = click.IntRange(min=1)
@@ -47,7 +48,7 @@ HEADS = group(
     option("--class", "classes", metavar="LIST", show_default="drawn from the seed",
            help="of a network of classes: every seed in each of these, 1,2,5-10"),
     option("--w-file", metavar="NPZ", help="heads from a file of gen_samples.py --w-out, in place of seeds"),
-    option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
+    option("--trunc", "--truncation-psi", "trunc", type=FINITE, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
     option("--grid", metavar="WxH", default="1x1",
            help="columns x rows of heads; with more heads than cells, each cell changes through its share"),
     option("--interpolate", type=click.Choice(["w", "z", "none"]), default="w",
@@ -62,10 +63,11 @@ FILM = group(
            help="front: round an ellipse before the face; circle: round a circle there; orbit: a full turn; wiggle: "
            "from side to side as far as the data's cameras; or a list of labels of 25 numbers (or a dataset.json), one "
            "camera per frame"),
-    option("--turns", type=AT_LEAST_1, default=1, help="times round the path"),
-    option("--w-frames", type=AT_LEAST_1, default=120, help="frames from one head of a cell to its next"),
-    option("--fps", type=ABOVE_0, default=30, help="frames a second"),
-    option("--fov-breathing", type=float, default=0, metavar="DEG",
+    option("--turns", type=click.IntRange(1, 1000), default=1, help="times round the path"),
+    option("--w-frames", type=click.IntRange(1, 1_000_000), default=120,
+           help="frames from one head of a cell to its next"),
+    option("--fps", type=FloatRange(0.1, 1000), default=30, help="frames a second"),
+    option("--fov-breathing", type=FINITE, default=0, metavar="DEG",
            help="the field of view widens, by up to twice so many degrees, and narrows again"),
     option("--show", default="image", metavar="LIST", type=ChoiceList(video.PANELS),
            help=f"side by side, of {','.join(video.PANELS)}"),

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from dnnlib.command import CONTEXT, ChoiceList, GroupedCommand, group, option, version
+from dnnlib.numbers import FloatRange
 from gaussian import Cameras
 from gaussian.export import FORMATS
 from metrics.detectors import load_detector
@@ -90,7 +91,7 @@ STAGES = group(
            help="of the network's weights around the latent"),
     option("--splat-steps", "splat_steps", type=FROM_0, default=DEFAULT.splat_steps,
            help="of the head's splats, on a leash; of networks that make splats"),
-    option("--symmetry", type=click.FloatRange(min=0), default=DEFAULT.symmetry,
+    option("--symmetry", type=FloatRange(min=0), default=DEFAULT.symmetry,
            help="weight of the mirror images of pictures from the side; 0: nothing is taken to be symmetric"),
     option("--perceptual", metavar="PATH",
            help="also compare the features of the VGG-16 network in this file, vgg16-397923af.pth"),

@@ -17,6 +17,7 @@ import click
 import dnnlib
 import metrics
 from dnnlib.command import CONTEXT, group, option, refuse, version
+from dnnlib.numbers import SEED, FloatRange
 from gaussian.rendering import BACKENDS
 from torch_utils import distributed, launcher
 from training import presets
@@ -143,14 +144,14 @@ NETWORKS = group(
     field("--freezed", "freeze_d", type=FROM_0,
           help="layers of the discriminator, from the image on, that do not learn"),
     option("--init-from", metavar="PKL", help="start from this checkpoint's weights, as far as names and shapes fit"),
-    option("--init-share", type=click.FloatRange(0, 1), default=LEAST_SHARE,
+    option("--init-share", type=FloatRange(0, 1), default=LEAST_SHARE,
            help="refuse it if a network finds a smaller share of its values there"),
 )
 
 OPTIMISATION = group(
     "Optimisation",
     field("--kimg", "total_kimg", type=float, help="length in thousands of real images; fractions are allowed"),
-    option("--minutes", type=click.FloatRange(min=0, min_open=True), help="end the run after this time"),
+    option("--minutes", type=FloatRange(min=0, min_open=True), help="end the run after this time"),
     field("--batch", "batch", type=COUNT, help="samples a step, over all processes"),
     field("--batch-gpu", "batch_gpu", type=COUNT,
           help="samples that a process holds at once; unless given, at most its share of --batch, on GPUs by memory"),
@@ -160,16 +161,16 @@ OPTIMISATION = group(
           help="noise on the cameras that the discriminator is told, in standard deviations of the labels"),
     field("--ema", "ema_kimg", metavar="LIST", callback=_lengths,
           help="also keep moving averages of G with these half-lives in kimg, for calc_metrics.py --ema"),
-    field("--seed", "seed", type=FROM_0, help="everything random follows from it"),
+    field("--seed", "seed", type=SEED, help="everything random follows from it"),
 )
 
 RESUMING = group(
     "Resuming and safety",
     option("--resume", metavar="latest|PKL",
            help="latest: go on with the newest run of this --desc, in its folder; PKL: in a new folder from this file"),
-    option("--resume-kimg", type=click.FloatRange(min=0), show_default="what the file says",
+    option("--resume-kimg", type=FloatRange(min=0), show_default="what the file says",
            help="thousands of images that published weights count as; a checkpoint of ours knows them"),
-    option("--state-minutes", "state_minutes", type=click.FloatRange(min=0), default=STATE_MINUTES,
+    option("--state-minutes", "state_minutes", type=FloatRange(min=0), default=STATE_MINUTES,
            help="between two writes of state-latest.pkl, from which --resume=latest goes on"),
     option("--keep", metavar="RULES", default="all", callback=_keep,
            help="snapshots to keep: last:N, best:METRIC:N, every:KIMG, separated by commas; the others are deleted"),

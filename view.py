@@ -12,6 +12,7 @@ import click
 
 import dnnlib
 from dnnlib.command import CONTEXT, GroupedCommand, group, in_a_folder, option, version
+from dnnlib.numbers import FINITE, SEED
 from torch_utils import distributed
 from training.checkpoint import CheckpointError
 from training.viewer.networks import find_networks
@@ -32,10 +33,10 @@ WHAT = group(
     "What is shown",
     option("--network", required=True, metavar="PKL|DIR,...",
            help="checkpoints, and run folders, whose snapshots are offered as they are written"),
-    option("--seed", type=click.IntRange(min=0), default=0, help="the first head"),
+    option("--seed", type=SEED, default=0, help="the first head"),
     option("--w-file", metavar="NPZ",
            help="heads from a file of invert.py or gen_samples.py --w-out, in place of seeds: seed 0 is its first"),
-    option("--trunc", "--truncation-psi", "trunc", type=float, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
+    option("--trunc", "--truncation-psi", "trunc", type=FINITE, default=0.7, help="psi: 0 the mean head, 1 as drawn"),
     option("--directions", metavar="NPZ,...",
            help="files of find_directions.py, in place of the principal directions of the networks they were found on"),
     option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto",

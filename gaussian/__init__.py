@@ -5,7 +5,7 @@ from gaussian.export import save_splats
 from gaussian.gaussians import Gaussians
 from gaussian.geometry import Geometry
 from gaussian.ply import load_ply, save_ply
-from gaussian.rendering import Rendering, render, resolve_backend
+from gaussian.rendering import NonFiniteScene, Rendering, render, resolve_backend
 from gaussian.scene import Density, Scene, SceneRecord, Splats
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Density",
     "Gaussians",
     "Geometry",
+    "NonFiniteScene",
     "Rendering",
     "Scene",
     "SceneRecord",

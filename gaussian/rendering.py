@@ -23,6 +23,10 @@ DEVICE_BACKENDS = {"cpu": ("cpu",), "cuda": ("gsplat", "diff-gaussian-rasterizat
 MAX_CHANNELS = 16  # upper limit of C in `colors`
 
 
+class NonFiniteScene(ValueError):
+    """Says that a scene, a camera or a background holds NaN or infinity, where and how often."""
+
+
 @dataclass(frozen=True)
 class Rendering:
     """Holds images of B scenes from V cameras each."""
@@ -178,7 +182,7 @@ def _check_scene(scene: Gaussians, cameras: Cameras) -> int:
 def _refuse_nonfinite(
     scene: Gaussians, cameras: Cameras, background: Tensor, colors: Tensor | None, subset: slice | Tensor | None
 ) -> None:
-    """Raises ValueError for the first input that is NaN or infinite, saying where and how often."""
+    """Raises NonFiniteScene for the first input that is NaN or infinite, saying where and how often."""
     if subset is not None:
         scene, colors = scene.select(subset), None if colors is None else colors[..., subset, :]
     inputs = {name: getattr(scene, name) for name in (*FIELD_WIDTHS, "sh")}
@@ -190,8 +194,8 @@ def _refuse_nonfinite(
         wrong = ~tensor.detach().isfinite()
         if wrong.any():
             count, first = int(wrong.sum()), wrong.nonzero()[0].tolist()
-            value = float(tensor[tuple(first)])
-            raise ValueError(
+            value = float(tensor[tuple(first)].detach())
+            raise NonFiniteScene(
                 f"{name} {list(tensor.shape)} has {count} values that are NaN or infinite, the first of them {value} "
                 f"at {first}; only finite numbers can be rendered"
             )

@@ -121,7 +121,34 @@ def test_a_dataset_json_gives_the_cameras_of_the_pictures_that_it_names(checkpoi
     assert both == pytest.approx([0.3, -0.2], abs=1e-4)
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": named[:1] * 2}))
     result = run(*options, f"--image={second}", code=1)
-    assert "has 0 label(s) for" in result.output
+    hint = f"the name {Path(second).name} would be legal, its first label is called other.png"
+    assert f"has 0 label(s) for {second}; {hint}" in result.output
+
+
+@pytest.mark.parametrize("folder", ["", "32/"])  # of dataset.json: beside the folder of the pictures, or in it
+@pytest.mark.parametrize(
+    "name",
+    ["{}.png", "./{}.png", "32/{}.png", "32\\{}.png", ".\\{}", "32/./{}.JPG", "{root}/32/{}.png", "../32/{}.png"],
+)
+def test_labels_are_found_as_the_reader_of_sets_finds_them(geometry, tmp_path, monkeypatch, name, folder):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    source, wanted = tmp_path / folder / "dataset.json", geometry.orbit(torch.tensor([0.3, -0.2]))
+    write_cameras(source, wanted, geometry)
+    labels = json.loads(source.read_text())
+    names = [name.replace("{root}", str(tmp_path)).replace("{}", f"0000{i}") for i in range(2)]
+    named = [[n, label] for n, label in zip(names, labels, strict=True)]
+    monkeypatch.chdir(tmp_path)
+    for content in (named, dict(named)):
+        source.write_text(json.dumps({"labels": content}))
+        for pictures in ([str(tmp_path / "32" / "00001.png")], ["32/00001.png"]):
+            found = read_cameras(source, geometry, pictures)
+            torch.testing.assert_close(found.labels, wanted[1:].labels, rtol=0, atol=2e-6)
+        with pytest.raises(ValueError, match=r"has 0 label\(s\) for 32/10000.png; the name 10000.png would be legal"):
+            read_cameras(source, geometry, ["32/10000.png"])
+    source.write_text(json.dumps({"labels": [*named, ["00001.png", labels[0]], ["10000.png", labels[0]]]}))
+    assert len(read_cameras(source, geometry, ["32/10000.png"])) == 1  # so the hint is true
+    with pytest.raises(ValueError, match=r"has 2 label\(s\) for 32/00001.png; only one is legal of .* and 00001.png"):
+        read_cameras(source, geometry, ["32/00001.png"])
 
 
 def test_splats_are_refused_where_there_are_none(checkpoint_path, pictures, tmp_path, monkeypatch):

@@ -66,7 +66,10 @@ def parse_value(text: str, kind: Any) -> Any:
             raise ValueError(f"{text!r} is not true or false")
         return _BOOLEANS[text.lower()]
     try:
-        return kind(text)
+        value = kind(text)
+        if value != value:
+            raise ValueError  # NaN, which every comparison of a check lets pass
+        return value
     except ValueError:
         legal = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
         raise ValueError(f"{text!r} is not {legal}") from None

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from gaussian import NonFiniteScene
 from torch_utils import distributed, memory, precision
 from torch_utils.lagged import LaggedReader
 from torch_utils.training_stats import Collector
@@ -342,6 +343,9 @@ def train(config: TrainingConfig, options: Options, dataset: ImageDataset) -> No
     trainer = Trainer(config, options, dataset)
     try:
         trainer.run()
+    except NonFiniteScene as error:
+        advice = "lower --glr, and start from a checkpoint from before, with --resume=PKL"
+        raise NonFiniteScene(f"the generator has diverged: {error}; {advice}") from None
     except ValueError as error:
         if type(error) is ValueError:  # those of the user have a name; this one is ours and needs its traceback
             raise RuntimeError("a bug in SplatGAN, please report it") from error

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import click
 
+from dnnlib.numbers import FINITE, FloatRange
 from tests.bad_input.case import Case
 from training.families import DEFAULT_FAMILY, FAMILIES
 from training.runs.train_command import TrainCommand
@@ -32,6 +33,13 @@ def _of_type(script: str, option: click.Option, flag: str) -> Iterator[Case]:
             script,
             (*needed, f"{flag}=banana"),
             rf"'{flag}'( / '[^']+')?: 'banana' is not (one of|a valid) ",
+        )
+    if isinstance(option.type, FloatRange | type(FINITE)):
+        yield Case(
+            f"{script}: {flag} is NaN",
+            script,
+            (*needed, f"{flag}=nan"),
+            rf"'{flag}'( / '[^']+')?: nan is not a finite number",
         )
     low = getattr(option.type, "min", None)
     if low is not None:

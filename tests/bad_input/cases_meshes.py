@@ -16,7 +16,7 @@ CASES = [
     _case("mesh: a level that is no number", "--level=high", "'high': auto, or a density above 0, is legal"),
     _case("mesh: a level of zero", "--level=0", "'0': auto, or a density above 0, is legal"),
     _case("mesh: a resolution of one point", "--resolution=1", "1 is not in the range x>=2"),
-    _case("mesh: too few views", "--views=2", "2 is not in the range x>=4"),
+    _case("mesh: too few views", "--views=2", "2 is not in the range 4<=x<=10000"),
     _case("mesh: no piece", "--pieces=0", "0 is not in the range x>=1"),
     _case("mesh: seeds that are no numbers", "--seeds=x", "--seeds=x"),
     Case(

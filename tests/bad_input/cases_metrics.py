@@ -34,6 +34,8 @@ def _weights(content: object):
 
 
 CASES = [
+    _case("a device without numbers", "--device=meta", "--device=meta: there is no such device here; auto, cpu"),
+    _case("an option of the published script", "--mirror=True", "--mirror=True is refused: the images are measured as they are"),
     _case("no such metric", "--metrics=fid2k", "--metrics=fid2k: metric 'fid2k' does not exist; legal are fid<N>_full"),
     _case("a metric of one image", "--metrics=fid1_full", "--metrics=fid1_full: .*needs a count of at least 2"),
     _case("fewer images than splits", "--metrics=is9", "--metrics=is9: .*needs a count of at least 10"),
@@ -58,7 +60,7 @@ CASES = [
     _case("optional detector is missing", "--metrics=view_drift8 --detector=nowhere.pth",
           "view_drift8: --detector=nowhere.pth: no such file"),
     _case("too few reals for yaw bins", "--metrics=fid_yaw20 --detector=tiny", "fid_yaw20: 8 images do not fill 5 yaw bins"),
-    _case("no such device", "--metrics=swd8 --device=abacus", "--device=abacus: this PyTorch has no such device; auto, cpu"),
+    _case("no such device", "--metrics=swd8 --device=abacus", "--device=abacus: there is no such device here; auto, cpu"),
     _case("batches of no images", "--metrics=swd8 --batch-size=0", "'--batch-size': 0 is not in the range"),
     _case("a negative seed", "--metrics=swd8 --seed=-1", "'--seed': -1 is not in the range"),
     _case("no processes", "--metrics=swd8 --gpus=0", "'--gpus': 0 is not in the range"),

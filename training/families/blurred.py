@@ -46,6 +46,11 @@ class BlurredConfig(AdversarialConfig):
         """Raises ValueError with the option's name for values that are illegal or contradict the run's."""
         super().check(config)
         check_finite(("--blur-fade-kimg", self.blur_fade_kimg), ("objective.blur_sigma", self.blur_sigma))
+        if self.blur_sigma > config.generator.resolution:
+            raise ValueError(
+                f"--set=objective.blur_sigma={self.blur_sigma}: legal are 0 to {config.generator.resolution}, the "
+                "pixels of an image"
+            )
 
 
 class BlurredObjective(AdversarialObjective):

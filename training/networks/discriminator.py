@@ -65,6 +65,13 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
                 f"channels {self.channels} must have {len(self.block_resolutions) + 1} entries, for resolution "
                 f"{self.resolution} and its halves down to {FINAL_RESOLUTION}"
             )
+        if self.conv_clamp is not None and not 0 < self.conv_clamp < math.inf:
+            raise ValueError(f"discriminator.conv_clamp={self.conv_clamp}: legal are numbers above 0, and none")
+        if min(self.channels) < 1 or self.num_fp16_blocks < 0:
+            raise ValueError(
+                f"discriminator.channels={self.channels} must be 1 or more, and num_fp16_blocks="
+                f"{self.num_fp16_blocks} 0 or more"
+            )
         if self.minibatch_std_group < 1:
             raise ValueError(f"minibatch_std_group={self.minibatch_std_group} must be 1 or more")
 

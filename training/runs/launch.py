@@ -171,7 +171,8 @@ def with_classes(config: TrainingConfig, dataset: ImageDataset, data: str, fixed
 def shrunk(config: TrainingConfig, ranks: int) -> TrainingConfig:
     """Returns the configuration with the largest micro-batches up to its own that pass `TrainingConfig.check`."""
     most = max([config.batch_gpu, *(stage.batch_gpu for stage in config.stages)])
-    return at_most(config, next(batch_sizes(config, ranks, most), most))
+    share = min(most, config.batch // ranks) or most  # of one stage, whose check says why nothing fits
+    return at_most(config, next(batch_sizes(config, ranks, most), share))
 
 
 def fitted(config: TrainingConfig, ranks: int, gpu: Gpu) -> TrainingConfig:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from dnnlib.command import GroupedCommand, GroupedOption
+from dnnlib.numbers import FloatRange
 from torch_utils import distributed
 from training import presets
 from training.checkpoint import read_config
@@ -136,7 +137,7 @@ def _family_option(of: Family, added: Option) -> click.Option:
     else:
         kind = next((k for k in typing.get_args(kind) if k is not type(None)), kind)
     if added.least is not None:
-        kind = click.IntRange(min=int(added.least)) if kind is int else click.FloatRange(min=added.least)
+        kind = click.IntRange(min=int(added.least)) if kind is int else FloatRange(min=added.least)
     names = [*added.flags, parameter_name(added.target)]
     made = ConfigOption(names, target=added.target, type=kind, help=added.help, words=added.words)
     made.heading = f"Family {of.name}, {of.title}"

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from gaussian import Cameras, Geometry
+from training.data.image_store import printable
 from training.data.label_check import require_labels
 from training.data.label_file import parse_json
+from training.data.names import roots_of, stem_of
 
 PATHS = ("front", "circle", "orbit", "wiggle", "still", "swell")
 # "front", in the angles h (yaw, frontal at pi/2) and v (pitch, level at pi/2) of EG3D (Chan et al. 2022).
@@ -118,6 +120,8 @@ def read_cameras(path: str | Path, geometry: Geometry, pictures: Sequence[str] =
     except FileNotFoundError:
         raise ValueError(f"{name}: no such file of cameras") from None
     entries = content.get("labels") if isinstance(content, dict) else content
+    if isinstance(entries, dict):
+        entries = [list(entry) for entry in entries.items()]
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{name}: no cameras; legal is [[25 numbers], ...], or a dataset.json with its labels")
     if pictures and all(_is_named(e) for e in entries):
@@ -134,11 +138,19 @@ def write_cameras(path: str | Path, cameras: Cameras, geometry: Geometry) -> Non
 
 
 def _label_of(source: str, entries: Sequence[Any], picture: str) -> Any:
-    """Returns the entry of a dataset.json that names a picture as it lies in its set. Raises ValueError for none."""
-    where = Path(os.path.abspath(picture)).as_posix()
-    found = [entry for entry in entries if f"/{where}".endswith(f"/{entry[0]}")]
+    """Returns the entry of a dataset.json that names a picture as it lies in its set, spelt as `names` allows.
+
+    A label may name as many of the picture's folders as it likes. Raises ValueError for none, and for more than one.
+    """
+    roots = [root for place in (source, picture) for root in roots_of(Path(place).parent)]
+    where = stem_of(os.path.abspath(picture))
+    found = [entry for entry in entries if where.endswith(f"/{stem_of(entry[0], roots)}")]
+    if not found:
+        hint = f"the name {Path(picture).name} would be legal, its first label is called {entries[0][0]}"
+    else:
+        hint = f"only one is legal of {' and '.join(entry[0] for entry in found[:2])}"
     if len(found) != 1:
-        raise ValueError(f"{source}: has {len(found)} label(s) for {picture}; a name like {entries[0][0]} is legal")
+        raise ValueError(printable(f"{source}: has {len(found)} label(s) for {picture}; {hint}"))
     return found[0]
 
 

@@ -8,9 +8,10 @@ import click
 
 import dnnlib
 from dnnlib.command import group, option
+from dnnlib.numbers import FloatRange
 
 AT_LEAST_0 = click.IntRange(min=0)
-ABOVE_0 = click.FloatRange(min=0, min_open=True)
+ABOVE_0 = FloatRange(min=0, min_open=True)
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,11 @@ from PIL import Image
 from gaussian import Cameras
 from gaussian.geometry import REFERENCE_HALF_EXTENT
 from training.data.classes import Classes, is_class, read_classes
-from training.data.image_store import MAX_JSON_BYTES, DatasetError, Store, open_store, printable
-from training.data.label_file import LabelError, entries_of, parse_json
-from training.data.layout import LABELS
+from training.data.image_store import MAX_JSON_BYTES, DatasetError, Store, join, open_store, printable
+from training.data.label_file import LabelError, Labels, entries_of, parse_json
+from training.data.layout import LABELS, Layout, open_layout
 from training.data.making.set_writer import Box, Item, Report, write_set
-from training.data.names import some, stem_of
-from training.data.pixels import EXTENSIONS
+from training.data.names import roots_of, some, stem_of
 
 KEY = "camera_angles"
 POLE = 1e-5  # radians that a pitch stays away from the poles
@@ -44,56 +43,80 @@ def import_angles(
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Writes the pictures that have angles, with labels of 25 numbers. Raises DatasetError."""
-    store = open_store(source)
-    base = next((n[: -len(LABELS)] for n in (LABELS, f"{source.stem}/{LABELS}") if store.has(n)), None)
-    if base is None:
-        raise DatasetError(f"{store.where(LABELS)}: not found; it must hold the {KEY} of the pictures")
-    where = store.where(base + LABELS)
-    content = parse_json(where, store.read(base + LABELS, MAX_JSON_BYTES))
-    angles, notes = _read_angles(where, content, source.stem)
-    pictures = [n for n in sorted(store.listing(base.rstrip("/")).names) if n.lower().endswith(EXTENSIONS)]
-    named = {stem_of(name[len(base) :]): name for name in pictures}
-    used = [stem for stem in named if stem in angles]
-    if not used:
+    layout = _open(source)
+    where = layout.store.where(join(layout.base, LABELS))
+    content = parse_json(where, layout.store.read(join(layout.base, LABELS), MAX_JSON_BYTES))
+    angles, notes = _read_angles(where, content, layout)
+    named = {stem: i for i, stem in enumerate(_known_as(layout, angles)) if stem is not None}
+    if not named:
         first = f", such as {printable(next(iter(angles)))}," if angles else ""
         raise DatasetError(f"{where}: none of its {len(angles)} {KEY}{first} names a picture here")
+    stem_at = {i: stem for stem, i in named.items()}
+    used = sorted(stem_at)
     for what, others in (
-        (f"pictures have no {KEY}", [stem for stem in named if stem not in angles]),
+        (f"pictures have no {KEY}", [stem_of(file) for i, file in enumerate(layout.files) if i not in stem_at]),
         (f"{KEY} name no picture", [printable(stem) for stem in angles if stem not in named]),
     ):
         if others:
             notes.append(f"{where}: {len(others)} {what}: {some(others)}")
-    classes = _read_classes(where, content, source.stem, used, notes)
+    classes = _read_classes(where, content, layout, used, notes)
     items = [
         replace(
-            _item(store, named[stem], f"{i:05d}", angles[stem], fov),
-            category=int(classes.of_images[i]) if classes.count else None,
+            _item(layout.store, layout.names[i], f"{place:05d}", angles[stem_at[i]], fov),
+            category=int(classes.of_images[place]) if classes.count else None,
         )
-        for i, stem in enumerate(used)
+        for place, i in enumerate(used)
     ]
-    sources = [named[stem][len(base) :] for stem in used]
+    sources = [layout.files[i] for i in used]
     report = write_set(items, dest, resolution, crop, extra={"sources": sources} | classes.entry, progress=progress)
     report.notes[:0] = notes
     return report
 
 
-def _read_classes(where: str, content: Any, title: str, used: list[str], notes: list[str]) -> Classes:
+def _open(source: Path) -> Layout:
+    """Finds pictures and label file as the reader of sets does, also in a folder called like the source in it."""
+    store = open_store(source)
+    inside = not store.has(LABELS) and store.has(join(source.stem, LABELS))
+    layout = open_layout(source / source.stem if inside else source, labelled=False)
+    name = join(layout.base, LABELS)
+    if not layout.store.has(name):
+        raise DatasetError(f"{layout.store.where(name)}: not found; it must hold the {KEY} of the pictures")
+    return layout
+
+
+def _names_of(layout: Layout) -> tuple[list[str], str]:
+    """Returns where absolute names of the label file may lie below, and what others may begin with: the set's name."""
+    return roots_of(layout.store.path / layout.base), f"{layout.store.path.stem}/"
+
+
+def _known_as(layout: Layout, stems: Iterable[str]) -> list[str | None]:
+    """Returns for each picture which of the stems the reader of labels takes for it, or None."""
+    known = Labels()
+    known.update((stem, stem) for stem in stems)
+    reader = replace(layout, labels=known)
+    return [reader.label(i) for i in range(len(layout.names))]
+
+
+def _read_classes(where: str, content: Any, layout: Layout, used: list[int], notes: list[str]) -> Classes:
     """Returns the classes of the pictures `used`, which such files have as labels. Raises DatasetError."""
+    roots, title = _names_of(layout)
     try:
-        labels = entries_of(where, content.get("labels") or {}, "labels", "3")
+        labels = entries_of(where, content.get("labels") or {}, "labels", "3", roots)
     except LabelError as error:
         raise DatasetError(str(error)) from None
-    known = {stem.removeprefix(f"{title}/"): value for stem, value in labels.items()}
+    known = {stem.removeprefix(title): value for stem, value in labels.items()}
     if not any(is_class(value) for value in known.values()):
         notes += [f"{where}: {len(known)} labels are no classes, and are not read"] if known else []
         return Classes()
-    found = read_classes(where, used, [known.get(stem) for stem in used], content.get("num_classes"))
+    names = _known_as(layout, known)
+    values = [None if (name := names[i]) is None else known[name] for i in used]
+    found = read_classes(where, [stem_of(layout.files[i]) for i in used], values, content.get("num_classes"))
     if found.problems:
         raise DatasetError(found.problems[0])
     return found
 
 
-def _read_angles(where: str, content: Any, title: str) -> tuple[dict[str, tuple[float, float]], list[str]]:
+def _read_angles(where: str, content: Any, layout: Layout) -> tuple[dict[str, tuple[float, float]], list[str]]:
     """Returns yaw and pitch by the pictures' names without extension, and lines on what is not used."""
     entries = content.get(KEY) if isinstance(content, dict) else None
     if isinstance(entries, dict):
@@ -101,13 +124,14 @@ def _read_angles(where: str, content: Any, title: str) -> tuple[dict[str, tuple[
     if not isinstance(entries, list) or not entries:
         raise DatasetError(f'{where}: has no "{KEY}"; legal is {{"{KEY}": {{"00000.png": [yaw, pitch, roll], ...}}}}')
     found: dict[str, tuple[float, float]] = {}
+    roots, title = _names_of(layout)
     rolled = 0
     for place, entry in enumerate(entries):
         if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)):
             raise DatasetError(f'{where}: {KEY}[{place}] is not ["name.png", [yaw, pitch, roll]]')
         name, values = entry
         what = f"{where}: {KEY} of {printable(name)}"
-        stem = stem_of(name).removeprefix(f"{title}/")
+        stem = stem_of(name, roots).removeprefix(title)
         if stem in found:
             raise DatasetError(f"{what}: there twice")
         yaw, pitch, roll = _three(what, values)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dnnlib.numbers import FINITE
 from training.data.synthetic.car_traits import Hemisphere
 from training.data.synthetic.traits import CameraSpread
 
@@ -27,5 +28,5 @@ def spread_options(command: Callable[..., Any]) -> Callable[..., Any]:
         heads, cars = (getattr(spread(), name) for spread in (CameraSpread, Hemisphere))
         shown = str(heads) if heads == cars else f"{heads}; cars {cars}"
         shown = f"{heads}; cars have none" if name in ("yaw_std", "pitch_std") else shown
-        command = click.option(f"--{name.replace('_', '-')}", type=float, show_default=shown, help=text)(command)
+        command = click.option(f"--{name.replace('_', '-')}", type=FINITE, show_default=shown, help=text)(command)
     return command

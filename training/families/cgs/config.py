@@ -49,6 +49,8 @@ class GeneratorConfig(base.GeneratorConfig):
         for name in ("resolution", "z_dim", "w_dim", "num_points", "first_blocks", "num_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"generator.{name}={getattr(self, name)} must be 1 or more")
+        if not math.isfinite(self.coarse_log_scale):
+            raise ValueError(f"generator.coarse_log_scale={self.coarse_log_scale} must be finite")
         check_low_pass(self.low_pass, "generator.low_pass")
         if self.map_depth < 0:
             raise ValueError(f"generator.map_depth={self.map_depth} must be 0 or more")

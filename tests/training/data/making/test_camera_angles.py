@@ -100,6 +100,44 @@ def test_unusable_angles_are_refused(entries: Any, message: str, tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "name", ["img{}.png", "./img{}.jpg", ".\\img{}", "0\\img{}.png", "{root}/0/img{}.png", "a/img{}.png"]
+)
+@pytest.mark.parametrize("place", [".", "0", "a.zip"])
+def test_names_are_found_as_the_reader_of_labels_finds_them(name: str, place: str, tmp_path: Path) -> None:
+    """With or without the pictures' folder; also if the source is that folder, and beside masks and classes."""
+    root = tmp_path / "a"
+    names = [name.replace("{root}", str(root)).replace("{}", str(i)) for i in range(3)]
+    make(root, dict(zip(names, ANGLES, strict=True)))
+    (root / "mask").mkdir()
+    for i in range(3):
+        Image.new("L", (16, 16), 255).save(root / "mask" / f"img{i}.png")
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps(content | {"labels": [[n, i] for i, n in enumerate(names)]}))
+    source = root / place
+    if place == "a.zip":
+        if "{root}" in name:
+            pytest.skip("nothing in a zip has an absolute name")
+        source = tmp_path / place
+        with zipfile.ZipFile(source, "w") as file:
+            for path in root.rglob("*.*"):
+                file.write(path, path.relative_to(root).as_posix())
+    report = import_angles(source, tmp_path / "out")
+    assert report.count == 3 and [n for n in report.notes if "roll" not in n] == []
+    dataset = ImageDataset(report.images)
+    angles = poses.angles_of(Cameras.from_labels(torch.from_numpy(dataset.raw_labels)).positions)
+    torch.testing.assert_close(angles, torch.tensor(ANGLES)[:, :2], rtol=0, atol=1e-5)
+    assert dataset.classes.tolist() == [0, 1, 2]
+    content = json.loads((report.images.parent / "dataset.json").read_text())
+    assert content["sources"] == [f"0/img{i}.png" for i in range(3)]
+
+
+def test_a_set_without_angles_is_refused(tmp_path: Path) -> None:
+    (make(tmp_path / "a", named()) / "dataset.json").unlink()
+    with pytest.raises(DatasetError, match=r"a/dataset\.json: not found; it must hold the camera_angles"):
+        import_angles(tmp_path / "a", tmp_path / "out")
+
+
 def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
     entries = named() | {"missing.png": [0.1, 1.0, 0.0]}
     del entries["0/img1.jpg"]
