@@ -274,9 +274,13 @@ def _one_resolution(names: list[str], folder: str, labels: Labels, path: str | o
     if any(stem_of(name) in labels for name in below):
         return folder
     tops = sorted({name.split("/")[0] for name in below if "/" in name})
-    if len(tops) > 1 and any(stem_of(name.partition("/")[2]) in labels for name in below):
-        raise DatasetError(f"{path}: holds the image folders {', '.join(tops)}; give one of them, as {path}/{tops[0]}")
-    return join(folder, tops[0]) if len(tops) == 1 else folder
+    mixed = not all("/" in name for name in below)
+    if (len(tops) > 1 or mixed) and any(stem_of(name.partition("/")[2]) in labels for name in below if "/" in name):
+        others = " and other images" if mixed else ""
+        raise DatasetError(
+            f"{path}: holds the image folders {', '.join(tops)}{others}; give one of them, as {path}/{tops[0]}"
+        )
+    return join(folder, tops[0]) if len(tops) == 1 and not mixed else folder
 
 
 def _title(store: Store, folder: str) -> str:

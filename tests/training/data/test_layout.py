@@ -59,6 +59,16 @@ def test_a_root_with_several_resolutions_asks_which(heads, tmp_path):
     assert len(ImageDataset(root / str(SIZE))) == NUM
 
 
+def test_pictures_beside_the_folder_of_pictures(heads, tmp_path):
+    root = sets.to_root(heads, tmp_path / "root")
+    shutil.copy(heads / "00000.png", root / "portrait.png")
+    with pytest.raises(DatasetError, match=r"image folders 16 and other images; give one of them, as .*/16"):
+        ImageDataset(root)
+    (root / "dataset.json").write_text('{"labels": null}')
+    layout = open_layout(root, labelled=False)
+    assert not layout.problems and {"portrait", "16/00000"} <= set(layout.stems)
+
+
 @pytest.mark.parametrize(("extension", "options"), [("jpg", {"quality": 95}), ("webp", {"lossless": True})])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_formats(heads, tmp_path, extension, options, mode):
