@@ -176,18 +176,13 @@ def _device(name: str) -> torch.device:
 
 def _names(given: str | None, config: Mapping[str, Any]) -> list[str]:
     """Returns the metrics to compute, each of them a legal name."""
-    names = list(config["metrics"]) if given is None else [name.strip() for name in given.split(",") if name.strip()]
+    if given is None:
+        names = metrics.parse_metrics(",".join(config["metrics"]))
+    else:
+        names = dnnlib.parse_flag("--metrics", given, metrics.parse_metrics)
     if not names:
         raise click.ClickException("--metrics names no metric, and the checkpoint has none of its own")
-    for name in names:
-        if given is None:
-            metrics.parse_metric(name)
-        else:
-            try:
-                metrics.parse_metric(name)
-            except ValueError as error:
-                raise click.ClickException(f"--metrics={given}: {error}") from None
-    return names
+    return list(names)
 
 
 def _dataset(request: Request, config: Mapping[str, Any]) -> ImageDataset:

@@ -86,13 +86,10 @@ def raise_line(ctx: click.Context, error: Exception) -> NoReturn:
 
 
 def _metrics(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    names = None if value is None else tuple(n for n in re.split(r"[,\s]+", value) if n and n != "none")
-    for name in names or ():
-        try:
-            metrics.parse_metric(name)
-        except ValueError as error:
-            raise click.UsageError(f"--metrics={value}: {error}", ctx) from None
-    return names
+    try:
+        return None if value is None else metrics.parse_metrics(re.sub(r"\bnone\b", " ", value))
+    except ValueError as error:
+        raise click.UsageError(f"--metrics={value}: {error}", ctx) from None
 
 
 def _lengths(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:

@@ -294,7 +294,7 @@ def save_plot(path: Path, rows: Sequence[tuple[Job, dict[str, Any]]]) -> None:
             axes.scatter(x, y, s=14, color=COLORS[setting], label=setting)
         axes.axhline(BARS[name][0], color="0.4", linestyle="--", linewidth=1)
         axes.set_xticks(range(len(OBJECTIVES)), [o.replace("+", "\n+", 1) for o in OBJECTIVES], fontsize=8)
-        axes.set(title=name, ylim=(-0.15, None))
+        axes.set(title=name, ylim=(-0.15, 1.05))
     figure.axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=100)
 

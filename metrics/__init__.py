@@ -15,6 +15,7 @@ from metrics.registry import (
     meaning,
     needs_detector,
     parse_metric,
+    parse_metrics,
     used_detector,
 )
 from metrics.result_files import result_line, write_result
@@ -39,6 +40,7 @@ __all__ = [
     "named",
     "needs_detector",
     "parse_metric",
+    "parse_metrics",
     "result_line",
     "used_detector",
     "write_result",

@@ -157,6 +157,16 @@ def parse_metric(name: str) -> MetricSpec:
     raise ValueError(f"metric {name!r} does not exist; legal are {forms} with <N> like 200 or 50k")
 
 
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """Splits names of metrics at commas and spaces. Raises ValueError for one that is unknown or there twice."""
+    names = tuple(name for name in re.split(r"[,\s]+", text) if name)
+    for i, name in enumerate(names):
+        parse_metric(name)
+        if name in names[:i]:
+            raise ValueError(f"{name} is there twice; leave one out")
+    return names
+
+
 def image_counts(name: str, size: int) -> tuple[int, int]:
     """Returns how many images a metric generates, and how many reals it looks at, for a data set of `size` images.
 

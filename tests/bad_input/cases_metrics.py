@@ -34,6 +34,7 @@ def _weights(content: object):
 
 
 CASES = [
+    _case("a metric twice", "--metrics=swd8,swd8", "--metrics=swd8,swd8: swd8 is there twice; leave one out"),
     _case("a device without numbers", "--device=meta", "--device=meta: there is no such device here; auto, cpu"),
     _case("an option of the published script", "--mirror=True", "--mirror=True is refused: the images are measured as they are"),
     _case("no such metric", "--metrics=fid2k", "--metrics=fid2k: metric 'fid2k' does not exist; legal are fid<N>_full"),

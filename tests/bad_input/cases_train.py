@@ -42,6 +42,7 @@ CASES = [
     _case("no channels", "--set=discriminator.channels=8,8,8,0", "discriminator.channels=.* must be 1 or more"),
     _case("a NaN in --set", "--set=generator.coarse_log_scale=nan", "--set=generator.coarse_log_scale=nan: 'nan' is not a number"),
     _case("a blur wider than the image", "--set=objective.blur_sigma=1e9", "--set=objective.blur_sigma=1000000000.0: legal are 0 to 32"),
+    _case("a metric twice of train.py", "--metrics=swd8,swd8", "--metrics=swd8,swd8: swd8 is there twice; leave one out"),
     _case("a batch smaller than a group", "--batch=3", "--batch-gpu=3 is not a multiple of the minibatch-std group of 4"),
     _case("no channel left", "--cbase=8", "--cbase=8 leaves no channel at 32 px"),
     _case("learning rate is not finite", "--glr=nan", "--glr=nan: must be finite and greater than 0"),
