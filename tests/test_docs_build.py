@@ -15,6 +15,7 @@ MADE_FROM_TRAINED_NETWORKS = {
     "heads-pigan",
     "heads-epigraf",
     "learning-heads",
+    "learning-seeds",
     "comparison-tiny",
 }
 
