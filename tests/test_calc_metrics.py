@@ -152,7 +152,7 @@ def test_two_processes(network, data, tmp_path):
         (["--metrics=fid20_full"], "needs the weights of the 2015 Inception network"),
         (["--metrics=fid20_full", "--detector=absent.pth"], "fid20_full: --detector=absent.pth: no such file"),
         (["--data=absent"], "absent"),
-        (["--device=abacus"], "--device=abacus: this PyTorch has no such device"),
+        (["--device=abacus"], "--device=abacus: there is no such device here"),
         (["--metrics=,"], "--metrics names no metric"),
         (["--network=absent.pkl"], "absent.pkl"),
     ],

@@ -20,7 +20,6 @@ REFUSED = {  # name -> what to do instead
     "--neural-rendering-resolution-fade-kimg": _DATA,
     "--snap": "--network-snap and --img-snap are ticks between two checkpoints, and between two pictures",
     "--image-snapshot-ticks": "say --img-snap",
-    "--gpc-reg-fade-kimg": "say --swap-fade-kimg",
     "--lr-gen": "say --glr",
     "--lr-disc": "say --dlr",
     "--n-phases-gen": "a step has one update of G",
