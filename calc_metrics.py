@@ -28,7 +28,7 @@ from training.checkpoint import load_averages, load_generator
 from training.config import TrainingConfig
 from training.dataset import ImageDataset
 
-COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
+COUNT = click.IntRange(min=1)
 LONG = 1000  # generated images, from which on a metric says beforehand how long it will take
 WEIGHTS = "PATH|URL|tiny|untrained"
 
@@ -45,10 +45,10 @@ FILES = group(
     option("--outdir", metavar="DIR", show_default="beside the network", help="where the .jsonl files go"),
 )
 
-REFUSED = {  # options of the published script -> what to do instead
-    "--mirror": "the images are measured as they are, as published: its metrics never mirror them",
-    "--verbose": "every metric prints its line",
-    "--save-images": "gen_samples.py --images writes pictures",
+THEIRS = {  # options of the published script -> what to do instead, and the value that means what happens here
+    "--mirror": ("the images are measured as they are, as published: its metrics never mirror them", "False"),
+    "--verbose": ("every metric prints its line", "True"),
+    "--save-images": ("gen_samples.py --images writes pictures", "False"),
 }
 
 METRICS = group(
@@ -95,7 +95,7 @@ class Request:
 @METRICS
 @MACHINE
 @version
-@refuse(REFUSED, {"--mirror": "False", "--verbose": "True", "--save-images": "False"})
+@refuse(THEIRS)
 def main(**options: Any) -> None:
     """Compute metrics of a trained generator.
 

@@ -29,7 +29,7 @@ from training.comparison.table import quality_table, size_table, to_markdown
 from training.dataset import ImageDataset
 from training.families.base import Generator
 
-COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
+COUNT = click.IntRange(min=1)
 DEFAULT_METRICS = "swd2k,swd3d_2k,swd_yaw1k,view_drift256"  # none needs a detector
 WEIGHTS = "PATH|URL|tiny|untrained"
 Source = str | metrics.Detector | None  # of features

@@ -36,7 +36,7 @@ from training.visualization.sweeps import Sweep
 DEFAULT_COLUMNS = 7
 PUBLISHED_SEED, PUBLISHED_IDS = 42, 4  # of the published sample script's draw
 BYTES_A_PIXEL = 2 * 3 * 4  # of a grid of pictures: as rendered, and as laid out; float32
-AT_LEAST_1, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
+AT_LEAST_1 = click.IntRange(min=1)
 
 
 # fmt: off

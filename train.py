@@ -30,7 +30,7 @@ from training.runs.plan import Plan, make_plan
 from training.runs.resume import nothing_left, open_run
 from training.runs.retention import Retention, parse_keep
 from training.runs.startup import cost_lines
-from training.runs.their_options import REFUSED, SAME
+from training.runs.their_options import THEIRS
 from training.runs.train_command import DEFAULT_OUTDIR, Request, TrainCommand, field, read_settings
 from training.runs.transfer import LEAST_SHARE, read_weights
 from training.safety import rank_check
@@ -295,7 +295,7 @@ def say_nothing_left(plan: Plan) -> None:
 @MACHINE
 @TRYING_OUT
 @version
-@refuse(REFUSED, SAME)
+@refuse(THEIRS)
 def main(settings: dict[str, Any], **choices: Any) -> None:
     """Train a 3D GAN on posed images.
 

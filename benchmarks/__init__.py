@@ -1,5 +1,5 @@
 """Measures speed, memory, exactness and learning; run from the repository's root: `python -m benchmarks.data`."""
 
-import dnnlib  # before torch, whose threads wait as it says
+from dnnlib import wait_briefly
 
-__all__ = ["dnnlib"]
+wait_briefly()  # before anything here imports torch

@@ -267,8 +267,8 @@ def run_all(chosen: Sequence[Job], sweep: Sweep, cores: Sequence[int]) -> None:
 
 def table(rows: Sequence[tuple[Job, dict[str, Any]]]) -> str:
     """Puts the shares that learnt into a table in Markdown: an objective a row, a setting a group of columns."""
-    titles = [f"{s}: learnt | way, least / median | diversity, least" for s in SETTINGS]
-    lines = ["| objective | " + " | ".join(titles) + " |", "|---" * (1 + 3 * len(SETTINGS)) + "|"]
+    titles = [f"{s}: learnt | way, least / median | diversity, least | swd2k, median, most" for s in SETTINGS]
+    lines = ["| objective | " + " | ".join(titles) + " |", "|---" * (1 + 4 * len(SETTINGS)) + "|"]
     for objective in OBJECTIVES:
         cells = []
         for setting in SETTINGS:
@@ -277,6 +277,8 @@ def table(rows: Sequence[tuple[Job, dict[str, Any]]]) -> str:
             cells.append(f"{sum(v['converged'] for v in found)} of {len(found)}" if found else "")
             cells.append(f"{min(way):.3f} / {np.median(way):.3f}" if way else "")
             cells.append(f"{min(spread):.3f}" if spread else "")
+            ends = [v["swd"][-1] for v in found if "swd" in v]
+            cells.append(f"{np.median(ends):.1f}, {max(ends):.1f}" if ends else "")
         lines.append(f"| {objective} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

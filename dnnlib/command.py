@@ -132,27 +132,27 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     ctx.exit()
 
 
-def refuse(reasons: Mapping[str, str], same: Mapping[str, str]) -> Decorator:
+def refuse(theirs: Mapping[str, tuple[str, str | None]]) -> Decorator:
     """Returns a decorator that refuses options of other programs with a usage error.
 
-    reasons: "--name" -> what to do instead; same: "--name" -> the value that asks for nothing else, which is taken.
+    theirs: "--name" -> what to do instead, and the value that asks for nothing else, which is taken, or None.
     """
 
     def declare(function: Command) -> Command:
-        for name, reason in reasons.items():
-            refusal = _refusal(name, reason, same.get(name))
+        for name, (instead, same) in theirs.items():
+            refusal = _refusal(name, instead, same)
             function = click.option(name, hidden=True, expose_value=False, metavar="ANY", callback=refusal)(function)
         return function
 
     return declare
 
 
-def _refusal(name: str, reason: str, same: str | None) -> Callable[[click.Context, click.Parameter, str | None], None]:
+def _refusal(name: str, instead: str, same: str | None) -> Callable[[click.Context, click.Parameter, str | None], None]:
     def callback(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
         if value is None or (same is not None and _equal(value, same)):
             return
         besides = "" if same is None else f"={value}"
-        raise click.UsageError(f"{name}{besides} is refused: {reason}", ctx)
+        raise click.UsageError(f"{name}{besides} is refused: {instead}", ctx)
 
     return callback
 

@@ -127,8 +127,8 @@ class Trainer:
     def run(self) -> None:
         """Trains until `total_kimg` images or `minutes` have passed. The first tick is one step.
 
-        Raises Diverged, Collapsed, Stopped after a signal, and what the data set raises; in each case the run can be
-        resumed.
+        Raises Diverged, NonFiniteScene, Collapsed, Stopped after a signal, and what the data set raises; in each case
+        the run can be resumed from its last state.
         """
         logger, run = self._begin(), self.state
         total = self.config.total_kimg * 1000
@@ -151,6 +151,9 @@ class Trainer:
                     self._maintain(logger, last, {"sec_per_tick": seconds, "sec_per_kimg": per_kimg})
         except Diverged as error:
             raise self._diagnosed(error) from None
+        except NonFiniteScene as error:  # this state is worth less than the last one that was written
+            advice = "lower --glr, and start from a checkpoint from before, with --resume=PKL"
+            raise NonFiniteScene(f"the generator has diverged: {error}; {advice}") from None
         except Exception:
             self._save_unsaved()
             raise
@@ -343,9 +346,6 @@ def train(config: TrainingConfig, options: Options, dataset: ImageDataset) -> No
     trainer = Trainer(config, options, dataset)
     try:
         trainer.run()
-    except NonFiniteScene as error:
-        advice = "lower --glr, and start from a checkpoint from before, with --resume=PKL"
-        raise NonFiniteScene(f"the generator has diverged: {error}; {advice}") from None
     except ValueError as error:
         if type(error) is ValueError:  # those of the user have a name; this one is ours and needs its traceback
             raise RuntimeError("a bug in SplatGAN, please report it") from error

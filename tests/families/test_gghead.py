@@ -241,6 +241,7 @@ def test_a_template_that_cannot_be_used_is_refused(text: str, reason: str, heads
         (("--lambda-beta=-1",), "--lambda-beta=-1.0: must be finite and 0 or greater"),
         (("--lambda-tv-uv=nan",), "--lambda-tv-uv=nan: must be finite and 0 or greater"),
         (("--position-range=0",), "generator.position_range=0.0 must be greater than 0"),
+        (("--set=generator.splats=-1,9",), "generator.splats=(-1, 9): legal is a number of 1 or more for each of"),
         (("--set=generator.background_channels=2",), "generator.background_channels=2: legal are 0 and 3"),
         (("--set=discriminator.image_channels=4",), "discriminator.image_channels=4: training shows it RGB alone"),
         (

@@ -16,5 +16,6 @@ def test_scenes_that_are_not_finite_end_a_run_by_name(tmp_path: Path) -> None:
     )  # fmt: skip
     result = CliRunner().invoke(train.main, arguments)
     assert result.exit_code == 1
+    assert not list(tmp_path.rglob("state-latest.pkl"))  # nor would a good one be replaced
     last = result.output.strip().splitlines()[-1]
     assert last.startswith("Error: the generator has diverged: means [") and "lower --glr" in last

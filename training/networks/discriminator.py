@@ -30,6 +30,12 @@ def channel_counts(resolution: int, base: int = 32768, maximum: int = 512) -> tu
     return tuple(min(base // size, maximum) for size in sizes)
 
 
+def check_conv_clamp(bound: float | None) -> None:
+    """Raises ValueError for a bound of activations that is not above 0 and finite; None bounds nothing."""
+    if bound is not None and not 0 < bound < math.inf:
+        raise ValueError(f"discriminator.conv_clamp={bound}: legal are numbers above 0, and none")
+
+
 @dataclass(frozen=True)
 class DiscriminatorConfig(base.DiscriminatorConfig):
     """Holds everything that a Discriminator is built from. Raises ValueError for values that cannot be built."""
@@ -65,8 +71,7 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
                 f"channels {self.channels} must have {len(self.block_resolutions) + 1} entries, for resolution "
                 f"{self.resolution} and its halves down to {FINAL_RESOLUTION}"
             )
-        if self.conv_clamp is not None and not 0 < self.conv_clamp < math.inf:
-            raise ValueError(f"discriminator.conv_clamp={self.conv_clamp}: legal are numbers above 0, and none")
+        check_conv_clamp(self.conv_clamp)
         if min(self.channels) < 1 or self.num_fp16_blocks < 0:
             raise ValueError(
                 f"discriminator.channels={self.channels} must be 1 or more, and num_fp16_blocks="

@@ -19,7 +19,7 @@ from torch_utils import ops
 from training.families.epigraf import patches, poses
 from training.networks import base
 from training.networks.base import Conditioning, DiscriminatorOutput
-from training.networks.discriminator import ConvLayer, Epilogue, ScaledLayers, channel_counts
+from training.networks.discriminator import ConvLayer, Epilogue, ScaledLayers, channel_counts, check_conv_clamp
 from training.networks.layers import CAMERA_DIM, FullyConnected, MappingNetwork, scaled_parameters
 
 CAMERA_CODES = {"none": 0, "raw": 2, "fourier": 4 * poses.FREQUENCIES}  # numbers that a camera becomes
@@ -62,6 +62,7 @@ class DiscriminatorConfig(base.DiscriminatorConfig):
             raise ValueError(f"--cbase={self.channel_base} leaves no channel at {self.resolution} px")
         if self.camera not in CAMERA_CODES:
             raise ValueError(f"--disc-camera={self.camera}: legal are {', '.join(CAMERA_CODES)}")
+        check_conv_clamp(self.conv_clamp)
         if not 0 <= self.camera_dropout < 1:
             raise ValueError(f"--disc-camera-dropout={self.camera_dropout}: must be 0 or more and less than 1")
         if self.num_classes < 0:

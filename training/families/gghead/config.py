@@ -71,8 +71,9 @@ class GeneratorConfig(base.GeneratorConfig):
             )
         if self.template == STORED and not self.splats:
             raise ValueError(f"--gghead-template={STORED} is for checkpoints whose template is nowhere else")
-        if self.splats and len(self.splats) != len(self.sample_counts):
-            raise ValueError(f"generator.splats={self.splats}: one number for each of {self.sample_counts} samples")
+        if self.splats and (len(self.splats) != len(self.sample_counts) or min(self.splats) < 1):
+            counts = f"a number of 1 or more for each of {self.sample_counts} samples"
+            raise ValueError(f"generator.splats={self.splats}: legal is {counts}")
         stylegan2.channel_counts(self.plane_resolution, self.channel_base, self.channel_max)
 
     def changed(self, **values: Any) -> Self:

@@ -198,6 +198,7 @@ def test_wrong_inputs_are_refused(call, message: str) -> None:
     ("config", "message"),
     [
         ({"patch_resolution": 48}, "patch_resolution=48 must be a power of two"),
+        ({"conv_clamp": -1.0}, "discriminator.conv_clamp=-1.0: legal are numbers above 0"),
         ({"resolution": 64, "patch_resolution": 128}, "--patch-resolution=128: images have 64 px"),
         ({"camera": "euler"}, "--disc-camera=euler: legal are none, raw, fourier"),
         ({"camera_dropout": 1.0}, "--disc-camera-dropout=1.0"),
