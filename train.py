@@ -140,7 +140,8 @@ NETWORKS = group(
            words=presets.presets()),
     field("--freezed", "freeze_d", type=FROM_0,
           help="layers of the discriminator, from the image on, that do not learn"),
-    option("--init-from", metavar="PKL", help="start from this checkpoint's weights, as far as names and shapes fit"),
+    option("--init-from", metavar="PKL",
+           help="start from this checkpoint's weights, as far as names and shapes fit, without the blur of a start"),
     option("--init-share", type=FloatRange(0, 1), default=LEAST_SHARE,
            help="refuse it if a network finds a smaller share of its values there"),
 )

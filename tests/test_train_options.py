@@ -121,6 +121,7 @@ def test_init_from_takes_weights_only(heads, published_run, tmp_path):
     common = [f"--data={heads}", f"--init-from={network}", *SHORT, "--kimg=0.016", f"--outdir={tmp_path}"]
     output = succeed(*common, "--glr=1e-12", "--dlr=1e-12", "--desc=same")
     assert "G: loaded" in output and "100.0% of the values" in output
+    assert "Warm start: objective.ema_rampup=1000000.0, objective.augment_kimg=2.0, objective.blurred=False" in output
     (path,) = tmp_path.glob("00000-same/network-snapshot-*.pkl")
     before, after = load_checkpoint(network), load_checkpoint(path)
     assert after["progress"]["nimg"] == 16  # no progress came with the weights

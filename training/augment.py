@@ -8,6 +8,7 @@ on ranks, micro-batches or resumes, and nothing waits for the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi
@@ -21,6 +22,7 @@ from torch_utils.constants import kept
 from torch_utils.random import Draws
 
 MODES = ("noaug", "ada", "fixed")
+USUAL_P, USUAL_TARGET = 0.2, 0.6  # where none is given
 
 # The paper's table 3, in the order in which transforms act. "again" is the second of two rotations.
 BLIT = ("xflip", "rotate90", "xint")
@@ -196,6 +198,25 @@ def apply_color(images: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------- the transforms together, and p
+
+
+def check_options(mode: str, p: float, target: float, kimg: float, pipe: str) -> None:
+    """Raises ValueError with the option's name for what `Augmentation` cannot take, and for what would not act."""
+    for flag, word, legal in (("--aug", mode, MODES), ("--augpipe", pipe, tuple(PIPES))):
+        if word not in legal:
+            raise ValueError(f"{flag}={word}: legal are {', '.join(legal)}")
+    if not 0 <= p <= 1:
+        raise ValueError(f"--p={p}: must be 0 to 1")
+    if not 0 < target < 1:
+        raise ValueError(f"--target={target}: must be greater than 0 and less than 1")
+    if not 0 < kimg < math.inf:
+        raise ValueError(f"--ada-kimg={kimg}: must be finite and greater than 0")
+    for flag, value, usual, acts in (("--p", p, USUAL_P, "fixed"), ("--target", target, USUAL_TARGET, "ada")):
+        if value != usual and mode != acts:
+            raise ValueError(
+                f"{flag}={value} acts with --aug={acts}, and this run has --aug={mode}; give --aug={acts}, or "
+                f"{flag}={usual}, the default"
+            )
 
 
 class Augmentation:

@@ -45,6 +45,10 @@ class Record:
             raise ValueError(f"{type(self).__name__} does not know {', '.join(unknown)}; legal are {', '.join(known)}")
         return dataclasses.replace(self, **values)  # type: ignore[type-var]
 
+    def warm_start(self) -> dict[str, Any]:
+        """Returns values for `changed` that leave out what only a start from noise needs, for --init-from."""
+        return {}
+
 
 def parse_value(text: str, kind: Any) -> Any:
     """Reads the text of a command line as a value of type `kind`: bool, int, float, str, a tuple of these, or None.

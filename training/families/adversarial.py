@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gaussian import Cameras, Rendering
 from training import augment, losses
+from training.augment import USUAL_P, USUAL_TARGET
 from training.families.base import (
     Conditioning,
     Discriminator,
@@ -35,6 +36,8 @@ from training.families.base import (
 from training.samples import MicroBatch, RunConfig, Stage
 
 LOSSES = ("logistic", "relativistic")
+NO_RAMPUP = 1e6  # as `ema_rampup`: the average has its half-life from the second step on
+WARM_AUGMENT_KIMG = 100.0  # the most `augment_kimg` of a run that starts from trained weights
 
 Losses = Callable[[MicroBatch, StepContext], Iterator[Loss]]
 Terms = Mapping[str, tuple[float, Tensor]]  # by name: a weight, and values [b]
@@ -72,8 +75,8 @@ class AdversarialConfig(ObjectiveConfig):
     loss: str = "logistic"  # one of LOSSES
     r2_gamma: float = 0.0  # R2 weight; 0 leaves the phase out
     augment: str = "noaug"  # one of augment.MODES
-    augment_p: float = 0.2  # probability of each transform where it is fixed
-    augment_target: float = 0.6  # mean sign of real logits that "ada" steers to
+    augment_p: float = USUAL_P  # probability of each transform where it is fixed
+    augment_target: float = USUAL_TARGET  # mean sign of real logits that "ada" steers to
     augment_kimg: float = 500.0  # thousands of images in which "ada" can take the probability from 0 to 1
     augment_pipe: str = "bgc"  # one of augment.PIPES
 
@@ -86,6 +89,13 @@ class AdversarialConfig(ObjectiveConfig):
     def penalties(self) -> Mapping[str, float]:
         """Returns the weights of the gradient penalties that act, by the names of their phases."""
         return {name: weight for name, weight in (("R1", self.gamma), ("R2", self.r2_gamma)) if weight > 0}
+
+    def warm_start(self) -> dict[str, Any]:
+        """Returns values for `changed` with the average's whole half-life at once, and a p that moves faster."""
+        return super().warm_start() | {
+            "ema_rampup": NO_RAMPUP,
+            "augment_kimg": min(self.augment_kimg, WARM_AUGMENT_KIMG),
+        }
 
     def check(self, config: RunConfig) -> None:
         """Raises ValueError with the option's name for an illegal value."""
@@ -104,28 +114,7 @@ class AdversarialConfig(ObjectiveConfig):
         for name in ("ema_halflife_kimg", "ema_rampup"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"objective.{name}={getattr(self, name)}: must be 0 or greater")
-        self._check_augmentation()
-
-    def _check_augmentation(self) -> None:
-        for flag, value, legal in (
-            ("--aug", self.augment, augment.MODES),
-            ("--augpipe", self.augment_pipe, augment.PIPES),
-        ):
-            if value not in legal:
-                raise ValueError(f"{flag}={value}: legal are {', '.join(legal)}")
-        if not 0 <= self.augment_p <= 1:
-            raise ValueError(f"--p={self.augment_p}: must be 0 to 1")
-        if not 0 < self.augment_target < 1:
-            raise ValueError(f"--target={self.augment_target}: must be greater than 0 and less than 1")
-        if not 0 < self.augment_kimg < math.inf:
-            raise ValueError(f"--ada-kimg={self.augment_kimg}: must be finite and greater than 0")
-        for flag, name, mode in (("--p", "augment_p", "fixed"), ("--target", "augment_target", "ada")):
-            value, usual = getattr(self, name), getattr(AdversarialConfig, name)
-            if value != usual and self.augment != mode:
-                raise ValueError(
-                    f"{flag}={value} acts with --aug={mode}, and this run has --aug={self.augment}; give --aug={mode}, "
-                    f"or {flag}={usual}, the default"
-                )
+        augment.check_options(self.augment, self.augment_p, self.augment_target, self.augment_kimg, self.augment_pipe)
 
 
 class AdversarialObjective(Objective):

@@ -39,8 +39,12 @@ class BlurredConfig(AdversarialConfig):
     def changed(self, **values: Any) -> Self:
         """Returns the record with other values; `blurred=False` switches the blur off."""
         if values.pop("blurred", True) is False:
-            values["blur_sigma"] = 0.0
+            values.setdefault("blur_sigma", 0.0)
         return super().changed(**values)
+
+    def warm_start(self) -> dict[str, Any]:
+        """Returns values for `changed` without a blur."""
+        return super().warm_start() | {"blurred": False}
 
     def check(self, config: RunConfig) -> None:
         """Raises ValueError with the option's name for values that are illegal or contradict the run's."""

@@ -89,6 +89,7 @@ def resolve_config(
     base: TrainingConfig | None = None,  # of a run that goes on: stands in for the preset
     fields: dict[str, Any] | None = None,  # of TrainingConfig, or "generator.map_depth"; None leaves the preset's value
     gpu: Gpu | None = None,  # the smallest that trains; None on a CPU
+    warm: bool = False,  # start from trained weights: without what only a start from noise needs
 ) -> TrainingConfig:
     """Returns the preset's values, beaten by every one that was given.
 
@@ -109,19 +110,19 @@ def resolve_config(
             f"--preset={config.preset} is for {config.resolution} px, the images in {data} have "
             f"{dataset.resolution} px; leave --preset out or convert the data"
         )
-    given: dict[str, dict[str, Any]] = {name: {} for name in ("", *NESTED)}
+    warmth = {name: getattr(config, name).warm_start() if warm and base is None else {} for name in NESTED}
+    given: dict[str, dict[str, Any]] = {"": {}, **warmth}
     for name, value in (fields or {}).items():
-        owner, _, field = name.partition(".") if "." in name else ("", "", name)
+        owner, _, field = name.rpartition(".")
         if value is not None:
             given[owner][field] = value
-    listed = dataset.index_list
     colour = resolve_background(background, dataset.has_masks)
     # Published weights say random, which their new data may have no masks for.
     kept = background == "auto" and (config.background != "random" or (base is not None and dataset.has_masks))
     config = dataclasses.replace(
         config,
         data=os.path.abspath(data),
-        index_list=os.path.abspath(listed) if os.path.isfile(listed) else listed,
+        index_list=_lasting(dataset.index_list),
         background=config.background if kept else colour,
         stages=tuple(
             stage.changed(**{name: given[""][name] for name in OF_EVERY_STAGE if name in given[""]})
@@ -139,6 +140,11 @@ def resolve_config(
         config = fitted(config, ranks, gpu) if gpu and by_memory else shrunk(config, ranks)
     config.check(ranks)
     return config
+
+
+def _lasting(index_list: str) -> str:
+    """Returns an index list by a path that holds in every folder, or its name."""
+    return os.path.abspath(index_list) if os.path.isfile(index_list) else index_list
 
 
 def with_classes(config: TrainingConfig, dataset: ImageDataset, data: str, fixed: bool) -> TrainingConfig:

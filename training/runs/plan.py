@@ -58,7 +58,7 @@ def make_plan(request: Request, loop: dict[str, Any], fields: dict[str, Any]) ->
 
     def resolve(base: TrainingConfig | None = None) -> TrainingConfig:
         return launch.resolve_config(
-            dataset, request.data, ranks, request.preset, request.background, base, fields, gpu
+            dataset, request.data, ranks, request.preset, request.background, base, fields, gpu, bool(request.init_from)
         )
 
     config = resolve(base)

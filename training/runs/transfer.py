@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import OPTIONAL_RECORDS, RECORDS, config_of, load_checkpoint
-from training.config import TrainingConfig
+from training.config import NESTED, TrainingConfig
 from training.families import family
 
 LEAST_SHARE = 0.5  # of a network's values that must come from the file, if nothing else is asked for
@@ -68,12 +68,15 @@ class Weights:
     path: str  # the file
     state: dict[str, Any]  # state dicts by network
     otherwise: list[str]  # values that networks were built with there and are not here: "name: theirs -> ours"
+    warm: list[str]  # values of the schedules that a start from noise has: "name=value"
 
     def lines(self, transfers: list[Transfer]) -> list[str]:
-        """Returns lines for the console: what was taken, and what may act otherwise though it fits."""
+        """Returns lines for the console: what was taken, what may act otherwise though it fits, and the schedules."""
         found = [f"Weights from {self.path}", *(line for transfer in transfers for line in transfer.lines())]
         if self.otherwise:
             found.append(f"  Built otherwise there, so that what fits may act otherwise: {', '.join(self.otherwise)}")
+        if self.warm:
+            found.append(f"  Warm start: {', '.join(self.warm)}")
         return found
 
 
@@ -86,7 +89,7 @@ def read_weights(path: str, config: TrainingConfig, least_share: float) -> Weigh
     state = load_checkpoint(path)
     networks = {"G", "D", "G_ema"} | set(state) - RECORDS - OPTIONAL_RECORDS  # further averages of G
     built = _built_otherwise(config_of(path, state), config)
-    weights = Weights(path, {name: state[name] for name in networks}, built)
+    weights = Weights(path, {name: state[name] for name in networks}, built, _warm_values(config))
     with torch.device("meta"):  # shapes alone
         of = family(config.family)
         G, D = of.generator(config.generator), of.discriminator(config.discriminator)
@@ -104,6 +107,14 @@ def _built_otherwise(theirs: TrainingConfig, ours: TrainingConfig) -> list[str]:
         for part in ("generator", "discriminator")
         for name, value in after[part].items()
         if before[part][name] != value
+    ]
+
+
+def _warm_values(config: TrainingConfig) -> list[str]:
+    """Returns what `Weights.warm` holds: values as they are, whether a warm start or the command line set them."""
+    records = {name: getattr(config, name) for name in NESTED}
+    return [
+        f"{part}.{name}={getattr(record, name)!r}" for part, record in records.items() for name in record.warm_start()
     ]
 
 

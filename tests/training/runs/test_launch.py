@@ -32,6 +32,43 @@ def test_micro_batches_shrink_in_every_stage():
     assert list(launch.batch_sizes(staged(), 1, 16)) == [16, 8, 4]  # groups of 4 samples share a statistic
 
 
+def published_schedules(preset, **options):
+    """Returns what the published command lines set where they start from weights, of a run of `preset`."""
+    config = resolve(preset, data="")
+    size = config.resolution
+    data = SimpleNamespace(resolution=size, index_list="all", has_masks=True, num_classes=0, class_problem=None)
+    found = launch.resolve_config(data, "", preset=preset, **options)
+    names = ("blur_sigma", "ema_rampup", "augment_kimg", "swap_fade_kimg")
+    values = {name: getattr(found.objective, name) for name in names if hasattr(found.objective, name)}
+    return values | {"background_nimg": getattr(found.generator, "background_nimg", None)}
+
+
+@pytest.mark.parametrize("preset", ["cgs512", "gsgan-ffhq512", "gghead-afhq512", "epigraf-ffhq512"])
+def test_a_start_from_weights_needs_no_warm_up(preset):
+    """As published; EpiGRAF's swaps fade all the same there."""
+    cold, warm = published_schedules(preset), published_schedules(preset, warm=True)
+    assert (cold["blur_sigma"], cold["ema_rampup"], cold["augment_kimg"]) == (10, 0.05, 500)
+    assert (warm["blur_sigma"], warm["augment_kimg"]) == (0, 100) and warm["ema_rampup"] >= 1e6
+    faded = {"gsgan-ffhq512": 0, "gghead-afhq512": 0, "epigraf-ffhq512": 1000}.get(preset)
+    assert warm.get("swap_fade_kimg") == faded and cold.get("swap_fade_kimg") in (1000, None)
+    assert (cold["background_nimg"], warm["background_nimg"]) in ((50_000, 0), (None, None))
+
+
+def test_what_is_given_beats_a_warm_start():
+    def of(**fields):
+        return published_schedules(
+            "gsgan-ffhq512", warm=True, fields={k.replace("__", "."): v for k, v in fields.items()}
+        )
+
+    assert of(objective__blurred=True)["blur_sigma"] == 10  # --resume-blur
+    assert of(objective__blur_sigma=3.0)["blur_sigma"] == 3
+    assert of(objective__augment_kimg=400.0, generator__background_nimg=7) == of() | {
+        "augment_kimg": 400, "background_nimg": 7
+    }  # fmt: skip
+    kept = launch.resolve_config(DATA, "", base=resolve("micro", data=""), warm=True)  # a run that goes on
+    assert kept.objective.blur_sigma == resolve("micro", data="").objective.blur_sigma > 0
+
+
 GIB = 2**30
 
 

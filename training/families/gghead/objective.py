@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class GgHeadObjectiveConfig(BlurredConfig):
     def whole_step(self) -> bool:
         """Whether losses look at the cameras of all samples of a step: they do."""
         return True
+
+    def warm_start(self) -> dict[str, Any]:
+        """Returns values for `changed` without a fade of the swaps."""
+        return super().warm_start() | {"swap_fade_kimg": 0.0}
 
     def check(self, config: RunConfig) -> None:
         """Raises ValueError with the option's name for values that are illegal or contradict the run's."""

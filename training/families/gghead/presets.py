@@ -21,7 +21,6 @@ STAGES = ((256, 0), (512, 6_400_000), (1024, 25_000_000))  # pixels, images seen
 SAMPLES = (256, 512)  # of the template, of the first stage and of the others
 TV_WEIGHT, BETA_WEIGHT = 100.0, 1.0  # of the second stage and later
 BATCH, BATCH_GPU, G_LR, D_LR = 32, 8, 0.0025, 0.002
-NO_RAMPUP = 1e6  # the average has its half-life from the second step on
 
 
 def _published(resolution: int, total_kimg: float) -> Preset:
@@ -54,13 +53,11 @@ def _published(resolution: int, total_kimg: float) -> Preset:
 
 
 def _fine_tuned(grown: Preset, total_kimg: float) -> Preset:
-    """Returns the last stage of a preset alone, without the schedules of a start."""
+    """Returns the last stage of a preset alone, for --init-from with weights of the stages before."""
     return Preset(
         generator=grown.generator.changed(first_samples=0, refined_nimg=0),
         discriminator=grown.discriminator,
-        objective=grown.objective.changed(
-            surface_from_kimg=0.0, swap_fade_kimg=0.0, blur_sigma=0.0, ema_rampup=NO_RAMPUP
-        ),
+        objective=grown.objective.changed(surface_from_kimg=0.0),
         run=RunFields(**{**grown.run, "total_kimg": total_kimg, "stages": ()}),
     )
 

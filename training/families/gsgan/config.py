@@ -100,6 +100,10 @@ class GeneratorConfig(base.GeneratorConfig):
         if self.start not in STARTS:
             raise ValueError(f"start={self.start!r}; legal are {', '.join(STARTS)}")
 
+    def warm_start(self) -> dict[str, Any]:
+        """Returns values for `changed` with a background from the first image on."""
+        return {"background_nimg": 0}
+
     @classmethod
     def published(cls, resolution: int, conventions: Conventions | None = None) -> Self:
         """Returns the member of the published family for 256 or 512 pixels, by default without its conventions."""
