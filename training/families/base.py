@@ -306,6 +306,7 @@ class PublishedFormat(abc.ABC):
 
     looks_for: str  # what `recognises` goes by, for people: "G_ema with tensors point_gen.transformer.*"
     records: frozenset[str]  # names of all records that its files may hold
+    goes_on_warm: bool = True  # whoever goes on from a file has no warm-up, as from other weights: `Record.warm_start`
     classes: frozenset[str] = frozenset()  # full names of plain classes, besides torch.nn's, of objects in its files
     options: Sequence[Option] = ()  # of convert_checkpoint.py: what a file may leave open
     files: Mapping[str, str] = {}  # record -> word in its name, where every network has a file (module_files.py)

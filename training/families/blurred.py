@@ -37,9 +37,9 @@ class BlurredConfig(AdversarialConfig):
         return super().field_types() | {"blurred": bool}
 
     def changed(self, **values: Any) -> Self:
-        """Returns the record with other values; `blurred=False` switches the blur off."""
-        if values.pop("blurred", True) is False:
-            values.setdefault("blur_sigma", 0.0)
+        """Returns the record with other values; `blurred` switches the blur off, or the published one on."""
+        if (blurred := values.pop("blurred", self.blurred)) != self.blurred:
+            values.setdefault("blur_sigma", BlurredConfig.blur_sigma if blurred else 0.0)
         return super().changed(**values)
 
     def warm_start(self) -> dict[str, Any]:

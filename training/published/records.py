@@ -156,11 +156,12 @@ class _Import:
         return _Network(config, tensors, stored.parameters)
 
     def config(self, generator: Any, run: PublishedRun) -> TrainingConfig:
+        warm = self.layout.goes_on_warm
         return TrainingConfig(
             family=self.family.name,
-            generator=generator,
+            generator=generator.changed(**generator.warm_start()) if warm else generator,
             discriminator=run.discriminator,
-            objective=run.objective,
+            objective=run.objective.changed(**run.objective.warm_start()) if warm else run.objective,
             preset=run.preset,
             data=_data_path(self.file.records),
             **run.fields,

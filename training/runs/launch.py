@@ -113,7 +113,7 @@ def resolve_config(
     warmth = {name: getattr(config, name).warm_start() if warm and base is None else {} for name in NESTED}
     given: dict[str, dict[str, Any]] = {"": {}, **warmth}
     for name, value in (fields or {}).items():
-        owner, _, field = name.rpartition(".")
+        owner, _, field = name.partition(".") if "." in name else ("", "", name)
         if value is not None:
             given[owner][field] = value
     colour = resolve_background(background, dataset.has_masks)

@@ -237,6 +237,7 @@ class EpigrafPublished(PublishedFormat):
 
     looks_for = f"G_ema with tensors {PLANES}* and {DECODER}*"
     records = frozenset({"training_set_kwargs", "G", "D", "G_ema", "augment_pipe", "G_opt", "D_opt", "vis", "stats"})
+    goes_on_warm = False  # a run goes on from its whole state
     classes = frozenset(
         {*_OMEGACONF, "typing.Any", "torch.optim.adam.Adam", "builtins.dict", "builtins.int", "builtins.list"}
     )

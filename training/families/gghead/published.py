@@ -281,8 +281,6 @@ class GgHeadPublished(PublishedFormat):
             preset=f"gghead-ffhq{size}" if f"gghead-ffhq{size}" in PRESETS else "published",
             discriminator=published_discriminator.fitting(discriminator, default),
             objective=GgHeadObjectiveConfig(
-                swap_fade_kimg=0.0,  # published runs that go on have no schedules of the start
-                blur_sigma=0.0,
                 tv_weight=TV_WEIGHT if later else 0.0,
                 beta_weight=BETA_WEIGHT if later else 0.0,
             ),

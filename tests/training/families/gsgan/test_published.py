@@ -70,7 +70,9 @@ def test_a_file_opens_wherever_ours_do(modules: dict[str, nn.Module], tmp_path: 
     state = checkpoint.load_checkpoint(path)
     assert all(same(state[name], module) for name, module in modules.items())
     assert state["config"]["family"] == "gsgan" and state["config"]["background"] == "black"
-    assert GeneratorConfig.from_dict(state["config"]["generator"]) == SMALL
+    assert GeneratorConfig.from_dict(state["config"]["generator"]) == SMALL.changed(background_nimg=0)  # seen at once
+    schedules = {name: state["config"]["objective"][name] for name in ("blur_sigma", "swap_fade_kimg", "augment_kimg")}
+    assert schedules == {"blur_sigma": 0, "swap_fade_kimg": 0, "augment_kimg": 100}  # a run that goes on starts warm
     assert state["config"]["objective"]["swap_probability"] == 0.8  # the pivot is AFHQ's
     assert state["config"]["objective"]["center_weight"] == 10.0 and state["progress"]["nimg"] == 1_024_000
     G, D = checkpoint.load_generator(path), checkpoint.load_discriminator(path)
