@@ -86,3 +86,22 @@ THEIRS = {  # name -> what to do instead, and the value that means what happens 
     "--use-l1-scale-reg": ("say --set=objective.absolute_scales=True", "False"),
     "--tv-uv-include-transparent-gaussians": ("say --set=objective.tv_opaque=True", "False"),
 }
+
+# GGHead's options of a run that goes on, each the twin of another.
+_OVERWRITTEN = (
+    "resolution", "plane-resolution", "n-uniform-flame-vertices", "new-layers-gen-blend-kimg", "interpolation-mode",
+    "align-corners", "lambda-raw-gaussian-position", "lambda-raw-gaussian-scale", "lambda-raw-gaussian-rotation",
+    "lambda-raw-gaussian-color", "lambda-raw-gaussian-opacity", "lambda-raw-scale-std", "lambda-tv-uv-rendering",
+    "lambda-beta-loss", "use-l1-scale-reg", "tv-uv-include-transparent-gaussians", "use-masks", "apply-masks",
+    "return-masks", "mask-method", "blur-masks", "random-background", "return-background", "background-color",
+    "use-background-cnn", "n-background-channels", "fix-alpha-blending",
+)  # fmt: skip
+_GROWS = (
+    "a preset of several sizes grows by itself, and any other option, or --set, beats the value of a run that goes on"
+)
+THEIRS |= {f"--overwrite-{name}": (_GROWS, None) for name in _OVERWRITTEN}
+THEIRS |= {
+    "--smooth-D-intro": ("a preset of several sizes fades in what D gains", "True"),
+    "--smooth-G-intro": ("G has all of its layers from the start", "True"),
+    "--smooth-res-intro": (_GROWS, "False"),
+}
