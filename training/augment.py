@@ -8,10 +8,9 @@ on ranks, micro-batches or resumes, and nothing waits for the device.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import pi
+from math import inf, pi
 
 import torch
 import torch.nn.functional as F
@@ -209,7 +208,7 @@ def check_options(mode: str, p: float, target: float, kimg: float, pipe: str) ->
         raise ValueError(f"--p={p}: must be 0 to 1")
     if not 0 < target < 1:
         raise ValueError(f"--target={target}: must be greater than 0 and less than 1")
-    if not 0 < kimg < math.inf:
+    if not 0 < kimg < inf:
         raise ValueError(f"--ada-kimg={kimg}: must be finite and greater than 0")
     for flag, value, usual, acts in (("--p", p, USUAL_P, "fixed"), ("--target", target, USUAL_TARGET, "ada")):
         if value != usual and mode != acts:
