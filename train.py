@@ -155,6 +155,8 @@ OPTIMISATION = group(
           help="samples that a process holds at once; unless given, at most its share of --batch, on GPUs by memory"),
     field("--glr", "g_lr", type=float, help="learning rate of the generator"),
     field("--dlr", "d_lr", type=float, help="learning rate of the discriminator"),
+    field("--cooldown-kimg", "cooldown_kimg", type=float,
+          help="thousands of images at the end of --kimg over which both learning rates fall to 0"),
     field("--disc-c-noise", "label_noise", type=float,
           help="noise on the cameras that the discriminator is told, in standard deviations of the labels"),
     field("--ema", "ema_kimg", metavar="LIST", callback=_lengths,

@@ -143,9 +143,11 @@ def test_every_other_option_at_once(heads, tmp_path):
         "--map-depth=1 --mbstd_group=2 --batch=4 --batch-gpu=2 --tick=0.004 --img_snap=2 --network-snap=9 --seed=3 "
         "--nobench=True --workers=0 --blur_fade_kimg=0.01 --disc_c_noise=0.1 --d_num_fp16_res=0 "
         "--gaussian_num_pts=16 --center_dists=0.5 --knn-dists=10 --knn_num_ks=3 --job_id=7 --resume_blur=True "
-        "--background=0.2,0.4,0.6 --precision=fp32 --rasterizer=torch --use_multiview_reg=False --device=cpu"
+        "--background=0.2,0.4,0.6 --precision=fp32 --rasterizer=torch --use_multiview_reg=False --device=cpu "
+        "--cooldown-kimg=0.003"
     )
-    succeed(f"--data={heads}", *options.split(), *SHORT, "--kimg=0.012", "--desc=all", f"--outdir={tmp_path}")
+    output = succeed(f"--data={heads}", *options.split(), *SHORT, "--kimg=0.012", "--desc=all", f"--outdir={tmp_path}")
+    assert "Cooldown    from 0.009 kimg on both learning rates fall to 0 at 0.012\n" in output
     state = load_checkpoint(next(tmp_path.glob("00000-all_jobid-7/network-snapshot-*_00000012.pkl")))
     assert state["config"]["background"] == "0.2,0.4,0.6" and state["config"]["seed"] == 3
     frozen = {name.rsplit(".", 1)[0] for name in state["D"]} - {name.rsplit(".", 1)[0] for name in state["opt"]["D"]}
@@ -172,6 +174,7 @@ def test_every_other_option_at_once(heads, tmp_path):
         ("--img_snap=7", "image_ticks", 7),
         ("--network_snap=7", "snapshot_ticks", 7),
         ("--disc_c_noise=0.5", "label_noise", 0.5),
+        ("--cooldown-kimg=2.5", "cooldown_kimg", 2.5),
         ("--use_multivew_reg=False", "objective.multiview", False),
         ("--use-multiview-reg=False", "objective.multiview", False),
         ("--resume_blur=False", "objective.blur_sigma", 0),

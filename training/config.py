@@ -46,6 +46,7 @@ class TrainingConfig:
     # Optimisation
     g_lr: float = 0.0025  # learning rate of the generator
     d_lr: float = 0.002  # learning rate of the discriminator, before any correction for lazy regularisation
+    cooldown_kimg: float = 0.0  # the last thousands of images, over which both rates fall to 0
     freeze_d: int = 0  # layers of D, from the image on, that do not learn
     label_noise: float = 0.0  # noise on the cameras that D is told, in standard deviations of the data's labels
 
@@ -72,6 +73,15 @@ class TrainingConfig:
         """Returns the part of the run in which the step after `nimg` images lies."""
         started = [stage for stage in self.stages if stage.from_nimg <= nimg]
         return started[-1] if started else self._whole
+
+    def lr_factor(self, nimg: int) -> float:
+        """Returns the share of the learning rates with which the step after `nimg` images is taken.
+
+        It is 1, and falls linearly to 0 over the last `cooldown_kimg` of the run (Haegele et al. 2024, "Scaling laws
+        and compute-optimal training beyond fixed training durations").
+        """
+        left = self.total_kimg - nimg / 1000
+        return max(left, 0.0) / self.cooldown_kimg if left < self.cooldown_kimg else 1.0
 
     @property
     def _whole(self) -> Stage:
@@ -119,6 +129,8 @@ class TrainingConfig:
             if not 0 < value < math.inf:
                 raise ValueError(f"{flag}={value}: must be finite and greater than 0")
         check_lengths("--ema", self.ema_kimg)
+        if not 0 <= self.cooldown_kimg <= self.total_kimg:
+            raise ValueError(f"--cooldown-kimg={self.cooldown_kimg}: legal are 0 to --kimg, {self.total_kimg:g}")
         if not 0 <= self.label_noise < math.inf:
             raise ValueError(f"--disc-c-noise={self.label_noise}: must be finite and 0 or greater")
         layers = self.discriminator.num_freezable

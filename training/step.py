@@ -188,7 +188,7 @@ class GanStep:
                     kept.copy_(current)
 
     def _set_learning_rates(self, nimg: int) -> None:
-        rates = self.objective.learning_rates(self.config.stage_at(nimg))
+        rates, factor = self.objective.learning_rates(self.config.stage_at(nimg)), self.config.lr_factor(nimg)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = rates[name]
+                group["lr"] = rates[name] * factor

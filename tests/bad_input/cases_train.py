@@ -45,6 +45,7 @@ CASES = [
     _case("a metric twice of train.py", "--metrics=swd8,swd8", "--metrics=swd8,swd8: swd8 is there twice; leave one out"),
     _case("a batch smaller than a group", "--batch=3", "--batch-gpu=3 is not a multiple of the minibatch-std group of 4"),
     _case("no channel left", "--cbase=8", "--cbase=8 leaves no channel at 32 px"),
+    _case("a cooldown longer than the run", "--cooldown-kimg=1", "--cooldown-kimg=1.0: legal are 0 to --kimg, 0.016"),
     _case("learning rate is not finite", "--glr=nan", "--glr=nan: must be finite and greater than 0"),
     _case("gamma is negative", "--gamma=-1", "--gamma=-1.0: must be finite and 0 or greater"),
     _case("a published flag that asks for another network", "--start_pe=False", "--start-pe=False is refused: the"),

@@ -119,6 +119,17 @@ def test_moving_averages():
     assert torch.equal(G_ema.w_avg, step.G.w_avg) and not torch.equal(step.G.w_avg, w_avg)
 
 
+def test_learning_rates_fall_to_nothing_at_the_end():
+    """All optimisers' rates, from 1 to 0 over the last images of the run; D's lazy factor stays."""
+    step, micro = make_step(8, torch.float32)
+    full = step.objective.learning_rates(step.config.stage_at(0))
+    step.config = dataclasses.replace(step.config, total_kimg=0.5, cooldown_kimg=0.1)
+    for nimg, factor in ((0, 1.0), (400, 1.0), (408, 0.92), (450, 0.5), (496, 0.04), (400, 1.0)):
+        step.run(0, nimg, micro)
+        rates = {name: group["lr"] for name, opt in step.optimizers.items() for group in opt.param_groups}
+        assert rates == pytest.approx({name: rate * factor for name, rate in full.items()}, rel=1e-12)
+
+
 @pytest.mark.parametrize("objective", [{}, RELATIVISTIC, AUGMENTED])
 def test_real_and_generated_images_in_one_call_are_judged_as_in_two(objective):
     step, (micro,) = make_step(8, torch.float64, mbstd=4, objective=objective)

@@ -259,6 +259,7 @@ class RunFields(TypedDict, total=False):
     stages: tuple[Stage, ...]
     g_lr: float
     d_lr: float
+    cooldown_kimg: float
     label_noise: float
     precision: str
     metrics: tuple[str, ...]

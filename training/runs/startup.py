@@ -38,6 +38,9 @@ def describe(
         f"{stage.batch_gpu} at once, learning rates {stage.g_lr:g} and {stage.d_lr:g}"
         for stage in config.stages
     ]
+    if config.cooldown_kimg:
+        first = config.total_kimg - config.cooldown_kimg
+        lines.append(f"Cooldown    from {first:g} kimg on both learning rates fall to 0 at {config.total_kimg:g}")
     if not dataset.has_masks:
         lines.append(
             "Warning: the set has no masks, so the scene must explain the background of the images too, "

@@ -81,6 +81,7 @@ def run_config() -> Any:
         objective=objective,
         stages=(stage,),
         stage_at=lambda nimg: stage,
+        lr_factor=lambda nimg: 1.0,
         generator=None,
         discriminator=None,
         ema_kimg=(),
