@@ -56,7 +56,7 @@ def test_train_options_stand_in_groups_with_their_defaults():
 
 
 def test_stated_defaults_are_those_of_the_presets():
-    assert stated_default("objective.gamma", FAMILIES["cgs"]) == "1; micro: 0.5; small: 4"
+    assert stated_default("objective.gamma", FAMILIES["cgs"]) == "1; micro: 0.5"
     assert stated_default("generator.map_depth", FAMILIES["cgs"]) == "2; cgs-control-tiny: 0"
     bases = "32768; micro: 1024; small: 4096; tiny, cgs-control-tiny: 2048"
     assert stated_default("discriminator.channel_base", FAMILIES["cgs"]) == bases

@@ -99,7 +99,7 @@ PRESETS = {
     ),
     "small": _small(
         resolution=128, points=128, ratios=(1, 4, 4, 4, 2), widths=(256, 128, 64, 32, 16), w_dim=256, blocks=4, heads=8,
-        channel_base=4096, channel_max=256, mapping_depth=6, num_views=2, gamma=4.0, blur_fade_kimg=2,
+        channel_base=4096, channel_max=256, mapping_depth=6, num_views=2, gamma=1.0, blur_fade_kimg=2,
         ema_halflife_kimg=4.0,
         run=RunFields(total_kimg=200, batch=8, batch_gpu=8, g_lr=0.002, d_lr=0.002, tick_kimg=1, image_ticks=5,
                       snapshot_ticks=10, metrics=("swd2k",)),
