@@ -80,8 +80,9 @@ class TrainingConfig:
         It is 1, and falls linearly to 0 over the last `cooldown_kimg` of the run (Haegele et al. 2024, "Scaling laws
         and compute-optimal training beyond fixed training durations").
         """
-        left = self.total_kimg - nimg / 1000
-        return max(left, 0.0) / self.cooldown_kimg if left < self.cooldown_kimg else 1.0
+        if not self.cooldown_kimg:  # a step after the last image, as of a benchmark, has whole rates too
+            return 1.0
+        return min(max(self.total_kimg - nimg / 1000, 0.0) / self.cooldown_kimg, 1.0)
 
     @property
     def _whole(self) -> Stage:

@@ -123,6 +123,7 @@ def test_learning_rates_fall_to_nothing_at_the_end():
     """All optimisers' rates, from 1 to 0 over the last images of the run; D's lazy factor stays."""
     step, micro = make_step(8, torch.float32)
     full = step.objective.learning_rates(step.config.stage_at(0))
+    assert step.config.cooldown_kimg == 0 and step.config.lr_factor(10**9) == 1  # later than the end of the run
     step.config = dataclasses.replace(step.config, total_kimg=0.5, cooldown_kimg=0.1)
     for nimg, factor in ((0, 1.0), (400, 1.0), (408, 0.92), (450, 0.5), (496, 0.04), (400, 1.0)):
         step.run(0, nimg, micro)
