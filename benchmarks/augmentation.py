@@ -23,7 +23,7 @@ from dnnlib import ROOT
 from training.checkpoint import SNAPSHOT_PATTERN, read_progress
 from training.data.synthetic.synthesize import synthesize_heads
 
-MODES = {"noaug": (), "ada": ("--aug=ada",)}
+MODES = ("noaug", "ada")
 METRIC = "swd2k"
 SEEDS_OF_SETS = {"train": 0, "held-out": 1}
 COLORS = {"noaug": "#d55e00", "ada": "#0072b2"}
@@ -75,6 +75,13 @@ def statistics(run_dir: Path) -> dict[str, list[float]]:
     return {"kimg": [line["nimg"] / 1000 for line in lines], **series}
 
 
+def resting(p: list[float]) -> tuple[float, float]:
+    """Returns the mean of p over the third and over the last quarter of the ticks: alike where it has come to rest."""
+    quarter = max(len(p) // 4, 1)
+    before, last = p[-2 * quarter : -quarter] or p, p[-quarter:]
+    return sum(before) / len(before), sum(last) / len(last)
+
+
 def save_plot(path: Path, runs: list[dict[str, Any]]) -> None:
     """Draws the distance to the held-out images, p, and the sign of real logits over the images seen."""
     from matplotlib.figure import Figure
@@ -104,6 +111,9 @@ def save_plot(path: Path, runs: list[dict[str, Any]]) -> None:
 @click.option("--images", default=300, help="images to train on")
 @click.option("--held-out", default=2000, help="images to measure against")
 @click.option("--seeds", default="0,1", help="of the runs, comma-separated")
+@click.option(
+    "--target", type=float, help="mean sign of real logits, of the runs with augmentation; train.py's if none"
+)
 @click.option("--json", "out", type=click.Path(path_type=Path), help="file for the figures")
 @click.option("--plot", type=click.Path(path_type=Path), help="picture of the curves")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
@@ -114,6 +124,7 @@ def main(
     images: int,
     held_out: int,
     seeds: str,
+    target: float | None,
     out: Path | None,
     plot: Path | None,
     options: tuple[str, ...],
@@ -124,19 +135,26 @@ def main(
         synthesize_heads(outdir / name, counts[name], resolution, seed=made_with)
         folders[name] = outdir / name / str(resolution)
     runs = []
+    augmented = ("--aug=ada",) if target is None else ("--aug=ada", f"--target={target:g}")
     for seed in seeds.split(","):
-        for mode, own in MODES.items():
+        for mode in MODES:
+            own = augmented if mode == "ada" else ()
             arguments = (f"--preset={preset}", f"--seed={seed}", "--metrics=none", "--no-validate", *options, *own)
             run_dir = train_one(outdir, f"{mode}-{seed}", folders["train"], arguments)
             curve = measure(run_dir, folders["held-out"])
-            runs.append({"mode": mode, "seed": int(seed), "curve": curve, "statistics": statistics(run_dir)})
+            series = statistics(run_dir)
+            runs.append({"mode": mode, "seed": int(seed), "curve": curve, "statistics": series})
             click.echo(f"{mode}, seed {seed}: {METRIC} {curve[-1][METRIC]:.2f} after {curve[-1]['kimg']:g} kimg")
+            if mode == "ada":
+                before, last = resting(series["p"])
+                click.echo(f"  p {before:.3f} in the third quarter of the ticks, {last:.3f} in the last")
     if out:
         record = {
             "machine": machine.facts(),
             "images": images,
             "held_out": held_out,
             "options": [f"--preset={preset}", *options],
+            "augmented": list(augmented),
             "runs": runs,
         }
         out.write_text(json.dumps(record, indent=1) + "\n")
