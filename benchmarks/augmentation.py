@@ -17,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from benchmarks import machine
-from dnnlib import ROOT
-from training.checkpoint import SNAPSHOT_PATTERN, read_progress
+from dnnlib import ROOT, parse_color
+from training.checkpoint import SNAPSHOT_PATTERN, load_discriminator, read_config, read_progress
 from training.data.synthetic.synthesize import synthesize_heads
+from training.dataset import ImageDataset
+from training.families.base import Conditioning
+from training.images import composite
 
 MODES = ("noaug", "ada")
 METRIC = "swd2k"
@@ -47,8 +51,21 @@ def train_one(outdir: Path, name: str, data: Path, arguments: tuple[str, ...]) -
     return next(outdir.glob(f"?????-{name}"))
 
 
-def measure(run_dir: Path, held_out: Path) -> list[dict[str, float]]:
-    """Returns the distance to the held-out images of each snapshot, measured where it has not been."""
+@torch.no_grad()
+def sign(network: Path, data: Path, count: int = 256) -> float:
+    """Returns the mean sign of the logits that a checkpoint's discriminator gives the first images of a set, unchanged.
+
+    Its difference between images trained on and held out is what the discriminator knows by heart.
+    """
+    images = ImageDataset(data)
+    batch = images.load(range(min(count, len(images))))
+    colour = torch.tensor(parse_color(read_config(network).shown_background)).expand(len(batch.labels), 3)
+    seen = composite(batch.images, batch.masks, colour)
+    return load_discriminator(network).outputs(seen, Conditioning(batch.labels)).logits.sign().mean().item()
+
+
+def measure(run_dir: Path, train: Path, held_out: Path) -> list[dict[str, float]]:
+    """Returns what there is to tell of each snapshot; its distance to the held-out images is measured once."""
     kept = run_dir / "held-out"
     kept.mkdir(exist_ok=True)
     curve = []
@@ -59,7 +76,8 @@ def measure(run_dir: Path, held_out: Path) -> list[dict[str, float]]:
                 "calc_metrics.py", f"--network={path}", f"--data={held_out}", f"--metrics={METRIC}", f"--outdir={kept}"
             )
             found = {r["snapshot_pkl"]: r["results"][METRIC] for r in records(kept / f"metric-{METRIC}.jsonl")}
-        curve.append({"kimg": read_progress(path)["nimg"] / 1000, METRIC: found[path.name]})
+        signs = {"sign_train": round(sign(path, train), 4), "sign_held_out": round(sign(path, held_out), 4)}
+        curve.append({"kimg": read_progress(path)["nimg"] / 1000, METRIC: found[path.name], **signs})
     return curve
 
 
@@ -73,6 +91,12 @@ def statistics(run_dir: Path) -> dict[str, list[float]]:
     }
     series = {short: [round(line.get(name, 0.0), 4) for line in lines] for short, name in names.items()}
     return {"kimg": [line["nimg"] / 1000 for line in lines], **series}
+
+
+def described(point: dict[str, float]) -> str:
+    """Returns one line about a snapshot."""
+    signs = f"sign of unchanged images {point['sign_train']:.2f} in training, {point['sign_held_out']:.2f} held out"
+    return f"{METRIC} {point[METRIC]:.2f}, {signs}"
 
 
 def resting(p: list[float]) -> tuple[float, float]:
@@ -141,10 +165,10 @@ def main(
             own = augmented if mode == "ada" else ()
             arguments = (f"--preset={preset}", f"--seed={seed}", "--metrics=none", "--no-validate", *options, *own)
             run_dir = train_one(outdir, f"{mode}-{seed}", folders["train"], arguments)
-            curve = measure(run_dir, folders["held-out"])
+            curve = measure(run_dir, folders["train"], folders["held-out"])
             series = statistics(run_dir)
             runs.append({"mode": mode, "seed": int(seed), "curve": curve, "statistics": series})
-            click.echo(f"{mode}, seed {seed}: {METRIC} {curve[-1][METRIC]:.2f} after {curve[-1]['kimg']:g} kimg")
+            click.echo(f"{mode}, seed {seed}: after {curve[-1]['kimg']:g} kimg {described(curve[-1])}")
             if mode == "ada":
                 before, last = resting(series["p"])
                 click.echo(f"  p {before:.3f} in the third quarter of the ticks, {last:.3f} in the last")
