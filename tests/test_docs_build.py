@@ -11,7 +11,6 @@ from docs.build import FIGURES, main
 MADE_FROM_TRAINED_NETWORKS = {
     "heads-demo",
     "cars-tiny",
-    "heads-tiny",
     "heads-pigan",
     "heads-epigraf",
     "learning-heads",
