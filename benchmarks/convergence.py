@@ -38,7 +38,7 @@ from training.checkpoint import load_generator
 from training.comparison.store import write_whole
 from training.data.synthetic.synthesize import synthesize_heads
 from training.dataset import ImageDataset
-from training.families.adversarial import AdversarialConfig
+from training.families.adversarial_config import AdversarialConfig
 from training.runs.resume import newest_run
 from training.safety.watchdog import DIAGNOSIS_NAME
 

@@ -1,12 +1,17 @@
-"""Counts the kernels and the memory traffic of a training step on PyTorch's meta device, where nothing is computed.
+"""Counts a training step's kernels, memory traffic and peak memory on PyTorch's meta device, where nothing is computed.
 
     python -m benchmarks.counts --preset=cgs512 --batch-gpu=32 --precision=bf16
+    python -m benchmarks.counts --preset=cgs512 --batch-gpu=8 --published
 
 A whole step runs without a GPU, for any size that a GPU could hold, in seconds: the renderer is a stub that reads the
 scene and writes images, Adam one that does nothing. Counted is every operator that is no view and no allocation, and of
 each the bytes of its inputs and outputs. The operators of torch_utils/triton_ops.py count as on CUDA, and those on
 lists of tensors as the launches that 320 blocks of 65,536 numbers allow. What remains: a GPU runs a few kernels more
 inside an operator (a convolution's backward, attention), which this does not see.
+
+The peak is of all tensors that live at once, networks and Adam's moments among them, and of what gsplat keeps of each
+splat and pixel of a view. Lists of the splats of each tile, and the libraries' work space, are not in it: docs/gpu.md
+has it beside what a GPU used.
 """
 
 from __future__ import annotations
@@ -14,9 +19,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -26,6 +33,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.published_loop import as_published
 from benchmarks.training_step import FFHQ, ITEMS, random_batch
 from gaussian import Rendering
 from torch_utils.training_stats import Collector
@@ -40,6 +48,9 @@ META = torch.device("meta")
 LOW_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FREE = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view", "alias")
 BLOCKS, BLOCK_NUMBERS = 320, 65536  # of one launch of PyTorch's kernels on lists of tensors
+ALLOCATED = 512  # bytes: CUDA's allocator gives multiples
+SPLAT_BYTES, PIXEL_BYTES = 44, 8  # that gsplat 1.5.3 keeps of each splat and each pixel of a view, besides the image
+SPLAT_GRADIENT_BYTES = 36  # that its backward makes of each splat of a view on the way
 
 
 @dataclass
@@ -48,21 +59,40 @@ class Count:
 
     kernels: int = 0
     bytes: int = 0
+    peak: int = 0  # bytes of everything that lives at once
     by_name: Counter[str] = field(default_factory=Counter)  # kernels of each operator
     bytes_by_name: Counter[str] = field(default_factory=Counter)
 
 
 class Counting(TorchDispatchMode):
-    """Counts the operators that run inside it, under the name of the part of the step that is under way."""
+    """Counts the operators that run inside it, and what lives, under the name of the part of the step under way."""
 
     def __init__(self) -> None:
         super().__init__()
         self.parts: defaultdict[str, Count] = defaultdict(Count)
         self.part = "rest"
+        self.living: dict[int, int] = {}  # bytes of each storage
+        self.lives = 0  # bytes of all
+
+    def hold(self, x: Tensor) -> None:
+        """Counts what a tensor lies in among what lives, for as long as anything lies there."""
+        storage = x.untyped_storage()
+        key = storage._cdata
+        if x.device == META and key not in self.living:
+            self.living[key] = math.ceil(storage.nbytes() / ALLOCATED) * ALLOCATED
+            self.lives += self.living[key]
+            weakref.finalize(storage, self._freed, key).atexit = False
+
+    def _freed(self, key: int) -> None:
+        self.lives -= self.living.pop(key)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator and counts it."""
         result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            if isinstance(x, Tensor):
+                self.hold(x)
+        self.parts[self.part].peak = max(self.parts[self.part].peak, self.lives)
         name = func.name().partition("::")[2].partition(".")[0]
         if not _is_view(func) and name not in FREE:
             read = _read(name, args)
@@ -149,16 +179,24 @@ class StubRender(torch.autograd.Function):
     """Reads all fields of the scenes and writes images, channels last as gsplat does; and back."""
 
     @staticmethod
-    def forward(ctx: Any, shape: tuple[int, ...], *fields: Tensor) -> Tensor:
-        ctx.save_for_backward(*fields)
-        return fields[0].new_empty(*shape[:2], *shape[3:], shape[2]).movedim(-1, 2)
+    def forward(ctx: Any, shape: tuple[int, ...], splats: int, *fields: Tensor) -> Tensor:
+        batch, views, channels, *size = shape
+        splats, pixels = batch * views * splats, batch * views * math.prod(size)
+        kept = fields[0].new_empty(splats * SPLAT_BYTES + pixels * PIXEL_BYTES, dtype=torch.uint8)
+        ctx.save_for_backward(kept, *fields)
+        ctx.splats = splats
+        return fields[0].new_empty(batch, views, *size, channels).movedim(-1, 2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        return None, *(torch.empty_like(t) for t in ctx.saved_tensors)
+        _, *fields = ctx.saved_tensors
+        _on_the_way = grad.new_empty(ctx.splats * SPLAT_GRADIENT_BYTES, dtype=torch.uint8)
+        return None, None, *(torch.empty_like(t) for t in fields)
 
 
-def _stub_render(scene: Any, cameras: Any, resolution: int, background: Any = None, at: Any = None) -> Rendering:
+def _stub_render(
+    splats: int, scene: Any, cameras: Any, resolution: int, background: Any = None, at: Any = None
+) -> Rendering:
     fields: list[Tensor] = []
 
     def collect(values: Tensor) -> Tensor:
@@ -167,7 +205,7 @@ def _stub_render(scene: Any, cameras: Any, resolution: int, background: Any = No
 
     scene.map(collect)
     shape = (*cameras.shape, 3, resolution, resolution)
-    rgb = StubRender.apply(shape, *(t.float() for t in fields if t.is_floating_point()))
+    rgb = StubRender.apply(shape, splats, *(t.float() for t in fields if t.is_floating_point()))
     return Rendering(rgb=rgb, alpha=rgb[:, :, :1], depth=rgb[:, :, :1])
 
 
@@ -178,7 +216,7 @@ def make_step(config: TrainingConfig, precision: str) -> CountedStep:
     with META:
         G, D = of.generator(config.generator), of.discriminator(config.discriminator)
     G.info = checkpoint.run_info(config, FFHQ, labels)
-    G.render = _stub_render  # type: ignore[method-assign,assignment]
+    G.render = partial(_stub_render, G.scene_numbers if G.makes_splats else 0)  # type: ignore[method-assign,assignment]
     D.low_dtype = LOW_DTYPES[precision]
     G.low_dtype = D.low_dtype if D.low_dtype == torch.bfloat16 else None
     with mock.patch.object(adversarial, "_adam", _still_adam):
@@ -189,16 +227,31 @@ def make_step(config: TrainingConfig, precision: str) -> CountedStep:
     return CountedStep(config, G, objective, averages, Collector())
 
 
-def count_step(config: TrainingConfig, precision: str, nimg: int) -> dict[str, Count]:
-    """Returns what each phase of a step launches and moves, the rest of it under "rest", R1 with all its 1/interval."""
+def count_step(config: TrainingConfig, precision: str, nimg: int, published: bool = False) -> dict[str, Count]:
+    """Returns what each phase of a step launches, moves and holds; the rest of it under "rest", R1 as one whole.
+
+    published: of the published loop, see `published_loop.as_published`.
+    """
     step = make_step(config, precision)
+    if published:
+        as_published(step, config.batch_gpu)
+    run(step, config, nimg)
+    return dict(step.counting.parts)
+
+
+def run(step: CountedStep, config: TrainingConfig, nimg: int) -> None:
+    """Runs a step of all phases after `nimg` images, and counts it."""
     labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
     stream = SampleStream(config, labels, step.G.z_dim, META)
     micro_batches = stream.micro_batches(nimg, random_batch(config, labels))
     step.counting = Counting()
+    trained = {network for network, _ in step.optimized().values()}
+    for network in (*trained, *step.averaged.values()):
+        for x in (*network.parameters(), *network.buffers()):
+            step.counting.hold(x)
+    step.counting.lives += sum(2 * p.nbytes for network in trained for p in network.parameters())  # Adam's moments
     with step.counting, mock.patch.object(nn.functional, "scaled_dot_product_attention", _attention):
         step.run(0, nimg, micro_batches)
-    return dict(step.counting.parts)
 
 
 def per_step(config: TrainingConfig, parts: dict[str, Count]) -> tuple[float, float]:
@@ -215,26 +268,41 @@ def per_step(config: TrainingConfig, parts: dict[str, Count]) -> tuple[float, fl
 @click.option("--batch-gpu", type=int, help="default: the preset's")
 @click.option("--precision", type=click.Choice(list(LOW_DTYPES)), default="bf16", show_default=True)
 @click.option("--nimg", default=1_000_000, show_default=True, help="images seen before: the blur of the start is over")
+@click.option("--judged-at-once", type=int, help="images that D judges at once while G learns; default: the preset's")
+@click.option("--published", is_flag=True, help="of the published loop on our kernels, in float16")
 @click.option("--top", default=0, show_default=True, help="also list that many operators of each phase")
 @click.option("--by-bytes", is_flag=True, help="order them by bytes")
 def main(
-    preset: str, batch: int | None, batch_gpu: int | None, precision: str, nimg: int, top: int, by_bytes: bool
+    preset: str,
+    batch: int | None,
+    batch_gpu: int | None,
+    precision: str,
+    nimg: int,
+    judged_at_once: int | None,
+    published: bool,
+    top: int,
+    by_bytes: bool,
 ) -> None:
-    """Print kernels and bytes of a training step."""
+    """Print kernels, bytes and the peak memory of a training step."""
+    precision = "fp16" if published else precision
     try:
         config = presets.resolve(preset, data="")
         config = replace(config, batch=batch or config.batch, batch_gpu=batch_gpu or config.batch_gpu, stages=())
+        if judged_at_once is not None:
+            config = replace(config, objective=config.objective.changed(judged_at_once=judged_at_once))
         config.check()
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    parts = count_step(config, precision, nimg)
+    parts = count_step(config, precision, nimg, published)
     kernels, moved = per_step(config, parts)
-    print(f"{preset}, batch {config.batch}, {config.batch_gpu} at a time, {precision}")
+    loop = ", the published loop" if published else ""
+    print(f"{preset}, batch {config.batch}, {config.batch_gpu} at a time, {precision}{loop}")
     for name, count in parts.items():
-        print(f"{name:6} {count.kernels:7,} kernels {count.bytes / 1e9:8.1f} GB")
+        print(f"{name:6} {count.kernels:7,} kernels {count.bytes / 1e9:8.1f} GB, peak {count.peak / 2**30:5.1f} GiB")
         for operator, _ in (count.bytes_by_name if by_bytes else count.by_name).most_common(top):
             print(f"       {count.by_name[operator]:7,} {count.bytes_by_name[operator] / 1e9:16.1f}    {operator}")
-    print(f"a step {kernels:7,.0f} kernels {moved / 1e9:8.1f} GB")
+    peak = max(count.peak for count in parts.values())
+    print(f"a step {kernels:7,.0f} kernels {moved / 1e9:8.1f} GB, peak {peak / 2**30:5.1f} GiB")
 
 
 if __name__ == "__main__":

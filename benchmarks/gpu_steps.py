@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmarks import training_step
 from benchmarks.gpu import ROOT, Job, results
 from benchmarks.gpu_kernels import milliseconds
+from benchmarks.published_loop import as_published
 from gaussian import Cameras, Rendering, resolve_backend
 from torch_utils import memory
 from training import presets
@@ -189,35 +190,6 @@ def step_families(job: Job) -> None:
 # ---------------------------------------------------------------- the published loop
 
 
-def as_published(bench: Bench) -> None:
-    """Turns a step into the published loop: a call of the renderer per scene and view, a call of D per view."""
-    gan = bench.gan
-    objective: Any = gan.objective
-    batched = gan.G.render
-
-    def render(scene: Any, cameras: Cameras, *args: Any, **kwargs: Any) -> Rendering:
-        resolution, background, *rest = args
-        views = []
-        for v in range(cameras.shape[1]):
-            images = [
-                batched(
-                    scene.scene(b), cameras[b : b + 1, v : v + 1], resolution, background[b : b + 1, v : v + 1], *rest
-                )
-                for b in range(len(cameras))
-            ]
-            views.append(Rendering(*(torch.cat([getattr(i, n) for i in images]) for n in ("rgb", "alpha", "depth"))))
-        return Rendering(*(torch.cat([getattr(view, n) for view in views], dim=1) for n in ("rgb", "alpha", "depth")))
-
-    def judge(images: Tensor, labels: Tensor, at: Any, num_groups: int | None = None) -> Tensor:
-        samples = bench.config.batch_gpu
-        views = len(images) // samples
-        by_view = images.unflatten(0, (samples, views)), labels.unflatten(0, (samples, views))
-        return torch.stack([one(by_view[0][:, v], by_view[1][:, v], at) for v in range(views)], 1).flatten(0, 1)
-
-    one = objective.judge
-    gan.G.render, objective.judge = render, judge  # type: ignore[method-assign]
-
-
 def published_loop(job: Job) -> None:
     """Times the loop of the published code with our kernels, and ours beside it in the same process."""
     cpu = job.device == "cpu"
@@ -227,9 +199,8 @@ def published_loop(job: Job) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     bench = make_bench(job, "cgs512", "fp32" if cpu else "fp16", 8)
-    bench.gan.G.low_dtype = None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    as_published(bench)
+    as_published(bench.gan, bench.config.batch_gpu)
     spent = step_ms(job, bench.run)
     mine = [r["every_step_ms"] for r in results(job.out) if "setting" in r and r["part"] == job.part]
     text = f"published loop with our kernels, {'fp32' if cpu else 'fp16'} 8 at a time: {spent:.1f} ms without R1"

@@ -34,7 +34,8 @@ FLOORS = (
     ("samples",),
     ("families.inspection",),
     ("families.base",),
-    ("families.options", "families.adversarial", "families.posed", "families.swapping"),
+    ("families.options", "families.adversarial_config", "families.in_parts", "families.posed", "families.swapping"),
+    ("families.adversarial",),
     ("families.blurred",),
     ("families.anchored",),
     ("families.*",),  # a room for each family; one imports another only as FAMILY_PAIRS says

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gaussian import Cameras, Rendering, SceneRecord
 from training.families import base
-from training.families.adversarial import AdversarialConfig, AdversarialObjective
+from training.families.adversarial import AdversarialObjective
+from training.families.adversarial_config import AdversarialConfig
 from training.networks.discriminator import Discriminator, DiscriminatorConfig
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gaussian import Cameras, Gaussians, Rendering, render
 from tests.families import ball
 from training.families import base
-from training.families.adversarial import AdversarialConfig
+from training.families.adversarial_config import AdversarialConfig
 from training.families.base import AT_REST, StepContext
 
 

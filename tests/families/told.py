@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from gaussian import Cameras, Rendering
 from tests.families import ball
 from training.families import base
-from training.families.adversarial import AdversarialConfig, AdversarialObjective
+from training.families.adversarial import AdversarialObjective
+from training.families.adversarial_config import AdversarialConfig
 from training.families.base import Loss, StepContext
 from training.samples import MicroBatch, Stage
 

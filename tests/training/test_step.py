@@ -131,12 +131,16 @@ def test_learning_rates_fall_to_nothing_at_the_end():
         assert rates == pytest.approx({name: rate * factor for name, rate in full.items()}, rel=1e-12)
 
 
+def judge_both(objective, images, micro, at):
+    return [output.logits.squeeze(1) for output in objective.answer_both(images, micro, at)]
+
+
 @pytest.mark.parametrize("objective", [{}, RELATIVISTIC, AUGMENTED])
 def test_real_and_generated_images_in_one_call_are_judged_as_in_two(objective):
     step, (micro,) = make_step(8, torch.float64, mbstd=4, objective=objective)
     at, objective = StepContext(0, micro.draws), step.objective
     _, images = objective.fakes(micro, at)
-    fake, real = objective.judge_both(images, micro, at)
+    fake, real = judge_both(objective, images, micro, at)
     generated = objective.judge(images, micro.d_labels, at, "fake")
     apart = generated, objective.judge(micro.real, micro.real_labels, at, "real")
     for got, expected in zip((fake, real), apart, strict=True):
@@ -148,7 +152,7 @@ def test_no_minibatch_std_group_holds_both_kinds():
     step, (micro,) = make_step(8, torch.float64, mbstd=4)
     at, objective = StepContext(0), step.objective
     _, images = objective.fakes(micro, at)
-    fake, real = objective.judge_both(images, micro, at)
+    fake, real = judge_both(objective, images, micro, at)
     images[2] += torch.randn_like(images[2])
-    moved, same = objective.judge_both(images, micro, at)
+    moved, same = judge_both(objective, images, micro, at)
     assert torch.equal(same, real) and (moved != fake).nonzero().flatten().tolist() == [0, 2, 4, 6]

@@ -9,9 +9,8 @@ see goes through `seen`, which augments it (training/augment.py).
 
 from __future__ import annotations
 
-import math
+from collections import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,6 @@ from torch import Tensor, nn
 
 from gaussian import Cameras, Rendering
 from training import augment, losses
-from training.augment import USUAL_P, USUAL_TARGET
 from training.families.base import (
     Conditioning,
     Discriminator,
@@ -28,93 +26,14 @@ from training.families.base import (
     Generator,
     Loss,
     Objective,
-    ObjectiveConfig,
-    Option,
     Phase,
     StepContext,
 )
+from training.families.in_parts import EVERY, part_by_part, parts
 from training.samples import MicroBatch, RunConfig, Stage
-
-LOSSES = ("logistic", "relativistic")
-NO_RAMPUP = 1e6  # as `ema_rampup`: the average has its half-life from the second step on
-WARM_AUGMENT_KIMG = 100.0  # the most `augment_kimg` of a run that starts from trained weights
 
 Losses = Callable[[MicroBatch, StepContext], Iterator[Loss]]
 Terms = Mapping[str, tuple[float, Tensor]]  # by name: a weight, and values [b]
-
-ADVERSARIAL_OPTIONS = (
-    Option(("--gamma", "--r1-gamma"), "objective.gamma", "weight of R1, the gradient penalty at real images"),
-    Option(("--r2-gamma",), "objective.r2_gamma", "weight of R2, that at generated images; 0 leaves it out"),
-    Option(("--r1-interval",), "objective.r1_interval", "steps between two of R1, and two of R2", least=1),
-    Option(("--objective",), "objective.loss", f"legal are {', '.join(LOSSES)} (real against generated)", words=LOSSES),
-    Option(
-        ("--aug",), "objective.augment", f"what D sees is augmented: {', '.join(augment.MODES)}", words=augment.MODES
-    ),
-    Option(("--p",), "objective.augment_p", "with --aug=fixed: probability of each transform"),
-    Option(("--target",), "objective.augment_target", "with --aug=ada: mean sign of real logits to steer to"),
-    Option(
-        ("--ada-kimg",), "objective.augment_kimg", "with --aug=ada: kimg in which the probability can go from 0 to 1"
-    ),
-    Option(
-        ("--augpipe",), "objective.augment_pipe", f"transforms: {', '.join(augment.PIPES)}", words=tuple(augment.PIPES)
-    ),
-)
-
-
-@dataclass(frozen=True)
-class AdversarialConfig(ObjectiveConfig):
-    """Sets the losses and optimisers. Defaults are those of CGS-GAN (Barthel et al. 2025) at 512 px."""
-
-    gamma: float = 1.0  # R1 weight; 0 leaves the phase out
-    beta2: float = 0.99  # Adam's second decay; the first is 0
-    r1_interval: int = 16  # steps between two R1 steps, and two R2 steps
-    g_clip: float = 20.0  # largest norm of the generator's mean gradient
-    d_clip: float = 5.0  # largest norm of the discriminator's mean gradient
-    ema_halflife_kimg: float = 10.0  # half-life of the moving average of G
-    ema_rampup: float = 0.05  # the half-life is at most this share of the images seen
-    loss: str = "logistic"  # one of LOSSES
-    r2_gamma: float = 0.0  # R2 weight; 0 leaves the phase out
-    augment: str = "noaug"  # one of augment.MODES
-    augment_p: float = USUAL_P  # probability of each transform where it is fixed
-    augment_target: float = USUAL_TARGET  # mean sign of real logits that "ada" steers to
-    augment_kimg: float = 500.0  # thousands of images in which "ada" can take the probability from 0 to 1
-    augment_pipe: str = "bgc"  # one of augment.PIPES
-
-    @property
-    def paired(self) -> bool:
-        """Whether a generated image is judged against the real one of its camera."""
-        return self.loss == "relativistic"
-
-    @property
-    def penalties(self) -> Mapping[str, float]:
-        """Returns the weights of the gradient penalties that act, by the names of their phases."""
-        return {name: weight for name, weight in (("R1", self.gamma), ("R2", self.r2_gamma)) if weight > 0}
-
-    def warm_start(self) -> dict[str, Any]:
-        """Returns values for `changed` with the average's whole half-life at once, and a p that moves faster."""
-        return super().warm_start() | {
-            "ema_rampup": NO_RAMPUP,
-            "augment_kimg": min(self.augment_kimg, WARM_AUGMENT_KIMG),
-        }
-
-    def check(self, config: RunConfig) -> None:
-        """Raises ValueError with the option's name for an illegal value."""
-        for flag, value in (("--gamma", self.gamma), ("--r2-gamma", self.r2_gamma)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{flag}={value}: must be finite and 0 or greater")
-        if self.r1_interval < 1:
-            raise ValueError(f"--r1-interval={self.r1_interval}: must be 1 or greater")
-        if self.loss not in LOSSES:
-            raise ValueError(f"--objective={self.loss}: legal are {', '.join(LOSSES)}")
-        if not 0 <= self.beta2 < 1:
-            raise ValueError(f"objective.beta2={self.beta2}: must be 0 or greater and less than 1")
-        for name in ("g_clip", "d_clip"):
-            if not getattr(self, name) > 0:  # inf: no clipping
-                raise ValueError(f"objective.{name}={getattr(self, name)}: must be greater than 0")
-        for name in ("ema_halflife_kimg", "ema_rampup"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"objective.{name}={getattr(self, name)}: must be 0 or greater")
-        augment.check_options(self.augment, self.augment_p, self.augment_target, self.augment_kimg, self.augment_pipe)
 
 
 class AdversarialObjective(Objective):
@@ -220,10 +139,11 @@ class AdversarialObjective(Objective):
         """Returns what D is told of images with camera labels [N, 25], before augmentation; `whose` as for `seen`."""
         return Conditioning(labels)
 
-    def agreement(self, output: DiscriminatorOutput, micro: MicroBatch, phase: str) -> Terms:
-        """Returns terms of what else D says of images, by name: a weight, and values [b].
+    def agreement(self, output: DiscriminatorOutput, micro: MicroBatch, phase: str, part: slice = EVERY) -> Terms:
+        """Returns terms of what else D says of images, by name: a weight, and values [N].
 
         phase: "G" for the images that the generator learns from, "real" for those of the data.
+        part: which of them, [b V] flattened, the output is of.
         """
         return {}
 
@@ -264,18 +184,12 @@ class AdversarialObjective(Objective):
         images, flip = self.augmentation(images, at.draws, whose)
         return images, told.mirrored(flip)
 
-    def answer(
-        self, images: Tensor, labels: Tensor, at: StepContext, whose: str, num_groups: int | None = None
-    ) -> DiscriminatorOutput:
-        """Returns what D says of images [N, 3, R, R] with camera labels [N, 25]; `whose` as for `seen`."""
-        images, told = self.seen(images, self.conditioning(labels, at, whose), at, whose)
-        return (self.outputs or self.D.outputs)(images, told, num_groups)
-
     def judge(
         self, images: Tensor, labels: Tensor, at: StepContext, whose: str, num_groups: int | None = None
     ) -> Tensor:
         """Returns D's logits [N, 1] of images [N, 3, R, R] with camera labels [N, 25]; `whose` as for `seen`."""
-        return self.answer(images, labels, at, whose, num_groups).logits
+        images, told = self.seen(images, self.conditioning(labels, at, whose), at, whose)
+        return (self.outputs or self.D.outputs)(images, told, num_groups).logits
 
     def answer_both(
         self, fake: Tensor, micro: MicroBatch, at: StepContext
@@ -296,38 +210,53 @@ class AdversarialObjective(Objective):
         )
         return generated, of_data
 
-    def judge_both(self, fake: Tensor, micro: MicroBatch, at: StepContext) -> tuple[Tensor, Tensor]:
-        """Returns the logits [b] of `answer_both`."""
-        generated, real = self.answer_both(fake, micro, at)
-        return generated.logits.squeeze(1), real.logits.squeeze(1)
-
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
-        """Renders one scene per latent from V views, all judged in one batch (multi-view regularisation).
-
-        Views are flattened scene-major (index b V + v): with V times the groups of one view, the strided minibatch-std
-        groups of the discriminator hold different scenes of one view, exactly as in V separate calls of b images.
-        """
-        batch, views = len(micro.g_z), micro.g_cameras.shape[1]
+        """Renders one scene per latent from V views, which D judges (multi-view regularisation)."""
         _, scene, rendering = self.generate(
             micro.g_z, micro.g_cameras, micro.g_background, micro.resolution, at, micro.g_told
         )
-        images, labels = rendering.image.flatten(0, 1), micro.g_labels.flatten(0, 1)  # [b V, 3, R, R], [b V, 25]
-        output = self.answer(images, labels, at, "G", views * self.D.num_groups(batch))
-        logits = output.logits.view(batch, views)
-        if micro.pairs is None:
-            adversarial = losses.logistic(logits, real=True).mean(1)  # [b]
-        else:
-            with torch.no_grad():  # a constant of this phase
-                real = self.judge(micro.real, micro.real_labels, at, "real").squeeze(1)  # [b]
-            adversarial = losses.relativistic(logits, real[micro.pairs]).mean(1)  # [b]
-        total, report = adversarial, {"Loss/G/adversarial": adversarial} | _logit_report("G", logits)
+        total, report = yield from self._judged(rendering.image.flatten(0, 1), micro, at)
         terms = {**self.regularisers(scene), **self.view_regularisers(scene, micro, at)}
-        terms |= {**self.agreement(output, micro, "G"), **self.picture_terms(rendering, micro, at)}
+        terms |= self.picture_terms(rendering, micro, at)
         for name, (weight, values) in terms.items():
             total, report[f"Loss/G/{name}"] = total + weight * values, values
         if micro.first:
             report |= scene.statistics(micro.g_cameras, micro.resolution)
         yield Loss(total, report)
+
+    def _judged(
+        self, images: Tensor, micro: MicroBatch, at: StepContext
+    ) -> abc.Generator[Loss, None, tuple[Tensor, dict[str, Tensor]]]:
+        """Returns what D's opinion of images [b V, 3, R, R] costs, [b], and what there is to report.
+
+        Views are flattened scene-major (index b V + v): with V times the groups of one view, the strided minibatch-std
+        groups of the discriminator hold different scenes of one view, exactly as in V separate calls of b images.
+        Yields what has to go back first where D judges in parts.
+        """
+        labels, views = micro.g_labels.flatten(0, 1), micro.g_labels.shape[1]  # [b V, 25]
+        images, told = self.seen(images, self.conditioning(labels, at, "G"), at, "G")
+        groups, against = views * self.D.num_groups(len(images) // views), self._rivals(micro, at)
+        split = parts(len(images), groups, self.settings.judged_at_once)
+
+        def opinion(images: Tensor, part: slice) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            output = (self.outputs or self.D.outputs)(images, told.of(part), groups // len(split))
+            logits = output.logits.squeeze(1)
+            cost, said = _cost(logits, None if against is None else against[part]), {}
+            for name, (weight, values) in self.agreement(output, micro, "G", part).items():
+                cost, said[f"Loss/G/{name}"] = cost + weight * values, values
+            return cost / views, logits, said
+
+        cost, logits, report = yield from part_by_part(images, split, opinion)
+        report["Loss/G/adversarial"] = _cost(logits, against).view(-1, views).mean(1)
+        return cost.view(-1, views).sum(1), report | _logit_report("G", logits.view(-1, views))
+
+    @torch.no_grad()
+    def _rivals(self, micro: MicroBatch, at: StepContext) -> Tensor | None:
+        """Returns the logits that generated images [b V] are judged against; None where they are not paired."""
+        if micro.pairs is None:
+            return None
+        real = self.judge(micro.real, micro.real_labels, at, "real").squeeze(1)  # [b]
+        return real[micro.pairs].flatten()
 
     def discriminator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Judges generated and real images in one call; each pair as one loss where they are paired."""
@@ -378,6 +307,11 @@ class AdversarialObjective(Objective):
         penalty = losses.gradient_penalty(judge, images)
         weight = self.settings.penalties[name] / 2 * self.settings.r1_interval
         return Loss(penalty * weight, {f"Loss/D/{name.lower()}_penalty": penalty})
+
+
+def _cost(logits: Tensor, against: Tensor | None) -> Tensor:
+    """Returns G's loss of its images' logits [N], against those of real ones [N] where they are paired."""
+    return losses.logistic(logits, real=True) if against is None else losses.relativistic(logits, against)
 
 
 def _logit_report(whose: str, logits: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from typing import Any, Self
 from torch import Tensor
 
 from training import losses
-from training.families.adversarial import AdversarialConfig, AdversarialObjective
+from training.families.adversarial import AdversarialObjective
+from training.families.adversarial_config import AdversarialConfig
 from training.families.base import Option, StepContext
 from training.samples import RunConfig
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from gaussian import Cameras
 from training.records import Record
 
+OF_EACH_IMAGE = ("labels", "patch", "classes", "dropout")  # fields of Conditioning with a row for each
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -33,6 +35,15 @@ class Conditioning:
             patch = torch.where(where, torch.stack([scale, 1 - scale - x, y], 1), patch)
         return dataclasses.replace(self, labels=labels, patch=patch)
 
+    def of(self, part: slice) -> Conditioning:
+        """Returns what holds for some of the images."""
+
+        def chosen(name: str) -> Tensor | None:
+            values = getattr(self, name)
+            return None if values is None else values[part]
+
+        return dataclasses.replace(self, **{name: chosen(name) for name in OF_EACH_IMAGE})  # type: ignore[arg-type]
+
     def interleaved(self, other: Conditioning) -> Conditioning:
         """Returns what holds for images that alternate: the first of these, the first of the other ones, ..."""
 
@@ -40,7 +51,7 @@ class Conditioning:
             own, others = getattr(self, name), getattr(other, name)
             return None if own is None else torch.stack([own, others], 1).flatten(0, 1)
 
-        changes = {name: both(name) for name in ("labels", "patch", "classes", "dropout")}
+        changes = {name: both(name) for name in OF_EACH_IMAGE}
         return dataclasses.replace(other, **changes)  # type: ignore[arg-type]
 
 

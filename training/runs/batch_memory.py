@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from gaussian import Cameras
 from training import losses
 from training.config import TrainingConfig
 from training.families import family
+from training.families.in_parts import parts
 from training.networks.base import Conditioning, Discriminator
 from training.networks.layers import CAMERA_DIM
 
@@ -31,11 +33,15 @@ class StepMemory:
     """Says what a step takes, in bytes."""
 
     fixed: int
-    per_sample: int  # of a micro-batch
+    generated: int  # per sample, of G and the rasteriser in G's phase
+    judged: int  # per image that D judges at once in G's phase
+    in_a_part: Callable[[int], int]  # images that D judges at once there, of so many samples
+    learnt: int  # per sample, in the phases in which D learns
 
     def of(self, batch_gpu: int) -> int:
         """Returns the estimate for a size of the micro-batches."""
-        return self.fixed + batch_gpu * self.per_sample
+        generator = batch_gpu * self.generated + self.in_a_part(batch_gpu) * self.judged
+        return self.fixed + max(generator, batch_gpu * self.learnt)
 
 
 def estimate(config: TrainingConfig, low: torch.dtype | None) -> StepMemory | None:
@@ -51,13 +57,14 @@ def estimate(config: TrainingConfig, low: torch.dtype | None) -> StepMemory | No
         return None
     G.low_dtype = D.low_dtype = low
     views, size = len(config.objective.views), config.resolution
-    view_bytes = G.scene_numbers * SPLAT_BYTES + size**2 * PIXEL_BYTES
 
-    def generator_phase(count: int) -> None:
+    def generation(count: int) -> None:
         cameras = Cameras.from_labels(torch.zeros(count, CAMERA_DIM, device="meta"))
         G.synthesis(G.mapping(torch.zeros(count, G.z_dim, device="meta"), cameras))
+
+    def judgement(count: int) -> None:
         D.requires_grad_(False)
-        _judged(D, _images(count * views, size).requires_grad_(True))
+        _judged(D, _images(count, size).requires_grad_(True))
 
     def discriminator_phase(count: int) -> None:
         D.requires_grad_(True)
@@ -67,19 +74,29 @@ def estimate(config: TrainingConfig, low: torch.dtype | None) -> StepMemory | No
         D.requires_grad_(True)
         losses.gradient_penalty(lambda images: _judged(D, images), _images(count, size))
 
-    phases = (generator_phase, discriminator_phase, penalty_phase)
+    phases = (generation, judgement, discriminator_phase, penalty_phase)
     try:
         saved = [[_saved_bytes(run, n) for n in (1, 2)] for run in phases]
     except RuntimeError as error:
         if not _lacks_numbers(error):
             raise
         return None
-    growth = [two - one for one, two in saved]
-    growth[0] += views * view_bytes
+    generated, judged, *learnt = (two - one for one, two in saved)
     weights = {"G": G, "D": D}
     kept = sum(COPIES[name] * sum(4 * p.numel() for p in network.parameters()) for name, network in weights.items())
     once = max(2 * one - two for one, two in saved)
-    return StepMemory(RUNTIME_BYTES + kept + once, max(growth))
+    return StepMemory(
+        fixed=RUNTIME_BYTES + kept + once,
+        generated=generated + views * (G.scene_numbers * SPLAT_BYTES + size**2 * PIXEL_BYTES),
+        judged=judged,
+        in_a_part=partial(_in_a_part, D, views, getattr(config.objective, "judged_at_once", 0)),
+        learnt=max(learnt),
+    )
+
+
+def _in_a_part(D: Discriminator, views: int, at_once: int, samples: int) -> int:
+    count = samples * views
+    return count // len(parts(count, views * D.num_groups(samples), at_once))
 
 
 def largest_that_fits(config: TrainingConfig, low: torch.dtype | None, gpu_bytes: int, sizes: Iterable[int]) -> int:

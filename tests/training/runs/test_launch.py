@@ -78,7 +78,7 @@ def published():
     return batch_memory.estimate(resolve("cgs512", data=""), torch.bfloat16)
 
 
-@pytest.mark.parametrize(("gib", "expected"), [(80, 32), (40, 16), (24, 8), (16, 4), (8, 4)])
+@pytest.mark.parametrize(("gib", "expected"), [(80, 32), (40, 32), (24, 16), (16, 4), (8, 4)])
 def test_a_gpu_gets_the_micro_batches_that_fit_its_memory(gib, expected, monkeypatch, published):
     monkeypatch.setattr(launch.precision, "resolve", lambda name, device: torch.bfloat16)
     monkeypatch.setattr(batch_memory, "estimate", lambda config, low: published)
@@ -87,12 +87,27 @@ def test_a_gpu_gets_the_micro_batches_that_fit_its_memory(gib, expected, monkeyp
 
 
 def test_what_a_step_keeps_is_counted(published):
-    """Per sample of cgs512 4 images of 294 MB in D and a scene of 379 MB in G, counted apart, and the rasteriser's.
+    """Of cgs512 an image in D 294 MB and a scene in G 379 MB, counted apart, and the rasteriser's.
 
     Those were counted before bias and activation were one operation, which keeps less.
     """
-    assert 0.9 * (4 * 294e6 + 379e6) < published.per_sample < 1.2 * (4 * 294e6 + 379e6)
-    assert published.of(8) == published.fixed + 8 * published.per_sample
+    views = 4 * (240_128 * batch_memory.SPLAT_BYTES + 512**2 * batch_memory.PIXEL_BYTES)
+    assert 0.7 * 294e6 < published.judged < 294e6
+    assert 0.7 * 379e6 < published.generated - views < 379e6
+    assert [published.in_a_part(size) for size in (4, 8, 16, 32)] == [16, 32, 32, 32]
+    whole = published.fixed + 8 * published.generated + 32 * published.judged
+    assert published.of(8) == whole and published.of(16) == whole + 8 * published.generated
+
+
+def test_d_may_judge_fewer_at_once_for_less_memory():
+    config = resolve("cgs512", data="")
+    sizes = {}
+    for at_once in (0, 32, 8):
+        found = batch_memory.estimate(
+            dataclasses.replace(config, objective=config.objective.changed(judged_at_once=at_once)), torch.bfloat16
+        )
+        sizes[at_once] = found.of(32) / GIB
+    assert sizes[8] < sizes[32] < 0.6 * sizes[0]
 
 
 def extreme_networks() -> list[str]:
@@ -109,7 +124,7 @@ def test_every_family_of_splats_is_estimated(name):
     """Networks that need numbers, or whose calls have changed, fail here and not on a user's GPU."""
     found = batch_memory.estimate(resolve(name, data=""), torch.bfloat16)
     parameters = found.fixed - batch_memory.RUNTIME_BYTES
-    assert parameters > 10e6 and found.per_sample > 1e6
+    assert parameters > 10e6 and found.of(2) - found.of(1) > 1e6
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ It opens published networks as far as their field goes, and is a baseline that t
 
 from __future__ import annotations
 
-from training.families.adversarial import ADVERSARIAL_OPTIONS, AdversarialConfig, AdversarialObjective
+from training.families.adversarial import AdversarialObjective
+from training.families.adversarial_config import ADVERSARIAL_OPTIONS, AdversarialConfig
 from training.families.base import Family, Option, Preset, RunFields
 from training.families.eg3d.config import GeneratorConfig
 from training.families.eg3d.generator import Generator

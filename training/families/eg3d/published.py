@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gaussian import Geometry
 from gaussian.geometry import REFERENCE_HALF_EXTENT
-from training.families.adversarial import AdversarialConfig
+from training.families.adversarial_config import AdversarialConfig
 from training.families.base import PublishedFormat, PublishedRun, RunFields
 from training.families.eg3d.config import GeneratorConfig
 from training.families.eg3d.generator import Generator

@@ -174,8 +174,8 @@ class EpigrafObjective(BlurredObjective):
     def generator_losses(self, micro: MicroBatch, at: StepContext) -> Iterator[Loss]:
         """Does what the usual game does, and reports how large the windows are."""
         for loss in super().generator_losses(micro, at):
-            scales = self.windows(at, "G")[:, 0]
-            yield dataclasses.replace(loss, report={**loss.report, "Patch/scale": scales})
+            scales = {"Patch/scale": self.windows(at, "G")[:, 0]} if loss.report else {}  # once, with the whole
+            yield dataclasses.replace(loss, report={**loss.report, **scales})
 
     def prepared(self, micro: MicroBatch, at: StepContext) -> MicroBatch:
         """Returns the micro-batch with the cameras that the mapping is told: own ones, or those of the samples before.

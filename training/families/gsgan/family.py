@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.families.adversarial import ADVERSARIAL_OPTIONS
+from training.families.adversarial_config import ADVERSARIAL_OPTIONS
 from training.families.anchored import ANCHOR_OPTIONS
 from training.families.base import Family, Option
 from training.families.blurred import BLUR_OPTIONS

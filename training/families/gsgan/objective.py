@@ -24,6 +24,7 @@ from training.families.anchored import AnchoredConfig, AnchoredObjective
 from training.families.base import DiscriminatorOutput, StepContext
 from training.families.blurred import check_finite
 from training.families.gsgan.discriminator import Discriminator
+from training.families.in_parts import EVERY
 from training.families.swapping import swap_probability, told_cameras
 from training.images import mirror_labels
 from training.samples import MicroBatch, RunConfig, WholeStep
@@ -148,7 +149,7 @@ class GsganObjective(AnchoredObjective):
         return torch.where(later[..., None], other, ws)
 
     def agreement(
-        self, output: DiscriminatorOutput, micro: MicroBatch, phase: str
+        self, output: DiscriminatorOutput, micro: MicroBatch, phase: str, part: slice = EVERY
     ) -> Mapping[str, tuple[float, Tensor]]:
         """Returns the contrast of images with the cameras of the whole step."""
         weight = self.settings.contrastive_weight
@@ -161,5 +162,5 @@ class GsganObjective(AnchoredObjective):
         if self.augmentation.acts:  # the camera of an image that was flipped is the mirrored one
             labels = mirror_labels(labels, self.augmentation.flips(whole.draws, phase, labels))
         cameras = self.D.embed_cameras(labels)
-        own = torch.arange(whole.own.start, whole.own.stop, device=pose.device)
+        own = torch.arange(whole.own.start, whole.own.stop, device=pose.device)[part]
         return {"contrastive": (weight, info_nce(pose, cameras, own))}
