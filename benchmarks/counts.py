@@ -210,13 +210,20 @@ def _stub_render(
 
 
 def make_step(config: TrainingConfig, precision: str) -> CountedStep:
-    """Builds the step of a configuration on the meta device."""
+    """Builds the step of a configuration on the meta device. Raises ValueError for scenes that are no splats."""
     of = family(config.family)
     labels = FFHQ.orbit(torch.linspace(-0.8, 0.8, ITEMS)).labels
     with META:
         G, D = of.generator(config.generator), of.discriminator(config.discriminator)
+    if not G.makes_splats:
+        raise ValueError(
+            f"--preset={config.preset}: a network is asked while its scenes are drawn, which a stub does not count; "
+            "legal are presets whose scenes are splats"
+        )
     G.info = checkpoint.run_info(config, FFHQ, labels)
-    G.render = partial(_stub_render, G.scene_numbers if G.makes_splats else 0)  # type: ignore[method-assign,assignment]
+    G.render = partial(_stub_render, G.scene_numbers)  # type: ignore[method-assign,assignment]
+    if hasattr(G, "render_uv"):  # GGHead's second rendering
+        G.render_uv = lambda scene, cameras, size, opaque=False: G.render(scene, cameras, size).rgb  # type: ignore[assignment]
     D.low_dtype = LOW_DTYPES[precision]
     G.low_dtype = D.low_dtype if D.low_dtype == torch.bfloat16 else None
     with mock.patch.object(adversarial, "_adam", _still_adam):
@@ -291,9 +298,9 @@ def main(
         if judged_at_once is not None:
             config = replace(config, objective=config.objective.changed(judged_at_once=judged_at_once))
         config.check()
+        parts = count_step(config, precision, nimg, published)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    parts = count_step(config, precision, nimg, published)
     kernels, moved = per_step(config, parts)
     loop = ", the published loop" if published else ""
     print(f"{preset}, batch {config.batch}, {config.batch_gpu} at a time, {precision}{loop}")

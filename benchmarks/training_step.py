@@ -168,6 +168,7 @@ def measure(config: TrainingConfig, device: torch.device, steps: int) -> dict[st
 @click.option("--preset", default="tiny", show_default=True)
 @click.option("--batch", type=int, help="default: the preset's")
 @click.option("--batch-gpu", type=int, help="default: the preset's")
+@click.option("--judged-at-once", type=int, help="images that D judges at once while G learns; default: the preset's")
 @click.option("--steps", default=15, show_default=True, type=click.IntRange(min=1), help="timed steps")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda")
 @click.option("--json", "json_path", type=click.Path(), help="also write the figures there")
@@ -176,6 +177,7 @@ def main(
     preset: str,
     batch: int | None,
     batch_gpu: int | None,
+    judged_at_once: int | None,
     steps: int,
     device: str,
     json_path: str | None,
@@ -195,6 +197,8 @@ def main(
         config = presets.resolve(preset, data="")
         config = replace(config, batch=batch or config.batch, batch_gpu=batch_gpu or batch or config.batch_gpu)
         config = replace(config, stages=())  # the networks at their full size, with the batch that was asked for
+        if judged_at_once is not None:
+            config = replace(config, objective=config.objective.changed(judged_at_once=judged_at_once))
         config.check()
     except ValueError as error:
         raise click.ClickException(str(error)) from error

@@ -72,6 +72,17 @@ def test_the_published_loop_draws_each_image_alone_and_judges_each_view_alone():
     assert judged == 2 * [8, 8] + 2 * [8, 8] + 2 * [8]  # two micro-batches of G's views, D's kinds, and R1's reals
 
 
+def test_every_family_of_splats_is_counted_and_others_are_refused():
+    config = config_of("gghead-tiny")
+    plain = counts.count_step(config, "fp32", nimg=10**6)
+    with_uv = replace(config, objective=config.objective.changed(tv_weight=1.0))
+    second = counts.count_step(with_uv, "fp32", nimg=10**6)["G"]
+    assert second.kernels > plain["G"].kernels and second.peak > plain["G"].peak
+    assert counts.count_step(config_of("gsgan-tiny"), "fp32", nimg=10**6)["G"].kernels > 1000
+    with pytest.raises(ValueError, match="--preset=pigan-tiny: a network is asked while its scenes are drawn"):
+        counts.count_step(config_of("pigan-tiny"), "fp32", nimg=10**6)
+
+
 def noting(notes, function, note):
     """Returns the function; notes of its calls are kept."""
 
