@@ -273,17 +273,17 @@ def per_step(config: TrainingConfig, parts: dict[str, Count]) -> tuple[float, fl
 @click.option("--preset", default="cgs512", show_default=True)
 @click.option("--batch", type=int, help="default: the preset's")
 @click.option("--batch-gpu", type=int, help="default: the preset's")
-@click.option("--precision", type=click.Choice(list(LOW_DTYPES)), default="bf16", show_default=True)
+@click.option("--precision", type=click.Choice(list(LOW_DTYPES)), help="default: bf16")
 @click.option("--nimg", default=1_000_000, show_default=True, help="images seen before: the blur of the start is over")
 @click.option("--judged-at-once", type=int, help="images that D judges at once while G learns; default: the preset's")
-@click.option("--published", is_flag=True, help="of the published loop on our kernels, in float16")
+@click.option("--published", is_flag=True, help="of the published loop of CGS-GAN on our kernels, in float16")
 @click.option("--top", default=0, show_default=True, help="also list that many operators of each phase")
 @click.option("--by-bytes", is_flag=True, help="order them by bytes")
 def main(
     preset: str,
     batch: int | None,
     batch_gpu: int | None,
-    precision: str,
+    precision: str | None,
     nimg: int,
     judged_at_once: int | None,
     published: bool,
@@ -291,13 +291,17 @@ def main(
     by_bytes: bool,
 ) -> None:
     """Print kernels, bytes and the peak memory of a training step."""
-    precision = "fp16" if published else precision
+    if published and (precision or judged_at_once is not None):
+        raise click.UsageError("--published is in float16 and calls D for each view: leave the other two options out")
+    precision = "fp16" if published else precision or "bf16"
     try:
         config = presets.resolve(preset, data="")
         config = replace(config, batch=batch or config.batch, batch_gpu=batch_gpu or config.batch_gpu, stages=())
         if judged_at_once is not None:
             config = replace(config, objective=config.objective.changed(judged_at_once=judged_at_once))
         config.check()
+        if published and config.family != "cgs":
+            raise ValueError(f"--published is the loop of CGS-GAN; --preset={preset} is of {config.family}")
         parts = count_step(config, precision, nimg, published)
     except ValueError as error:
         raise click.ClickException(str(error)) from error

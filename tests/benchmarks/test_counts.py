@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from benchmarks import counts
 from benchmarks.published_loop import as_published
@@ -81,6 +82,20 @@ def test_every_family_of_splats_is_counted_and_others_are_refused():
     assert counts.count_step(config_of("gsgan-tiny"), "fp32", nimg=10**6)["G"].kernels > 1000
     with pytest.raises(ValueError, match="--preset=pigan-tiny: a network is asked while its scenes are drawn"):
         counts.count_step(config_of("pigan-tiny"), "fp32", nimg=10**6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset=gsgan-tiny", "--published"], "--published is the loop of CGS-GAN; --preset=gsgan-tiny is of gsgan"),
+        (["--preset=micro", "--published", "--precision=bf16"], "--published is in float16"),
+        (["--preset=micro", "--published", "--judged-at-once=0"], "--published is in float16"),
+        (["--preset=micro", "--judged-at-once=-1"], "objective.judged_at_once=-1: must be 1 or greater, or 0 for all"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(arguments, message):
+    result = CliRunner().invoke(counts.main, arguments)
+    assert result.exit_code and message in result.output
 
 
 def noting(notes, function, note):

@@ -1,7 +1,8 @@
 """Lets D judge what G made a part at a time, so that what its backward keeps is there for one part alone.
 
 While G learns, D does not. All that G needs of it is the gradient of its images; with that, D's activations, which are
-most of a step's memory, can go before the next part is judged. Nothing is computed twice.
+most of a step's memory, can go before the next part is judged. No image is judged twice; what D makes of its weights
+and of cameras, it makes once for each part.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ Opinion = Callable[[Tensor, slice], tuple[Tensor, Tensor, dict[str, Tensor]]]
 
 
 def parts(count: int, groups: int, at_once: int) -> list[slice]:
-    """Splits images 0 .. count - 1 into as few parts of whole minibatch-std groups as have at most `at_once` images.
+    """Splits images 0 .. count - 1 into equal parts of whole minibatch-std groups, with at most `at_once` images.
 
     groups: of `minibatch_std`, where group m is the images m, m + groups, ...: part j of J is the images j, j + J, ...,
-    and holds groups / J whole ones. at_once: 0 for one part; where a group is larger, a part is one group.
+    and holds groups / J whole ones. at_once: 0 for one part. Where that would take more than twice the parts that are
+    needed, as their number divides the groups, they are fewer and larger.
     """
+    needed = count / (at_once or count)
     whole = [n for n in range(1, groups + 1) if groups % n == 0]
-    number = next((n for n in whole if count // n <= (at_once or count)), groups)
+    number = next((n for n in whole if needed <= n <= 2 * needed), max(n for n in whole if n <= max(needed, 1)))
     return [slice(j, None, number) for j in range(number)]
 
 
@@ -67,6 +70,8 @@ def part_by_part(
         shown = images[part].detach().requires_grad_(True)
         cost, own, said = opinion(shown, part)
         yield Loss(cost, said)
-        assert shown.grad is not None, "a loss has to go back before the next one is asked for"
+        if shown.grad is None:
+            raise RuntimeError("a loss has to go back before the next one is asked for")
         gradient[part], logits[part] = shown.grad, own.detach()
+        del shown, cost, own  # before the next part is there
     return grafted(images, gradient), logits, {}
