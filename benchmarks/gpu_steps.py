@@ -203,7 +203,8 @@ def published_loop(job: Job) -> None:
     as_published(bench.gan, bench.config.batch_gpu)
     spent = step_ms(job, bench.run)
     mine = [r["every_step_ms"] for r in results(job.out) if "setting" in r and r["part"] == job.part]
-    text = f"published loop with our kernels, {'fp32' if cpu else 'fp16'} 8 at a time: {spent:.1f} ms without R1"
+    setting = f"{'fp32' if cpu else 'fp16'} {bench.config.batch_gpu} at a time"
+    text = f"published loop with our kernels, {setting}: {spent:.1f} ms without R1"
     peak = memory.peaks(torch.device(job.device))
     gib = peak.get("gpu_peak_gib") or peak["cpu_peak_gib"]
     text += f", peak {gib:.1f} GiB"
